@@ -1,0 +1,1 @@
+//! What the kvnode programs say to each other.

@@ -1,0 +1,204 @@
+//! Configuration: what the node was told, checked, immutable. Defaults < file < environment < flags.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How fresh a read is (`--consistency`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Consistency {
+    /// Local state of any node; may be stale without bound.
+    Low,
+    /// The leader's state without confirming that it still leads; may be stale.
+    Medium,
+    /// Linearizable.
+    High,
+}
+
+/// When an acknowledged write is on disk (`--durability`). The vote and the term are synced at every level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// When the kernel likes.
+    Low,
+    /// Within a second.
+    Medium,
+    /// Before the reply.
+    High,
+}
+
+/// What a node does in an empty data directory without `--join` (`--formation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Formation {
+    /// Founds a one-node cluster.
+    Auto,
+    /// Stays unformed until told over the admin API.
+    Wait,
+}
+
+/// What a follower does with a command that only the leader can serve (`--redirect`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirect {
+    /// Forwards it to the leader.
+    Forward,
+    /// Answers `-MOVED slot host:port` (Redis Cluster clients follow it).
+    Moved,
+    /// Answers `-TRY host:port` (the ancestor's clients follow it).
+    Try,
+}
+
+/// How a linearizable read is confirmed (`read_policy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadPolicy {
+    /// One ReadIndex round, shared by all waiting reads.
+    Strict,
+    /// The leader's lease when it is fresh, else ReadIndex.
+    Lease,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Client listener (`--addr`).
+    pub addr: SocketAddr,
+    /// Peer listener (`--peer-addr`); default: client port + 10000, or 0 if that is 0.
+    pub peer_addr: SocketAddr,
+    /// Admin listener (`--http-addr`); default: client port + 20000, or 0 if that is 0.
+    pub http_addr: SocketAddr,
+    /// `host:port` told to clients and members, resolved at each dial; `None` = the bound client address.
+    pub advertise_addr: Option<String>,
+    /// `host:port` told to peers, resolved at each dial; `None` = the bound peer address.
+    pub advertise_peer_addr: Option<String>,
+    /// Data directory (`--data`).
+    pub data: PathBuf,
+    /// Directory of the Raft log and of `snapshots/` (`--log-dir`); default: the data directory.
+    pub log_dir: PathBuf,
+    /// Client addresses of members to join (`--join`).
+    pub join: Vec<String>,
+    /// `state.bin` to found a new cluster from (`--restore`).
+    pub restore: Option<PathBuf>,
+    /// Read level (`--consistency`).
+    pub consistency: Consistency,
+    /// Write level (`--durability`).
+    pub durability: Durability,
+    /// Formation mode (`--formation`).
+    pub formation: Formation,
+    /// Redirect mode (`--redirect`).
+    pub redirect: Redirect,
+    /// Confirmation of linearizable reads.
+    pub read_policy: ReadPolicy,
+    /// Number of databases (`--databases`).
+    pub databases: u8,
+    /// Raft timing.
+    pub timing: Timing,
+    /// Every limit.
+    pub limits: Limits,
+    /// Default LIMIT of a plain KEYS; 0 = all keys.
+    pub keys_default_limit: u64,
+    /// RAFTSNAPSHOT exports kept.
+    pub snapshots_keep: usize,
+}
+
+/// Raft timing.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Leader's heartbeat interval.
+    pub heartbeat: Duration,
+    /// Lower bound of the randomised election timeout; also the leader lease.
+    pub election_timeout_min: Duration,
+    /// Upper bound of the randomised election timeout.
+    pub election_timeout_max: Duration,
+    /// Longest time that a command is held while no leader is known.
+    pub hold_without_leader: Duration,
+}
+
+/// Every limit of the node, with its unit in the name.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Clients at once.
+    pub clients_max: usize,
+    /// Arguments of one request.
+    pub args_max: usize,
+    /// Bytes of one argument (Redis: proto-max-bulk-len).
+    pub bulk_bytes_max: usize,
+    /// Bytes of one whole request.
+    pub request_bytes_max: usize,
+    /// Bytes of an inline request line.
+    pub inline_bytes_max: usize,
+    /// Bytes of a key.
+    pub key_bytes_max: usize,
+    /// Bytes of one reply (KEYS, MGET).
+    pub reply_bytes_max: u64,
+    /// Unwritten reply bytes of one connection before reading from it stops.
+    pub output_bytes_pause: usize,
+    /// Time in which a client must take its reply once the socket is full.
+    pub output_stall: Duration,
+    /// Requests taken from one connection in one turn.
+    pub turn_requests_max: usize,
+    /// Ops of one log entry.
+    pub entry_ops_max: usize,
+    /// Bytes of one log entry.
+    pub entry_bytes_max: usize,
+    /// Entries proposed and not yet committed.
+    pub entries_in_flight_max: usize,
+    /// Bytes waiting in the proposer's queue.
+    pub queue_bytes_max: usize,
+    /// State bytes in memory before a flush.
+    pub memtable_bytes: usize,
+    /// RocksDB block cache.
+    pub block_cache_bytes: usize,
+    /// Raft log bytes kept behind the durable state for slow followers.
+    pub log_keep_bytes: u64,
+    /// Raft log bytes in memory.
+    pub log_cache_bytes: usize,
+    /// Bytes of one log segment file.
+    pub log_segment_bytes: u64,
+    /// Free bytes below which growth is refused (soft quota).
+    pub disk_reserve_bytes: u64,
+    /// Largest size of the data on disk, 0 = only `disk_reserve_bytes` counts.
+    pub disk_quota_bytes: u64,
+    /// Rate of a checkpoint sent to one peer, bytes per second; 0 = unlimited.
+    pub checkpoint_bytes_per_second: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(60),
+            election_timeout_min: Duration::from_millis(350),
+            election_timeout_max: Duration::from_millis(600),
+            hold_without_leader: Duration::from_secs(5),
+        }
+    }
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients_max: 10_000,
+            args_max: 1024 * 1024,
+            bulk_bytes_max: 64 * MIB,
+            request_bytes_max: 128 * MIB,
+            inline_bytes_max: 64 * KIB,
+            key_bytes_max: 64 * KIB,
+            reply_bytes_max: 256 * MIB as u64,
+            output_bytes_pause: MIB,
+            output_stall: Duration::from_secs(60),
+            turn_requests_max: 4096,
+            entry_ops_max: 4096,
+            entry_bytes_max: MIB,
+            entries_in_flight_max: 8,
+            queue_bytes_max: 256 * MIB,
+            memtable_bytes: 64 * MIB,
+            block_cache_bytes: 256 * MIB,
+            log_keep_bytes: 128 * MIB as u64,
+            log_cache_bytes: 32 * MIB,
+            log_segment_bytes: 64 * MIB as u64,
+            disk_reserve_bytes: 256 * MIB as u64,
+            disk_quota_bytes: 0,
+            checkpoint_bytes_per_second: 0,
+        }
+    }
+}

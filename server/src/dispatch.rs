@@ -1,0 +1,1 @@
+//! Step 4: the one `match` on an action, and the only effects.

@@ -1,0 +1,2 @@
+//! `kvnode-server`: command line to configuration to node; nothing else.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Every metric, declared once, in a registry of our own.

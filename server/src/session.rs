@@ -1,0 +1,1 @@
+//! State of one client connection: protocol, selected database, name, read level.

@@ -1,0 +1,274 @@
+//! What the log stores and what the machine answers.
+//!
+//! An [`Op`] changes data and goes through the log; a [`Query`] reads. Both are plain values: the command layer makes
+//! them, the log carries a [`Batch`] of ops, `apply` turns each op into one [`Outcome`].
+//!
+//! Relative times travel as durations and become deadlines where the entry is applied, from the entry's own time.
+
+use bytes::Bytes;
+
+use super::LogId;
+use crate::clock::UnixMs;
+
+/// Number of a logical database, 0 to `databases - 1` (SELECT).
+pub type DbIndex = u8;
+
+/// Type of a value, first byte of its header. Only strings exist now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum TypeTag {
+    /// Redis string.
+    String = 1,
+}
+
+/// One change. Outcome shapes are given per variant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Sets a key without conditions; clears a deadline. `Outcome::Ok`.
+    Set {
+        /// Database.
+        db: DbIndex,
+        /// Key.
+        key: Bytes,
+        /// Value.
+        value: Bytes,
+        /// Absolute deadline, or `None` for a key that does not expire (used by restore; `PXAT` later).
+        deadline: Option<UnixMs>,
+    },
+    /// Sets all pairs atomically; of a repeated key the last one wins. `Outcome::Ok`.
+    MSet {
+        /// Database.
+        db: DbIndex,
+        /// Pairs of key and value.
+        pairs: Vec<(Bytes, Bytes)>,
+    },
+    /// Deletes keys; a key named twice counts once (as Redis). `Outcome::Int(deleted)`.
+    Del {
+        /// Database.
+        db: DbIndex,
+        /// Keys.
+        keys: Vec<Bytes>,
+    },
+    /// Deletes those keys whose value contains `part`; an empty part matches any value. `Outcome::Int(deleted)`.
+    DelIf {
+        /// Database.
+        db: DbIndex,
+        /// Bytes searched in the value.
+        part: Bytes,
+        /// Keys.
+        keys: Vec<Bytes>,
+    },
+    /// Deletes all keys that match a Redis glob. `Outcome::Int(deleted)`.
+    PDel {
+        /// Database.
+        db: DbIndex,
+        /// Redis glob, byte-wise.
+        pattern: Bytes,
+    },
+    /// Empties one database. `Outcome::Ok`.
+    FlushDb {
+        /// Database.
+        db: DbIndex,
+    },
+    /// Empties all databases. `Outcome::Ok`.
+    FlushAll,
+}
+
+impl Op {
+    /// True if the op can only shrink or keep the data, so it stays admitted when the disk is full.
+    #[must_use]
+    pub fn frees_space(&self) -> bool {
+        match self {
+            Op::Set { .. } | Op::MSet { .. } => false,
+            Op::Del { .. } | Op::DelIf { .. } | Op::PDel { .. } | Op::FlushDb { .. } | Op::FlushAll => true,
+        }
+    }
+
+    /// Bytes that this op brings into the log, within a few per cent; for batch limits and permits.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        const HEAD: usize = 16;
+        match self {
+            Op::Set { key, value, .. } => HEAD + key.len() + value.len(),
+            Op::MSet { pairs, .. } => HEAD + pairs.iter().map(|(k, v)| 8 + k.len() + v.len()).sum::<usize>(),
+            Op::Del { keys, .. } => HEAD + keys.iter().map(|k| 4 + k.len()).sum::<usize>(),
+            Op::DelIf { part, keys, .. } => HEAD + part.len() + keys.iter().map(|k| 4 + k.len()).sum::<usize>(),
+            Op::PDel { pattern, .. } => HEAD + pattern.len(),
+            Op::FlushDb { .. } | Op::FlushAll => HEAD,
+        }
+    }
+}
+
+/// One log entry's worth of ops: everything that was pending when the proposer turned round.
+///
+/// `origin` and `sequence` name the batch: the proposer that made it recognises its own batches when they are applied
+/// locally, which resolves an outcome that a lost leader left unknown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Log time proposed by the leader; apply uses `max(previous log time, at)`.
+    pub at: UnixMs,
+    /// Random id of the proposer's process life (not the node id, so a restart never repeats a pair).
+    pub origin: u64,
+    /// Number of the batch within its origin, from 1.
+    pub sequence: u64,
+    /// The ops, applied in this order.
+    pub ops: Vec<Op>,
+}
+
+/// What an entry carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// A leader's first entry of its term.
+    Blank,
+    /// An encoded [`Batch`].
+    Batch(Bytes),
+    /// An encoded membership, opaque to the store, kept beside the applied id.
+    Membership(Bytes),
+}
+
+/// A committed entry, ready to be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its position.
+    pub id: LogId,
+    /// Its content.
+    pub payload: Payload,
+}
+
+/// The machine's answer to one op, the same on every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Ok,
+    /// Done, with a count.
+    Int(i64),
+    /// The key holds a value of another type.
+    WrongType,
+}
+
+/// One read of the state. All are answered from one point in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// `Answer::Value`.
+    Get {
+        /// Database.
+        db: DbIndex,
+        /// Key.
+        key: Bytes,
+    },
+    /// `Answer::Values`, in the order of the keys.
+    MGet {
+        /// Database.
+        db: DbIndex,
+        /// Keys.
+        keys: Vec<Bytes>,
+    },
+    /// `Answer::Int`; a key named twice counts twice (as Redis).
+    Exists {
+        /// Database.
+        db: DbIndex,
+        /// Keys.
+        keys: Vec<Bytes>,
+    },
+    /// `Answer::Type`.
+    Type {
+        /// Database.
+        db: DbIndex,
+        /// Key.
+        key: Bytes,
+    },
+    /// `Answer::Int`.
+    DbSize {
+        /// Database.
+        db: DbIndex,
+    },
+    /// `Answer::Keys`, sorted by bytes.
+    Keys {
+        /// Database.
+        db: DbIndex,
+        /// Redis glob, byte-wise.
+        pattern: Bytes,
+        /// Where to start.
+        pivot: Option<Pivot>,
+        /// Most keys to return; `None` is all.
+        limit: Option<u64>,
+        /// Descending order.
+        descending: bool,
+        /// Return values beside the keys.
+        with_values: bool,
+        /// Refuse (`Answer::TooLarge`) an answer of more bytes than this.
+        size_bytes_max: u64,
+    },
+    /// `Answer::Scan`. The cursor is a keyed-hash position: 0 starts and ends, 63 bits at most, valid on any node.
+    Scan {
+        /// Database.
+        db: DbIndex,
+        /// Cursor of the previous answer, or 0.
+        cursor: u64,
+        /// Redis glob; `None` matches all.
+        pattern: Option<Bytes>,
+        /// About how many keys to look at; keys of equal hash are never split over pages.
+        count: u64,
+        /// Only keys of this type.
+        only: Option<TypeTag>,
+    },
+    /// `Answer::Key`: any key, `None` of an empty database. `seed` chooses.
+    RandomKey {
+        /// Database.
+        db: DbIndex,
+        /// Random number drawn by the caller.
+        seed: u64,
+    },
+}
+
+/// Start of a KEYS page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pivot {
+    /// The key to start from; it need not exist.
+    pub key: Bytes,
+    /// Return the key itself too (`INCL`). The ancestor's PIVOT is exclusive in both directions.
+    pub inclusive: bool,
+}
+
+/// Answer to a [`Query`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A value or nothing.
+    Value(Option<Bytes>),
+    /// Values in order, `None` for a missing key.
+    Values(Vec<Option<Bytes>>),
+    /// A count.
+    Int(i64),
+    /// The type of a key, `None` if it is missing.
+    Type(Option<TypeTag>),
+    /// Keys in order, each with its value if asked for.
+    Keys(Vec<(Bytes, Option<Bytes>)>),
+    /// A page of a scan; cursor 0 is the end.
+    Scan {
+        /// Where to go on.
+        cursor: u64,
+        /// Keys of this page.
+        keys: Vec<Bytes>,
+    },
+    /// A key or nothing.
+    Key(Option<Bytes>),
+    /// The answer would be larger than the limit given.
+    TooLarge,
+    /// A key holds a value of another type.
+    WrongType,
+}
+
+/// One key with everything that a snapshot keeps of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Database.
+    pub db: DbIndex,
+    /// Key.
+    pub key: Bytes,
+    /// Type of the value.
+    pub tag: TypeTag,
+    /// Absolute deadline, if the key expires.
+    pub deadline: Option<UnixMs>,
+    /// Value.
+    pub value: Bytes,
+}

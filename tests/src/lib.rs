@@ -1,0 +1,1 @@
+//! Harness of the suites that run the real program.
