@@ -3,9 +3,19 @@
 //! No openraft type appears in this interface.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use openraft::ServerState;
+
+use super::core::{Core, Counters, LeaderView};
+use super::members::{self, Verb};
+use super::peer::client::id_text;
+use super::proposer::Proposer;
+use super::reader::Reader;
+use super::types::from_raft;
+use super::{housekeeping, log};
 use crate::config::Consistency;
-use crate::store::{LogId, Op, Outcome, Store};
+use crate::store::{Fatal, LogId, Op, Outcome, Store};
 
 /// Why a proposal has no outcomes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -166,10 +176,21 @@ pub struct Leader {
     pub addr: String,
 }
 
-/// One replicated group of this node.
+/// One replicated group of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Group {
-    store: Arc<Store>,
+    pub(super) core: Arc<Core>,
+    pub(super) proposer: Proposer,
+    pub(super) reader: Reader,
+}
+
+/// How the node left its cluster's service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// It was asked to.
+    Shutdown,
+    /// The Raft core died; the process must end with a non-zero code.
+    Fatal(String),
 }
 
 impl Group {
@@ -180,8 +201,8 @@ impl Group {
     ///
     /// # Errors
     /// See [`ProposeError`].
-    pub async fn propose(&self, _ops: Vec<Op>) -> Result<Vec<Outcome>, ProposeError> {
-        todo!("raft room")
+    pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, ProposeError> {
+        self.proposer.propose(ops).await
     }
 
     /// Returns when a read of the local store is allowed at `level`: high waits for a ReadIndex round shared with all
@@ -189,52 +210,266 @@ impl Group {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub async fn read_barrier(&self, _level: Consistency) -> Result<(), ReadError> {
-        todo!("raft room")
+    pub async fn read_barrier(&self, level: Consistency) -> Result<(), ReadError> {
+        self.reader.barrier(level).await
     }
 
     /// The local state machine, for reads behind a barrier.
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
-        &self.store
+        &self.core.store
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn node_id(&self) -> u64 {
+        self.core.local.node_id
+    }
+
+    /// The cluster's id, `None` while unformed.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<u64> {
+        self.core.local.cluster_id()
+    }
+
+    /// Client address that others reach this node at.
+    #[must_use]
+    pub fn addr(&self) -> &str {
+        &self.core.addr
+    }
+
+    /// Peer address that others reach this node at.
+    #[must_use]
+    pub fn peer_addr(&self) -> &str {
+        &self.core.peer_addr
     }
 
     /// A picture of the group.
     #[must_use]
     pub fn status(&self) -> Status {
-        todo!("raft room")
+        let core = &self.core;
+        let metrics = core.raft.metrics();
+        let metrics = metrics.borrow();
+        let bounds = core.log.bounds();
+        let cluster_id = core.local.cluster_id();
+        let view = core.leader.borrow().clone();
+        let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
+        let uncommitted = metrics.membership_config != metrics.committed_membership_config;
+        let role = match metrics.state {
+            _ if cluster_id.is_none() => Role::Unformed,
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner => Role::Learner,
+            ServerState::Shutdown => Role::Shutdown,
+        };
+        let quorum_age = metrics.last_quorum_acked.as_ref().map(|at| millis(at.elapsed()));
+        let applied = core.store.applied();
+        Status {
+            node_id: core.local.node_id,
+            cluster_id,
+            role,
+            term: metrics.current_term,
+            leader: leader_of(&view),
+            membership_log_id: metrics.membership_config.log_id().as_ref().map(from_raft),
+            members: self.member_statuses(role == Role::Leader, bounds.last),
+            last_log_index: bounds.last.or(bounds.purged).map(|id| id.index),
+            committed: metrics.cluster_committed.as_ref().map(from_raft).max(applied),
+            applied,
+            durable: core.store.durable(),
+            purged: bounds.purged,
+            last_contact_ms: if role == Role::Leader { quorum_age } else { view.id.map(|_| 0) },
+            change_in_progress: joint || uncommitted,
+            recovered: metrics.local_committed.as_ref().map(from_raft) <= applied,
+        }
     }
 
-    /// RAFTADDPEER: adds the node that answers at this client address as a learner, promoted to voter by itself once
-    /// it has caught up. Idempotent. Forwarded to the leader.
+    fn member_statuses(&self, leading: bool, last: Option<LogId>) -> Vec<MemberStatus> {
+        let core = &self.core;
+        let members = core.members.load();
+        let metrics = core.raft.metrics();
+        let replication = metrics.borrow().replication.clone().unwrap_or_default();
+        let last_index = last.map_or(0, |id| id.index);
+        let status = |(id, node): (&u64, &super::types::Node)| {
+            let own = *id == core.local.node_id;
+            let matched = if own {
+                core.log.flushed().map(|id| id.index)
+            } else {
+                replication.get(id).and_then(|id| id.as_ref()).map(|id| id.index)
+            };
+            let acked = if own { Some(Duration::ZERO) } else { members::last_ack(core, *id) };
+            MemberStatus {
+                id: *id,
+                addr: node.addr.clone(),
+                peer_addr: node.peer_addr.clone(),
+                voter: members.is_voter(*id),
+                matched_index: matched.filter(|_| leading),
+                lag_entries: leading.then(|| last_index.saturating_sub(matched.unwrap_or(0))),
+                last_ack_ms: acked.filter(|_| leading).map(millis),
+            }
+        };
+        let mut list: Vec<_> = members.nodes.iter().map(status).collect();
+        list.sort_by(|a, b| a.addr.cmp(&b.addr).then(a.id.cmp(&b.id)));
+        list
+    }
+
+    /// Changes of leader: id, term and address.
+    #[must_use]
+    pub fn leader(&self) -> Option<Leader> {
+        leader_of(&self.core.leader.borrow())
+    }
+
+    /// Resolves each time the leader changes, with the new one.
+    pub async fn leader_changed(&self, known: Option<&Leader>) -> Option<Leader> {
+        let mut watch = self.core.leader_watch();
+        match watch.wait_for(|view| leader_of(view).as_ref() != known).await {
+            Ok(view) => leader_of(&view),
+            Err(_) => None,
+        }
+    }
+
+    /// Founds a one-node cluster with this node as its only voter. Idempotent for the same id.
+    ///
+    /// # Errors
+    /// [`MemberError::Refused`] if the node belongs to another cluster or was told to join one.
+    pub async fn found(&self, cluster_id: Option<u64>) -> Result<u64, MemberError> {
+        super::start::found(&self.core, cluster_id).await
+    }
+
+    /// RAFTADDPEER: adds the node that answers at this client address as a learner; with `wants_vote` it becomes a
+    /// voter by itself once it has caught up. Idempotent. Forwarded to the leader.
     ///
     /// # Errors
     /// See [`MemberError`].
-    pub async fn add_peer(&self, _addr: String) -> Result<(), MemberError> {
-        todo!("raft room")
+    pub async fn add_peer(&self, addr: String, wants_vote: bool, expect: Option<LogId>) -> Result<(), MemberError> {
+        members::run(&self.core, &Verb::Add { addr, wants_vote, expect }).await
     }
 
     /// RAFTREMOVEPEER: removes a member by client address or node id (hex). Idempotent. Forwarded to the leader.
     ///
     /// # Errors
     /// See [`MemberError`].
-    pub async fn remove_peer(&self, _target: String) -> Result<(), MemberError> {
-        todo!("raft room")
+    pub async fn remove_peer(&self, target: String, expect: Option<LogId>) -> Result<(), MemberError> {
+        members::run(&self.core, &Verb::Remove { target, expect }).await
+    }
+
+    /// Lets a learner become a voter once it has caught up. Idempotent. Forwarded to the leader.
+    ///
+    /// # Errors
+    /// See [`MemberError`].
+    pub async fn promote(&self, target: String, expect: Option<LogId>) -> Result<(), MemberError> {
+        members::run(&self.core, &Verb::Promote { target, expect }).await
     }
 
     /// RAFTTRANSFER: hands leadership to a voter (client address or id), or to the most caught-up one.
     ///
     /// # Errors
     /// See [`MemberError`].
-    pub async fn transfer_leader(&self, _to: Option<String>) -> Result<(), MemberError> {
-        todo!("raft room")
+    pub async fn transfer_leader(&self, to: Option<String>) -> Result<(), MemberError> {
+        members::run(&self.core, &Verb::Transfer { to }).await
     }
 
-    /// RAFTSHRINKLOG: makes the state durable and purges the log behind it.
+    /// RAFTSHRINKLOG: makes the state durable and purges the whole log behind it.
     ///
     /// # Errors
-    /// [`MemberError::Unknown`] when the flush did not finish in time.
+    /// [`MemberError::Unknown`] when the Raft core has stopped.
     pub async fn shrink_log(&self) -> Result<(), MemberError> {
-        todo!("raft room")
+        let applied = self.core.store.applied();
+        housekeeping::purge_when_due(&self.core, 0).await;
+        let stopped = || MemberError::Unknown("the Raft core stopped".into());
+        let mut metrics = self.core.raft.metrics();
+        let wanted = applied.map(|id| id.index);
+        let purged = metrics.wait_for(|m| m.purged.as_ref().map(|id| id.index) >= wanted);
+        match tokio::time::timeout(Duration::from_secs(10), purged).await {
+            Ok(Ok(_)) | Err(_) => Ok(()),
+            Ok(Err(_)) => Err(stopped()),
+        }
     }
+
+    /// Counters of the Raft log.
+    #[must_use]
+    pub fn log_stats(&self) -> log::LogStats {
+        self.core.log.stats()
+    }
+
+    /// Bytes of Raft log on disk.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.core.log.retained_bytes()
+    }
+
+    /// Counters of the group's tasks.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
+    }
+
+    /// Why writes that need space are refused, if they are.
+    #[must_use]
+    pub fn disk_problem(&self) -> Option<String> {
+        self.core.disk.full()
+    }
+
+    /// Resolves when the Raft core has ended.
+    pub async fn stopped(&self) -> Stopped {
+        let mut metrics = self.core.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return if self.core.shutdown.is_cancelled() {
+                    Stopped::Shutdown
+                } else {
+                    Stopped::Fatal(fatal.to_string())
+                };
+            }
+            if metrics.changed().await.is_err() {
+                let asked = self.core.shutdown.is_cancelled();
+                return if asked { Stopped::Shutdown } else { Stopped::Fatal("the Raft core is gone".into()) };
+            }
+        }
+    }
+
+    /// Hands leadership over if this node has it and another voter can take it.
+    pub async fn hand_over(&self) {
+        if !self.core.is_leader() {
+            return;
+        }
+        match members::pick_successor(&self.core, None) {
+            Ok(successor) => {
+                if let Err(error) = members::transfer(&self.core, successor).await {
+                    tracing::warn!(%error, to = %id_text(successor), "leadership not handed over");
+                }
+            }
+            Err(error) => tracing::info!(%error, "stopping as leader"),
+        }
+    }
+
+    /// Ends the group: answers what is open, makes state and log durable. Call after the clients are gone.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the last flush or sync failed; everything acknowledged is in the log at durability high.
+    pub async fn shutdown(&self) -> Result<(), Fatal> {
+        let core = &self.core;
+        core.shutdown.cancel();
+        core.stop_proposer.cancel();
+        if let Err(error) = core.raft.shutdown().await {
+            tracing::warn!(%error, "Raft core did not stop cleanly");
+        }
+        core.apply.stop().await?;
+        let log = core.log.clone();
+        let closed = tokio::task::spawn_blocking(move || log.close()).await;
+        core.tasks.close();
+        match closed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Fatal::new("close the Raft log", error)),
+            Err(error) => Err(Fatal::new("close the Raft log", error)),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn leader_of(view: &LeaderView) -> Option<Leader> {
+    view.id.map(|id| Leader { id, addr: view.addr.clone() })
 }

@@ -1,6 +1,38 @@
 //! Step 5: one replicated group. The only module that names openraft.
+//!
+//! ```text
+//! propose() -> proposer -> Raft core (openraft) -> log_store -> log/ (segments, one fsync per batch)
+//!                 |            |      |
+//!                 |            |      `-> state_machine -> apply thread -> store
+//!                 |            `-> peer/network ==> peer/service of the other nodes
+//!                 `-> peer/client ==> the leader, when it is another node
+//! read_barrier() -> reader -> one ReadIndex round for all that wait -> local apply has reached it
+//! ```
+//!
+//! Invariants
+//! - No openraft type is serialised, and none appears outside this module.
+//! - No reply to a write leaves before its entry is on the disks of a majority (durability high).
+//! - The log is purged only up to what the state has made durable.
 
+mod apply;
+mod codec;
+mod core;
 pub mod group;
+mod housekeeping;
+mod identity;
 pub mod log;
+mod log_store;
+mod members;
+mod peer;
+mod proposer;
+mod reader;
+mod resolver;
+mod start;
+mod state_machine;
+mod types;
 
-pub use group::{Group, Leader, MemberError, MemberStatus, ProposeError, ReadError, Role, Status};
+pub use self::core::Counters;
+pub use group::{Group, Leader, MemberError, MemberStatus, ProposeError, ReadError, Role, Status, Stopped};
+pub use identity::IdentityError;
+pub(crate) use identity::replace_file;
+pub use start::{Addresses, RestoreRecords, StartError, start};

@@ -1,0 +1,164 @@
+//! The apply thread: the one writer of the state, fed in log order.
+//!
+//! ```text
+//! state_machine (async) --Job--> [bounded queue] --> apply thread --> store::Applier
+//!                                                        |--> Resolver (own batches get their outcomes here)
+//!                                                        `--> `applied` watch (reads wait on it)
+//! ```
+//!
+//! Invariant: before any flush or checkpoint the Raft log is synced, so the state on disk never reaches beyond the
+//! log on disk, at every durability level (openraft may apply what this node has not flushed yet).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use super::log::RaftLog;
+use super::resolver::Resolver;
+use crate::store::{Applier, Batch, CheckpointInfo, Committed, Fatal, LogId, Outcome, Payload};
+
+/// Jobs that may wait; the library sends one at a time, housekeeping and checkpoints add a few.
+const JOBS_MAX: usize = 64;
+
+type Reply<T> = oneshot::Sender<Result<T, Fatal>>;
+
+/// Applied id and membership, as the store keeps them.
+pub(super) type Position = (Option<LogId>, Option<(LogId, Bytes)>);
+
+enum Job {
+    Apply { entries: Vec<Committed>, reply: Reply<Vec<Vec<Outcome>>> },
+    Flush { reply: Reply<Position> },
+    Checkpoint { into: PathBuf, reply: Reply<CheckpointInfo> },
+    Install { from: PathBuf, reply: Reply<Position> },
+    Stop { reply: Reply<()> },
+}
+
+/// Sends jobs to the apply thread.
+#[derive(Clone)]
+pub(super) struct ApplyHandle {
+    jobs: SyncSender<Job>,
+    applied: watch::Receiver<Option<LogId>>,
+}
+
+/// What the thread needs beside its jobs.
+struct Worker {
+    applier: Applier,
+    log: Arc<RaftLog>,
+    resolver: Arc<Resolver>,
+    applied: watch::Sender<Option<LogId>>,
+}
+
+impl ApplyHandle {
+    /// Starts the thread.
+    pub(super) fn spawn(applier: Applier, log: Arc<RaftLog>, resolver: Arc<Resolver>) -> std::io::Result<Self> {
+        let (jobs, queue) = sync_channel(JOBS_MAX);
+        let (applied, watch) = watch::channel(applier.position().0);
+        let worker = Worker { applier, log, resolver, applied };
+        thread::Builder::new().name("kvnode-apply".into()).spawn(move || worker.run(&queue))?;
+        Ok(Self { jobs, applied: watch })
+    }
+
+    /// Last applied entry, as something to wait on.
+    pub(super) fn applied(&self) -> watch::Receiver<Option<LogId>> {
+        self.applied.clone()
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, Fatal> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || Fatal::new("reach the apply thread", "it has stopped");
+        self.jobs.send(job(reply)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    pub(super) async fn apply(&self, entries: Vec<Committed>) -> Result<Vec<Vec<Outcome>>, Fatal> {
+        self.ask(|reply| Job::Apply { entries, reply }).await
+    }
+
+    /// Starts to make everything applied so far durable and returns what that is.
+    pub(super) async fn flush(&self) -> Result<Position, Fatal> {
+        self.ask(|reply| Job::Flush { reply }).await
+    }
+
+    pub(super) async fn checkpoint(&self, into: PathBuf) -> Result<CheckpointInfo, Fatal> {
+        self.ask(|reply| Job::Checkpoint { into, reply }).await
+    }
+
+    pub(super) async fn install(&self, from: PathBuf) -> Result<Position, Fatal> {
+        self.ask(|reply| Job::Install { from, reply }).await
+    }
+
+    /// Makes everything durable and ends the thread.
+    pub(super) async fn stop(&self) -> Result<(), Fatal> {
+        self.ask(|reply| Job::Stop { reply }).await
+    }
+}
+
+impl Worker {
+    fn run(mut self, queue: &Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            match job {
+                Job::Apply { entries, reply } => {
+                    let result = self.apply(&entries);
+                    let _ = reply.send(result);
+                }
+                Job::Flush { reply } => {
+                    let result = self.flush(false).map(|()| self.applier.position());
+                    let _ = reply.send(result);
+                }
+                Job::Checkpoint { into, reply } => {
+                    let result = self.sync_log().and_then(|()| self.applier.checkpoint(&into));
+                    let _ = reply.send(result);
+                }
+                Job::Install { from, reply } => {
+                    let result = self.applier.install(&from).map(|()| {
+                        self.resolver.skipped();
+                        self.publish();
+                        self.applier.position()
+                    });
+                    let _ = reply.send(result);
+                }
+                Job::Stop { reply } => {
+                    let _ = reply.send(self.flush(true));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, entries: &[Committed]) -> Result<Vec<Vec<Outcome>>, Fatal> {
+        let mut outcomes = self.applier.apply(entries)?;
+        self.publish();
+        for (entry, outcomes) in entries.iter().zip(&mut outcomes) {
+            if let Payload::Batch(bytes) = &entry.payload {
+                let (origin, sequence, _at) =
+                    Batch::peek(bytes).map_err(|e| Fatal::new(format!("read entry {}", entry.id), e))?;
+                let theirs = self.resolver.applied(origin, sequence, std::mem::take(outcomes));
+                *outcomes = theirs.unwrap_or_default();
+            }
+        }
+        if let Some(last) = entries.last() {
+            self.resolver.passed(last.id);
+        }
+        if self.applier.flush_due() {
+            self.flush(false)?;
+        }
+        Ok(outcomes)
+    }
+
+    fn publish(&self) {
+        self.applied.send_replace(self.applier.position().0);
+    }
+
+    fn sync_log(&self) -> Result<(), Fatal> {
+        self.log.sync().map_err(|e| Fatal::new("sync the log before a flush of the state", e))
+    }
+
+    fn flush(&mut self, wait: bool) -> Result<(), Fatal> {
+        self.sync_log()?;
+        self.applier.flush(wait)
+    }
+}

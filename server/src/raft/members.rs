@@ -1,0 +1,573 @@
+//! Membership verbs: add, remove, promote, transfer. They run on the leader; any node forwards them.
+//!
+//! ```text
+//! add     ask the client address who is there -> invite it (it adopts the cluster id) -> committed learner: done
+//!         promotion loop: caught up -> joint consensus -> voter; a voter that it replaces (same client address, other
+//!         node id) leaves in the same joint change, so the number of healthy voters never drops
+//! remove  joint consensus without it; a leader that is to go hands over first
+//! ```
+//!
+//! All verbs are idempotent, and compare-and-set on the membership's log id when the caller gives one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::Precondition;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::codec::{self, DecodeError, Reader};
+use super::core::Core;
+use super::group::MemberError;
+use super::peer::client::{CallError, PeerClient, id_text};
+use super::peer::messages::{INVITE, MEMBER};
+use super::types::{Members, Node, TypeConfig, from_raft, to_raft};
+use crate::resp::ask::{self, Answer};
+use crate::store::LogId;
+
+/// A learner this close to the leader's last entry is promoted.
+const PROMOTE_LAG_ENTRIES: u64 = 64;
+/// The promotion loop's pace.
+const PROMOTE_EVERY: Duration = Duration::from_millis(100);
+/// Time for the node at an address to say who it is.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// One membership change, start to committed end.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A hand-over, from the first held command to the new leader.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// What can be asked of the membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Add { addr: String, wants_vote: bool, expect: Option<LogId> },
+    Remove { target: String, expect: Option<LogId> },
+    Promote { target: String, expect: Option<LogId> },
+    Transfer { to: Option<String> },
+}
+
+impl Verb {
+    fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        let (kind, text, flag, expect) = match self {
+            Verb::Add { addr, wants_vote, expect } => (1, addr.as_str(), *wants_vote, *expect),
+            Verb::Remove { target, expect } => (2, target.as_str(), false, *expect),
+            Verb::Promote { target, expect } => (3, target.as_str(), false, *expect),
+            Verb::Transfer { to } => (4, to.as_deref().unwrap_or(""), false, None),
+        };
+        out.put_u8(kind);
+        codec::put_text(&mut out, text);
+        out.put_u8(u8::from(flag));
+        codec::put_optional_log_id(&mut out, expect);
+        out.freeze()
+    }
+
+    fn decode(body: Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new("membership verb", body);
+        let kind = reader.u8()?;
+        let text = reader.text()?;
+        let flag = reader.u8()? != 0;
+        let expect = reader.optional(Reader::log_id)?;
+        match kind {
+            1 => Ok(Verb::Add { addr: text, wants_vote: flag, expect }),
+            2 => Ok(Verb::Remove { target: text, expect }),
+            3 => Ok(Verb::Promote { target: text, expect }),
+            4 => Ok(Verb::Transfer { to: (!text.is_empty()).then_some(text) }),
+            other => Err(reader.error(format!("verb {other}"))),
+        }
+    }
+}
+
+fn encode_result(result: &Result<(), MemberError>) -> Bytes {
+    let mut out = BytesMut::new();
+    match result {
+        Ok(()) => out.put_u8(0),
+        Err(MemberError::Refused(text)) => {
+            out.put_u8(1);
+            codec::put_text(&mut out, text);
+        }
+        Err(MemberError::NoLeader) => out.put_u8(2),
+        Err(MemberError::Stale { expected, found }) => {
+            out.put_u8(3);
+            codec::put_text(&mut out, expected);
+            codec::put_text(&mut out, found);
+        }
+        Err(MemberError::Unknown(text)) => {
+            out.put_u8(4);
+            codec::put_text(&mut out, text);
+        }
+    }
+    out.freeze()
+}
+
+fn decode_result(body: Bytes) -> Result<Result<(), MemberError>, DecodeError> {
+    let mut reader = Reader::new("answer to a membership verb", body);
+    Ok(match reader.u8()? {
+        0 => Ok(()),
+        1 => Err(MemberError::Refused(reader.text()?)),
+        2 => Err(MemberError::NoLeader),
+        3 => Err(MemberError::Stale { expected: reader.text()?, found: reader.text()? }),
+        4 => Err(MemberError::Unknown(reader.text()?)),
+        other => return Err(reader.error(format!("status {other}"))),
+    })
+}
+
+/// Serves a verb that another node forwarded.
+pub(super) async fn serve_verb(core: &Arc<Core>, body: Bytes) -> Result<Bytes, String> {
+    let verb = Verb::decode(body).map_err(|error| error.to_string())?;
+    let result = if core.is_leader() { act(core, &verb).await } else { Err(MemberError::NoLeader) };
+    Ok(encode_result(&result))
+}
+
+/// Runs a verb on the leader, wherever that is; waits for a leader as long as a command is held.
+pub(super) async fn run(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError> {
+    if core.local.cluster_id().is_none() {
+        return Err(MemberError::Refused("this node is not part of a cluster yet".into()));
+    }
+    let deadline = Instant::now() + core.config.timing.hold_without_leader;
+    loop {
+        let leader = core.leader.borrow().clone();
+        let result = if leader.id == Some(core.local.node_id) {
+            act(core, verb).await
+        } else if let Some(id) = leader.id {
+            forward(core, id, leader.peer_addr, verb).await
+        } else {
+            Err(MemberError::NoLeader)
+        };
+        if result != Err(MemberError::NoLeader) || Instant::now() >= deadline {
+            return result;
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn forward(core: &Arc<Core>, leader: u64, peer_addr: String, verb: &Verb) -> Result<(), MemberError> {
+    let client = PeerClient::new(core.local.clone(), leader, peer_addr, &core.tasks);
+    match timeout(CHANGE_TIMEOUT, client.call(MEMBER, verb.encode())).await {
+        Ok(Ok(body)) => decode_result(body).unwrap_or_else(|e| Err(MemberError::Unknown(e.to_string()))),
+        Ok(Err(CallError::NotSent(_))) => Err(MemberError::NoLeader),
+        Ok(Err(error)) => Err(MemberError::Unknown(error.to_string())),
+        Err(_) => Err(MemberError::Unknown("the leader did not answer in time".into())),
+    }
+}
+
+async fn act(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError> {
+    match verb {
+        Verb::Transfer { to } => {
+            let target = pick_successor(core, to.as_deref())?;
+            transfer(core, target).await
+        }
+        Verb::Add { addr, wants_vote, expect } => add(core, addr, *wants_vote, *expect).await,
+        Verb::Promote { target, expect } => promote_mark(core, target, *expect).await,
+        Verb::Remove { target, expect } => remove(core, target, *expect).await,
+    }
+}
+
+/// What the node at an address says of itself.
+struct Stranger {
+    node_id: u64,
+    cluster_id: Option<u64>,
+    peer_addr: String,
+}
+
+async fn identify(addr: &str) -> Result<Stranger, MemberError> {
+    let refused = |problem: String| {
+        MemberError::Refused(format!("no kvnode can be reached at {addr}: {problem}; check the address and that it runs"))
+    };
+    let Ok(answer) = timeout(ASK_TIMEOUT, ask::ask(addr, &["RAFTIDENTITY"])).await else {
+        return Err(refused(format!("no answer within {} s", ASK_TIMEOUT.as_secs())));
+    };
+    let fields = match answer {
+        Ok(Answer::Texts(fields)) => fields,
+        Ok(other) => return Err(refused(format!("it answered {other:?}"))),
+        Err(error) => return Err(refused(error.to_string())),
+    };
+    let field = |name: &str| {
+        let mut pairs = fields.chunks_exact(2);
+        pairs.find(|pair| pair[0] == name).map(|pair| pair[1].clone())
+    };
+    let id = |name: &str| field(name).and_then(|text| u64::from_str_radix(&text, 16).ok());
+    match (id("node_id"), field("peer_addr")) {
+        (Some(node_id), Some(peer_addr)) => Ok(Stranger { node_id, cluster_id: id("cluster_id"), peer_addr }),
+        _ => Err(refused("its identity is incomplete".into())),
+    }
+}
+
+async fn add(core: &Arc<Core>, addr: &str, wants_vote: bool, expect: Option<LogId>) -> Result<(), MemberError> {
+    let stranger = identify(addr).await?;
+    let own = core.local.cluster_id();
+    if stranger.cluster_id.is_some() && stranger.cluster_id != own {
+        let text = format!("the node at {addr} belongs to another cluster; empty its data directory first");
+        return Err(MemberError::Refused(text));
+    }
+    let _one_at_a_time = core.change.lock().await;
+    let members = core.members.load_full();
+    let id = stranger.node_id;
+    let node = Node { addr: addr.to_owned(), peer_addr: stranger.peer_addr, wants_vote };
+    match members.nodes.get(&id) {
+        Some(known) if known.addr == node.addr && known.peer_addr == node.peer_addr => {
+            if known.wants_vote || !wants_vote {
+                return Ok(());
+            }
+            change(core, ChangeMembers::SetNodes(BTreeMap::from([(id, node)])), true, expect).await
+        }
+        Some(_) => change(core, ChangeMembers::SetNodes(BTreeMap::from([(id, node)])), true, expect).await,
+        None => {
+            invite(core, id, &node.peer_addr).await?;
+            change(core, ChangeMembers::AddNodes(BTreeMap::from([(id, node)])), true, expect).await
+        }
+    }
+}
+
+/// Tells a node which cluster it is to be part of; proves that its peer port answers.
+async fn invite(core: &Arc<Core>, id: u64, peer_addr: &str) -> Result<(), MemberError> {
+    if id == core.local.node_id {
+        return Ok(());
+    }
+    let client = PeerClient::new(core.local.clone(), id, peer_addr.to_owned(), &core.tasks);
+    let cluster_id = core.local.cluster_id().unwrap_or(0);
+    let call = client.call(INVITE, Bytes::copy_from_slice(&cluster_id.to_le_bytes()));
+    match timeout(ASK_TIMEOUT, call).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(MemberError::Refused(format!("peer address {peer_addr}: {error}"))),
+        Err(_) => Err(MemberError::Refused(format!("peer address {peer_addr} does not answer"))),
+    }
+}
+
+fn find(members: &Members, target: &str) -> Option<u64> {
+    let by_id = u64::from_str_radix(target, 16).ok().filter(|id| members.nodes.contains_key(id));
+    // An address may for a moment have two members: a wiped voter and its successor. The older one is meant.
+    let mut by_addr = members.nodes.iter().filter(|(_, node)| node.addr == target).map(|(id, _)| *id);
+    by_id.or_else(|| by_addr.clone().find(|id| members.is_voter(*id)).or_else(|| by_addr.next()))
+}
+
+async fn promote_mark(core: &Arc<Core>, target: &str, expect: Option<LogId>) -> Result<(), MemberError> {
+    let _one_at_a_time = core.change.lock().await;
+    let members = core.members.load_full();
+    let Some(id) = find(&members, target) else {
+        return Err(MemberError::Refused(format!("{target} is not a member")));
+    };
+    if members.is_voter(id) || members.nodes[&id].wants_vote {
+        return Ok(());
+    }
+    let node = Node { wants_vote: true, ..members.nodes[&id].clone() };
+    change(core, ChangeMembers::SetNodes(BTreeMap::from([(id, node)])), true, expect).await
+}
+
+async fn remove(core: &Arc<Core>, target: &str, expect: Option<LogId>) -> Result<(), MemberError> {
+    let members = core.members.load_full();
+    let Some(id) = find(&members, target) else { return Ok(()) };
+    if members.is_voter(id) {
+        check_removable(core, &members, id)?;
+    }
+    if id == core.local.node_id {
+        let successor = pick_successor(core, None)?;
+        transfer(core, successor).await?;
+        // The new leader does the rest.
+        let verb = Verb::Remove { target: id_text(id), expect: None };
+        return Box::pin(run(core, &verb)).await;
+    }
+    let _one_at_a_time = core.change.lock().await;
+    let ids = BTreeSet::from([id]);
+    let changes =
+        if members.is_voter(id) { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
+    change(core, changes, false, expect).await
+}
+
+/// Refuses to remove a voter when those that stay could not decide anything.
+fn check_removable(core: &Core, members: &Members, id: u64) -> Result<(), MemberError> {
+    let rest: Vec<u64> = members.voters().iter().copied().filter(|voter| *voter != id).collect();
+    if rest.is_empty() {
+        return Err(MemberError::Refused("it is the last voter; add another one first".into()));
+    }
+    let live = rest.iter().filter(|voter| is_live(core, **voter)).count();
+    if live * 2 <= rest.len() {
+        let text = format!(
+            "only {live} of the {} voters that would stay answer; removing it would stop the cluster",
+            rest.len()
+        );
+        return Err(MemberError::Refused(text));
+    }
+    Ok(())
+}
+
+/// True if a voter answered within two leases.
+fn is_live(core: &Core, id: u64) -> bool {
+    if id == core.local.node_id {
+        return true;
+    }
+    last_ack(core, id).is_some_and(|age| age < core.lease() * 2)
+}
+
+/// Time since a member answered the leader last.
+pub(super) fn last_ack(core: &Core, id: u64) -> Option<Duration> {
+    let metrics = core.raft.metrics();
+    let metrics = metrics.borrow();
+    let at = metrics.heartbeat.as_ref()?.get(&id)?.as_ref()?;
+    Some(at.elapsed())
+}
+
+fn matched(core: &Core, id: u64) -> Option<u64> {
+    let metrics = core.raft.metrics();
+    let metrics = metrics.borrow();
+    metrics.replication.as_ref()?.get(&id)?.as_ref().map(|log_id| log_id.index)
+}
+
+fn last_log_index(core: &Core) -> u64 {
+    core.log.bounds().last.map_or(0, |id| id.index)
+}
+
+/// Commits a membership change; compare-and-set if the caller gave the log id that it saw.
+async fn change(
+    core: &Core,
+    changes: ChangeMembers<u64, Node>,
+    retain: bool,
+    expect: Option<LogId>,
+) -> Result<(), MemberError> {
+    let deadline = Instant::now() + CHANGE_TIMEOUT;
+    loop {
+        let precondition =
+            expect.map(|id| Precondition::LastMembershipLogId { last_membership_log_id: Some(to_raft(id)) });
+        let change = core.raft.change_membership_if(changes.clone(), retain, precondition);
+        let Ok(result) = timeout_at(deadline, change).await else {
+            return Err(MemberError::Unknown("the change was not committed in time".into()));
+        };
+        match result {
+            Ok(_) => return Ok(()),
+            Err(error) => match classify(error, expect) {
+                Verdict::Final(error) => return Err(error),
+                Verdict::Retry => sleep(RETRY_PAUSE).await,
+            },
+        }
+    }
+}
+
+enum Verdict {
+    Final(MemberError),
+    Retry,
+}
+
+fn classify(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>, expect: Option<LogId>) -> Verdict {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Verdict::Final(MemberError::NoLeader),
+        RaftError::APIError(ClientWriteError::PreconditionFailed(found)) => Verdict::Final(MemberError::Stale {
+            expected: expect.map_or_else(String::new, |id| id.to_string()),
+            found: found.to_string(),
+        }),
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(
+            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+        )) => Verdict::Retry,
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(other)) => {
+            Verdict::Final(MemberError::Refused(other.to_string()))
+        }
+        RaftError::APIError(other @ ClientWriteError::LogEntryDiscarded(_)) => {
+            Verdict::Final(MemberError::Unknown(other.to_string()))
+        }
+        RaftError::Fatal(error) => Verdict::Final(MemberError::Unknown(error.to_string())),
+    }
+}
+
+/// The voter to lead next: the named one, or the one that has most of the log among those that answer.
+pub(super) fn pick_successor(core: &Core, to: Option<&str>) -> Result<u64, MemberError> {
+    let members = core.members.load();
+    if let Some(target) = to {
+        return match find(&members, target) {
+            Some(id) if members.is_voter(id) => Ok(id),
+            Some(_) => Err(MemberError::Refused(format!("{target} is a learner; only a voter can lead"))),
+            None => Err(MemberError::Refused(format!("{target} is not a member"))),
+        };
+    }
+    let others = members.voters().iter().copied().filter(|id| *id != core.local.node_id);
+    let live = others.filter(|id| is_live(core, *id));
+    live.max_by_key(|id| matched(core, *id))
+        .ok_or_else(|| MemberError::Refused("no other voter can take over".into()))
+}
+
+/// Hands leadership over: holds new proposals, waits until the successor has the whole log, lets it elect itself.
+pub(super) async fn transfer(core: &Arc<Core>, to: u64) -> Result<(), MemberError> {
+    if to == core.local.node_id {
+        return Ok(());
+    }
+    core.suspend_lease();
+    core.hold_proposals.send_replace(true);
+    let result = timeout(TRANSFER_TIMEOUT, transfer_held(core, to)).await;
+    core.hold_proposals.send_replace(false);
+    core.suspend_lease();
+    result.unwrap_or_else(|_| Err(MemberError::Unknown("the successor did not take over in time".into())))
+}
+
+async fn transfer_held(core: &Arc<Core>, to: u64) -> Result<(), MemberError> {
+    let mut metrics = core.raft.metrics();
+    // Held proposals stand still, so the end of the log does too, but for what was under way.
+    while matched(core, to).is_none_or(|index| index < last_log_index(core)) {
+        if metrics.changed().await.is_err() {
+            return Err(MemberError::Unknown("the Raft core stopped".into()));
+        }
+    }
+    core.raft.trigger().transfer_leader(to).await.map_err(|error| MemberError::Unknown(error.to_string()))?;
+    let mut leader = core.leader_watch();
+    let other = leader.wait_for(|view| view.id.is_some_and(|id| id != core.local.node_id)).await;
+    other.map(|_| ()).map_err(|_| MemberError::Unknown("the node stopped".into()))
+}
+
+/// Promotes learners that have caught up, while this node leads.
+pub(super) async fn promotion_loop(core: Arc<Core>) {
+    loop {
+        tokio::select! {
+            () = core.shutdown.cancelled() => return,
+            () = sleep(PROMOTE_EVERY) => {}
+        }
+        if !core.is_leader() {
+            continue;
+        }
+        if let Err(error) = promote_one(&core).await {
+            tracing::warn!(%error, "promotion not done yet");
+        }
+    }
+}
+
+async fn promote_one(core: &Arc<Core>) -> Result<(), MemberError> {
+    let members = core.members.load_full();
+    if members.is_joint() {
+        return Ok(());
+    }
+    let caught_up = |id: &u64| {
+        is_live(core, *id)
+            && matched(core, *id).is_some_and(|index| index + PROMOTE_LAG_ENTRIES >= last_log_index(core))
+    };
+    let mut ready =
+        members.nodes.iter().filter(|(id, node)| node.wants_vote && !members.is_voter(**id) && caught_up(id));
+    let Some((id, node)) = ready.next() else { return Ok(()) };
+    let replaced =
+        members.voters().iter().copied().find(|voter| members.nodes.get(voter).is_some_and(|n| n.addr == node.addr));
+    let _one_at_a_time = core.change.lock().await;
+    let expect = committed_membership_id(core);
+    tracing::info!(node = %id_text(*id), addr = %node.addr, replaces = ?replaced.map(id_text), "promote learner");
+    match replaced {
+        None => change(core, ChangeMembers::AddVoterIds(BTreeSet::from([*id])), true, expect).await,
+        Some(old) => {
+            let mut voters: BTreeSet<u64> = members.voters().iter().copied().filter(|voter| *voter != old).collect();
+            voters.insert(*id);
+            change(core, ChangeMembers::ReplaceAllVoters(voters), false, expect).await
+        }
+    }
+}
+
+fn committed_membership_id(core: &Core) -> Option<LogId> {
+    let metrics = core.raft.server_metrics();
+    let metrics = metrics.borrow();
+    metrics.membership_config.log_id().as_ref().map(from_raft)
+}
+
+/// Keeps asking the members at `seeds` to add this node, until it is in the membership. Never founds a cluster.
+pub(super) async fn join_loop(core: Arc<Core>, seeds: Vec<String>) {
+    let mut pause = Duration::from_millis(50);
+    let mut targets = seeds.clone();
+    while !core.members.load().nodes.contains_key(&core.local.node_id) {
+        for target in std::mem::take(&mut targets) {
+            if core.shutdown.is_cancelled() {
+                return;
+            }
+            let answer = timeout(CHANGE_TIMEOUT, ask::ask(&target, &["RAFTADDPEER", &core.addr])).await;
+            match answer {
+                Ok(Ok(Answer::Ok)) => tracing::info!(member = %target, "joined as learner"),
+                Ok(Ok(Answer::Error(text))) => {
+                    if let Some(leader) = redirect_target(&text) {
+                        targets.push(leader);
+                        continue;
+                    }
+                    tracing::warn!(member = %target, reply = %text, "join refused, will ask again");
+                }
+                Ok(Ok(other)) => tracing::warn!(member = %target, reply = ?other, "join not understood"),
+                Ok(Err(error)) => tracing::warn!(member = %target, %error, "member not reached, will ask again"),
+                Err(_) => tracing::warn!(member = %target, "member did not answer, will ask again"),
+            }
+        }
+        if targets.is_empty() {
+            tokio::select! {
+                () = core.shutdown.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+            pause = (pause * 2).min(Duration::from_secs(2));
+            targets.clone_from(&seeds);
+        }
+    }
+}
+
+/// `MOVED slot host:port` and the ancestor's `TRY host:port` name the leader.
+fn redirect_target(text: &str) -> Option<String> {
+    let mut words = text.split_ascii_whitespace();
+    match words.next()? {
+        "MOVED" => words.nth(1).map(str::to_owned),
+        "TRY" => words.next().map(str::to_owned),
+        _ => None,
+    }
+}
+
+/// After a start under other addresses: has the membership corrected.
+pub(super) async fn refresh_address(core: Arc<Core>) {
+    loop {
+        let members = core.members.load_full();
+        match members.nodes.get(&core.local.node_id) {
+            Some(node) if node.addr != core.addr || node.peer_addr != core.peer_addr => {
+                let verb =
+                    Verb::Add { addr: core.addr.clone(), wants_vote: node.wants_vote, expect: None };
+                if let Err(error) = run(&core, &verb).await {
+                    tracing::warn!(%error, "new address not known to the cluster yet");
+                }
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = core.shutdown.cancelled() => return,
+            () = sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verbs_and_results_survive_the_round_trip() {
+        let expect = Some(LogId { term: 1, node: 2, index: 3 });
+        for verb in [
+            Verb::Add { addr: "a:1".into(), wants_vote: true, expect },
+            Verb::Remove { target: "a:1".into(), expect: None },
+            Verb::Promote { target: "00ff".into(), expect },
+            Verb::Transfer { to: None },
+            Verb::Transfer { to: Some("b:2".into()) },
+        ] {
+            assert_eq!(Verb::decode(verb.encode()), Ok(verb));
+        }
+        for result in [
+            Ok(()),
+            Err(MemberError::Refused("no".into())),
+            Err(MemberError::NoLeader),
+            Err(MemberError::Stale { expected: "1".into(), found: "2".into() }),
+            Err(MemberError::Unknown("?".into())),
+        ] {
+            assert_eq!(decode_result(encode_result(&result)), Ok(result));
+        }
+    }
+
+    #[test]
+    fn redirects_are_followed() {
+        assert_eq!(redirect_target("MOVED 1234 h:1"), Some("h:1".into()));
+        assert_eq!(redirect_target("TRY h:2"), Some("h:2".into()));
+        assert_eq!(redirect_target("LOADING leader not known"), None);
+    }
+
+    #[test]
+    fn of_two_members_at_one_address_the_voter_is_meant() {
+        let node = Node { addr: "a:1".into(), ..Node::default() };
+        let members = Members { configs: vec![vec![9]], nodes: [(5, node.clone()), (9, node)].into() };
+        assert_eq!(find(&members, "a:1"), Some(9));
+        assert_eq!(find(&members, "0000000000000005"), Some(5));
+        assert_eq!(find(&members, "b:1"), None);
+    }
+}

@@ -1,0 +1,222 @@
+//! A connection to one peer that is opened when it is needed, and carries many requests at once.
+//!
+//! Requests begin at the peer in the order of [`PeerClient::call`]. A failed call says whether the request can have
+//! reached the peer: [`CallError::NotSent`] is safe to repeat elsewhere, [`CallError::Lost`] is not.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::Local;
+use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
+use super::messages::{ANSWER, HELLO, Hello, REFUSED};
+use crate::clock;
+
+/// Requests waiting for the connection.
+const QUEUE_MAX: usize = 1024;
+/// Bytes gathered into one write.
+const WRITE_BYTES: usize = 1024 * 1024;
+/// Time to connect and be welcomed.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
+/// After a failed dial, calls fail at once for this long.
+const REDIAL_PAUSE: Duration = Duration::from_millis(40);
+/// A peer that owes an answer and sends nothing for this long is gone. Longer than any fsync stall that we bear.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::raft) enum CallError {
+    /// The request has not reached the peer, and never will.
+    #[error("peer {0}")]
+    NotSent(String),
+    /// The connection broke after the request was written.
+    #[error("peer connection lost: {0}")]
+    Lost(String),
+    /// The peer answered with an error; it did not do what was asked.
+    #[error("peer answered: {0}")]
+    Refused(String),
+}
+
+struct Call {
+    kind: u8,
+    body: Bytes,
+    reply: oneshot::Sender<Result<Bytes, CallError>>,
+}
+
+/// Handle of a connection; the connection ends when the last handle is dropped.
+#[derive(Clone)]
+pub(in crate::raft) struct PeerClient {
+    calls: mpsc::Sender<Call>,
+}
+
+impl PeerClient {
+    /// Prepares a connection to node `target` at `addr` (`host:port`, resolved at each dial).
+    pub(in crate::raft) fn new(local: Arc<Local>, target: u64, addr: String, tasks: &TaskTracker) -> Self {
+        let (calls, queue) = mpsc::channel(QUEUE_MAX);
+        tasks.spawn(Connection { local, target, addr, queue, failed_at: None }.run());
+        Self { calls }
+    }
+
+    /// Sends a request. The order of calls is the order in which the peer begins with them; awaiting is separate.
+    pub(in crate::raft) fn call(
+        &self,
+        kind: u8,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Bytes, CallError>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        let queued = self.calls.try_send(Call { kind, body, reply });
+        async move {
+            queued.map_err(|_| CallError::NotSent("has too many requests waiting".into()))?;
+            answer.await.unwrap_or_else(|_| Err(CallError::Lost("this node is stopping".into())))
+        }
+    }
+}
+
+struct Connection {
+    local: Arc<Local>,
+    target: u64,
+    addr: String,
+    queue: mpsc::Receiver<Call>,
+    failed_at: Option<(Instant, String)>,
+}
+
+struct Open {
+    read: OwnedReadHalf,
+    write: OwnedWriteHalf,
+    frames: FrameReader,
+    waiting: BTreeMap<u64, oneshot::Sender<Result<Bytes, CallError>>>,
+    next_id: u64,
+    heard_at: Instant,
+}
+
+impl Connection {
+    async fn run(mut self) {
+        while let Some(first) = self.queue.recv().await {
+            match self.dial().await {
+                Ok(mut open) => {
+                    let error = self.serve(&mut open, first).await;
+                    for (_, reply) in std::mem::take(&mut open.waiting) {
+                        let _ = reply.send(Err(CallError::Lost(error.to_string())));
+                    }
+                }
+                Err(problem) => {
+                    // What queued up meanwhile fails with it: a call never waits behind a dead peer.
+                    let mut call = Some(first);
+                    while let Some(failed) = call {
+                        let _ = failed.reply.send(Err(CallError::NotSent(problem.clone())));
+                        call = self.queue.try_recv().ok();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn dial(&mut self) -> Result<Open, String> {
+        if let Some((at, problem)) = &self.failed_at
+            && clock::monotonic().duration_since(*at) < REDIAL_PAUSE
+        {
+            return Err(problem.clone());
+        }
+        let problem = match timeout(CONNECT_TIMEOUT, self.connect()).await {
+            Ok(Ok(open)) => {
+                self.failed_at = None;
+                return Ok(open);
+            }
+            Ok(Err(error)) => format!("{} at {}: {error}", id_text(self.target), self.addr),
+            Err(_) => format!("{} at {}: no answer to the handshake", id_text(self.target), self.addr),
+        };
+        self.failed_at = Some((clock::monotonic(), problem.clone()));
+        Err(problem)
+    }
+
+    async fn connect(&self) -> io::Result<Open> {
+        let stream = TcpStream::connect(self.addr.as_str()).await?;
+        stream.set_nodelay(true)?;
+        let (mut read, mut write) = stream.into_split();
+        let cluster_id = self.local.cluster_id().unwrap_or(0);
+        let hello = Hello::new(cluster_id, self.local.node_id, self.target);
+        let mut out = BytesMut::new();
+        put_frame(&mut out, HELLO, 0, &hello.encode());
+        write.write_all(&out).await?;
+        let mut frames = FrameReader::new(HELLO_BYTES_MAX);
+        let welcome = frames.next(&mut read).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if welcome.kind != HELLO | ANSWER || welcome.body.first() != Some(&0) {
+            let text = String::from_utf8_lossy(welcome.body.get(3..).unwrap_or_default()).into_owned();
+            return Err(io::Error::other(format!("refused: {text}")));
+        }
+        frames.raise_limit(FRAME_BYTES_MAX);
+        let heard_at = clock::monotonic();
+        Ok(Open { read, write, frames, waiting: BTreeMap::new(), next_id: 1, heard_at })
+    }
+
+    /// Serves the connection until it breaks or nobody needs it.
+    async fn serve(&mut self, open: &mut Open, first: Call) -> io::Error {
+        if let Err(error) = self.send(open, first).await {
+            return error;
+        }
+        loop {
+            let silence = open.heard_at + SILENCE_MAX;
+            tokio::select! {
+                biased;
+                frame = open.frames.next(&mut open.read) => match frame {
+                    Ok(Some(frame)) => open.answer(frame),
+                    Ok(None) => return io::Error::other("closed by the peer"),
+                    Err(error) => return error,
+                },
+                call = self.queue.recv() => match call {
+                    Some(call) => if let Err(error) = self.send(open, call).await { return error },
+                    None => return io::Error::other("no longer needed"),
+                },
+                () = tokio::time::sleep_until(silence.into()), if !open.waiting.is_empty() => {
+                    return io::Error::other(format!("no answer for {} s", SILENCE_MAX.as_secs()));
+                }
+            }
+        }
+    }
+
+    /// Writes a call and those waiting behind it.
+    async fn send(&mut self, open: &mut Open, first: Call) -> io::Result<()> {
+        let mut out = BytesMut::new();
+        let mut next = Some(first);
+        while let Some(call) = next {
+            if open.waiting.is_empty() {
+                open.heard_at = clock::monotonic();
+            }
+            put_frame(&mut out, call.kind, open.next_id, &call.body);
+            open.waiting.insert(open.next_id, call.reply);
+            open.next_id += 1;
+            next = if out.len() < WRITE_BYTES { self.queue.try_recv().ok() } else { None };
+        }
+        match timeout(SILENCE_MAX, open.write.write_all(&out)).await {
+            Ok(result) => result,
+            Err(_) => Err(io::Error::other("the peer takes no bytes")),
+        }
+    }
+}
+
+impl Open {
+    fn answer(&mut self, frame: Frame) {
+        self.heard_at = clock::monotonic();
+        let Some(reply) = self.waiting.remove(&frame.id) else { return };
+        let result = if frame.kind == REFUSED {
+            Err(CallError::Refused(String::from_utf8_lossy(&frame.body).into_owned()))
+        } else {
+            Ok(frame.body)
+        };
+        let _ = reply.send(result);
+    }
+}
+
+/// Node ids are shown in hexadecimal everywhere.
+pub(in crate::raft) fn id_text(id: u64) -> String {
+    format!("{id:016x}")
+}

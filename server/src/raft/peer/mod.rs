@@ -1,0 +1,100 @@
+//! The peer transport: what nodes of one cluster say to each other, on a port of its own.
+//!
+//! ```text
+//! frame      len u32 | crc32c u32 (of what follows) | kind u8 | request id u64 | body
+//! hello      first frame of a connection, kind 0: magic "kvnode-peer" | version u16 | group u32 | cluster id u64 |
+//!            from node u64 | to node u64
+//! welcome    its answer, kind 0x80: status u8 (0 = accepted) | text u16+utf8
+//! request    kind 1..=0x7f, answered by kind | 0x80 with the same request id, or by 0xff with a text
+//! ```
+//!
+//! Several requests may be open on a connection; they are answered in any order, but begin in the order sent.
+//! Invariants: nothing but a hello is read before the hello is accepted; a hello names the cluster and both nodes, so
+//! a frame never reaches a node of another cluster, nor a new node at an old address.
+
+pub(super) mod checkpoint;
+pub(super) mod client;
+pub(super) mod frame;
+pub(super) mod messages;
+pub(super) mod network;
+pub(super) mod service;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+/// Version of the peer protocol; a hello with another one is refused with a text that says both.
+pub(super) const PROTOCOL_VERSION: u16 = 1;
+/// The only Raft group of this version.
+pub(super) const GROUP: u32 = 0;
+
+/// Who this node is towards its peers. The cluster id is 0 while the node is unformed.
+#[derive(Debug)]
+pub(super) struct Local {
+    pub(super) node_id: u64,
+    cluster_id: AtomicU64,
+}
+
+impl Local {
+    pub(super) fn new(node_id: u64, cluster_id: Option<u64>) -> Self {
+        Self { node_id, cluster_id: AtomicU64::new(cluster_id.unwrap_or(0)) }
+    }
+
+    pub(super) fn cluster_id(&self) -> Option<u64> {
+        match self.cluster_id.load(Ordering::Acquire) {
+            0 => None,
+            id => Some(id),
+        }
+    }
+
+    pub(super) fn set_cluster_id(&self, id: u64) {
+        self.cluster_id.store(id, Ordering::Release);
+    }
+}
+
+/// How far each voter's wall clock is from ours, in milliseconds, as its acknowledgements say.
+///
+/// Log time follows the median of the voters' clocks (decision 10): one deviating clock, even the leader's, moves it
+/// by nothing.
+#[derive(Debug, Default)]
+pub(super) struct PeerClocks {
+    offsets_ms: Mutex<std::collections::BTreeMap<u64, i64>>,
+}
+
+impl PeerClocks {
+    pub(super) fn note(&self, node: u64, offset_ms: i64) {
+        self.offsets_ms.lock().insert(node, offset_ms);
+    }
+
+    /// Median offset over `voters`; this node and voters that were never heard count as 0.
+    pub(super) fn median_ms(&self, voters: &[u64]) -> i64 {
+        let offsets = self.offsets_ms.lock();
+        let mut known: Vec<i64> = voters.iter().map(|id| offsets.get(id).copied().unwrap_or(0)).collect();
+        known.sort_unstable();
+        // The lower median: with two voters the clock that is behind, which never expires anything early.
+        known.get(known.len().saturating_sub(1) / 2).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_deviating_clock_moves_nothing() {
+        let clocks = PeerClocks::default();
+        clocks.note(2, 5);
+        clocks.note(3, 86_400_000);
+        assert_eq!(clocks.median_ms(&[1, 2, 3]), 5);
+        clocks.note(3, -86_400_000);
+        assert_eq!(clocks.median_ms(&[1, 2, 3]), 0);
+    }
+
+    #[test]
+    fn a_leader_a_day_ahead_is_outvoted() {
+        let clocks = PeerClocks::default();
+        clocks.note(2, -86_400_000);
+        clocks.note(3, -86_399_990);
+        assert_eq!(clocks.median_ms(&[1, 2, 3]), -86_399_990);
+    }
+}

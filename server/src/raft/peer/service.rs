@@ -1,0 +1,321 @@
+//! The peer listener: what other nodes ask of this one.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use openraft::errors::ClientWriteError;
+use openraft::impls::OneshotResponder;
+use openraft::raft::TransferLeaderRequest;
+use openraft::storage::Snapshot;
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::super::codec::{self, DecodeError, ENTRY_BATCH, Reader};
+use super::super::core::Core;
+use super::super::members;
+use super::super::reader::leader_read_index;
+use super::super::state_machine::Checkpoint;
+use super::super::types::{
+    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, TypeConfig, stored_membership, to_raft, vote_from_raft,
+    vote_to_raft,
+};
+use super::client::id_text;
+use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
+use super::messages::{self, ANSWER, Forward, Forwarded, HELLO, Hello, REFUSED};
+use super::{GROUP, PROTOCOL_VERSION};
+use crate::clock;
+use crate::store::codec::{self as store_codec, BatchHead};
+use crate::store::{Batch, Op};
+
+/// Peer connections at once; a cluster of seven needs about forty.
+const CONNECTIONS_MAX: usize = 512;
+/// Requests of one connection in work.
+const REQUESTS_MAX: usize = 1024;
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that does not take its answers for this long is cut off.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failed accept (out of file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts peers until the node stops.
+pub(in crate::raft) async fn serve(core: Arc<Core>, listener: TcpListener) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = core.stop_proposer.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "peer connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            tracing::warn!(%from, "too many peer connections");
+            continue;
+        };
+        let core_of_peer = core.clone();
+        core.tasks.spawn(async move {
+            let stop = core_of_peer.stop_proposer.clone();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                result = connection(core_of_peer, stream) => if let Err(error) = result {
+                    tracing::debug!(%from, %error, "peer connection ended");
+                }
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut read, mut write) = stream.into_split();
+    let mut frames = FrameReader::new(HELLO_BYTES_MAX);
+    let first = timeout(HELLO_TIMEOUT, frames.next(&mut read)).await??;
+    let Some(first) = first else { return Ok(()) };
+    let hello = match welcome(&core, first) {
+        Ok(hello) => hello,
+        Err(problem) => {
+            send_welcome(&mut write, 1, &problem).await?;
+            return Err(io::Error::other(problem));
+        }
+    };
+    send_welcome(&mut write, 0, "").await?;
+    frames.raise_limit(FRAME_BYTES_MAX);
+    let (answers, queue) = mpsc::channel::<(u8, u64, Bytes)>(REQUESTS_MAX);
+    core.tasks.spawn(write_answers(write, queue));
+    let open = Arc::new(Semaphore::new(REQUESTS_MAX));
+    while let Some(frame) = frames.next(&mut read).await? {
+        let Ok(permit) = open.clone().acquire_owned().await else { return Ok(()) };
+        let peer = Peer { core: core.clone(), from: hello.from, formed: hello.cluster_id != 0 };
+        let (kind, id) = (frame.kind, frame.id);
+        let work = peer.begin(frame).await;
+        let answers = answers.clone();
+        core.tasks.spawn(async move {
+            let answer = match work.await {
+                Ok(body) => (kind | ANSWER, id, body),
+                Err(problem) => (REFUSED, id, Bytes::from(problem)),
+            };
+            // The connection may be gone; the peer then counts the request as lost.
+            let _ = answers.send(answer).await;
+            drop(permit);
+        });
+    }
+    Ok(())
+}
+
+fn welcome(core: &Core, frame: Frame) -> Result<Hello, String> {
+    if frame.kind != HELLO {
+        return Err("the first frame must be a hello".into());
+    }
+    let hello = Hello::decode(frame.body).map_err(|error| error.to_string())?;
+    if hello.version != PROTOCOL_VERSION || hello.group != GROUP {
+        return Err(format!(
+            "this node speaks peer protocol {PROTOCOL_VERSION} for group {GROUP}, not {} for {}",
+            hello.version, hello.group
+        ));
+    }
+    if hello.to != core.local.node_id {
+        return Err(format!("node {} is at this address, not {}", id_text(core.local.node_id), id_text(hello.to)));
+    }
+    match core.local.cluster_id() {
+        Some(own) if own != hello.cluster_id => {
+            Err(format!("this node belongs to cluster {}, not {}", id_text(own), id_text(hello.cluster_id)))
+        }
+        _ => Ok(hello),
+    }
+}
+
+async fn send_welcome(write: &mut OwnedWriteHalf, status: u8, text: &str) -> io::Result<()> {
+    let mut body = BytesMut::new();
+    body.put_u8(status);
+    codec::put_text(&mut body, text);
+    let mut out = BytesMut::new();
+    put_frame(&mut out, HELLO | ANSWER, 0, &body);
+    write.write_all(&out).await
+}
+
+async fn write_answers(mut write: OwnedWriteHalf, mut queue: mpsc::Receiver<(u8, u64, Bytes)>) {
+    let mut out = BytesMut::new();
+    while let Some((kind, id, body)) = queue.recv().await {
+        put_frame(&mut out, kind, id, &body);
+        while let Ok((kind, id, body)) = queue.try_recv() {
+            put_frame(&mut out, kind, id, &body);
+        }
+        if !matches!(timeout(WRITE_TIMEOUT, write.write_all(&out)).await, Ok(Ok(()))) {
+            return;
+        }
+        out.clear();
+    }
+}
+
+type Work = futures_util::future::BoxFuture<'static, Result<Bytes, String>>;
+
+/// One request's context.
+struct Peer {
+    core: Arc<Core>,
+    from: u64,
+    formed: bool,
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl Peer {
+    /// Does what must happen in the order of arrival, and returns the rest.
+    async fn begin(self, frame: Frame) -> Work {
+        let body = frame.body;
+        if frame.kind == messages::INVITE {
+            return Box::pin(async move { self.invite(body) });
+        }
+        if !self.formed || self.core.local.cluster_id().is_none() {
+            return Box::pin(async { Err("this node is not part of a cluster yet".to_owned()) });
+        }
+        match frame.kind {
+            messages::APPEND => Box::pin(self.append(body)),
+            messages::VOTE => Box::pin(self.vote(body, false)),
+            messages::PRE_VOTE => Box::pin(self.vote(body, true)),
+            messages::TRANSFER => Box::pin(self.transfer(body)),
+            messages::FORWARD => self.forward(body).await,
+            messages::READ_INDEX => {
+                Box::pin(async move { Ok(messages::encode_read_index(leader_read_index(&self.core).await)) })
+            }
+            messages::MEMBER => Box::pin(async move { members::serve_verb(&self.core, body).await }),
+            messages::CHECKPOINT_BEGIN => Box::pin(self.checkpoint_begin(body)),
+            messages::CHECKPOINT_CHUNK => self.checkpoint_chunk(body).await,
+            messages::CHECKPOINT_END => Box::pin(self.checkpoint_end(body)),
+            other => Box::pin(async move { Err(format!("unknown request kind {other}")) }),
+        }
+    }
+
+    async fn append(self, body: Bytes) -> Result<Bytes, String> {
+        let request = messages::decode_append(body).map_err(text)?;
+        let answer = self.core.raft.append_entries(request).await.map_err(text)?;
+        Ok(messages::encode_append_answer(&answer, clock::wall().0))
+    }
+
+    async fn vote(self, body: Bytes, pre_vote: bool) -> Result<Bytes, String> {
+        let request = messages::decode_vote(body).map_err(text)?;
+        if !self.core.may_vote() && !request.leadership_transfer {
+            return Err("restarted less than one lease ago".into());
+        }
+        let raft = &self.core.raft;
+        let answer = if pre_vote { raft.pre_vote(request).await } else { raft.vote(request).await };
+        Ok(messages::encode_vote_answer(&answer.map_err(text)?))
+    }
+
+    async fn transfer(self, body: Bytes) -> Result<Bytes, String> {
+        let decode = |body| -> Result<TransferLeaderRequest<TypeConfig>, DecodeError> {
+            let mut reader = Reader::new("transfer request", body);
+            let vote = vote_to_raft(reader.vote()?);
+            let to = reader.u64()?;
+            let last = reader.optional(Reader::log_id)?.map(to_raft);
+            reader.end()?;
+            Ok(TransferLeaderRequest::new(vote, to, last))
+        };
+        self.core.suspend_lease();
+        self.core.raft.handle_transfer_leader(decode(body).map_err(text)?).await.map_err(text)?.map_err(text)?;
+        Ok(Bytes::new())
+    }
+
+    fn invite(&self, body: Bytes) -> Result<Bytes, String> {
+        let id = Reader::new("invitation", body).u64().map_err(text)?;
+        self.core.identity.adopt(id, false).map_err(text)?;
+        self.core.local.set_cluster_id(id);
+        Ok(Bytes::new())
+    }
+
+    /// Proposes a batch of another node, in this leader's term only. The proposal itself happens in order.
+    async fn forward(self, body: Bytes) -> Work {
+        let done = |answer: Forwarded| -> Work { Box::pin(async move { Ok(answer.encode()) }) };
+        let (forward, batch) = match Forward::decode(body).map_err(text).and_then(|forward| {
+            Batch::decode(forward.batch.clone()).map_err(text).map(|batch| (forward, batch))
+        }) {
+            Ok(decoded) => decoded,
+            Err(problem) => return Box::pin(async move { Err(problem) }),
+        };
+        let core = &self.core;
+        if forward.leader != core.local.node_id || !core.is_leader() || *core.hold_proposals.borrow() {
+            return done(Forwarded::NotProposed);
+        }
+        if let Some(problem) = core.disk.full()
+            && !batch.ops.iter().all(Op::frees_space)
+        {
+            return done(Forwarded::DiskFull(problem));
+        }
+        // Encoded anew, with this leader's log time; so only bytes that decode here get into the log.
+        let head = BatchHead { at: core.log_time(), origin: batch.origin, sequence: batch.sequence };
+        let mut out = BytesMut::with_capacity(64 + forward.batch.len());
+        out.put_u8(ENTRY_BATCH);
+        store_codec::encode_batch(head, batch.ops.iter(), &mut out);
+        let (responder, answer) = OneshotResponder::<TypeConfig, _>::new_pair();
+        let leader = LeaderId { term: forward.term, node_id: forward.leader };
+        let sent =
+            core.raft.write(EntryData(out.freeze())).with_leader(leader).responder(responder).await;
+        if sent.is_err() {
+            return done(Forwarded::Unknown);
+        }
+        Box::pin(async move {
+            let answer = match answer.await {
+                Ok(Ok(response)) => {
+                    let Applied(outcomes) = response.data;
+                    let mut out = BytesMut::new();
+                    store_codec::encode_outcomes(&outcomes, &mut out);
+                    Forwarded::Done(out.freeze())
+                }
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => Forwarded::NotProposed,
+                Ok(Err(_)) | Err(_) => Forwarded::Unknown,
+            };
+            Ok(answer.encode())
+        })
+    }
+
+    async fn checkpoint_begin(self, body: Bytes) -> Result<Bytes, String> {
+        let from = self.from;
+        let incoming = self.core.incoming.clone();
+        spawn_blocking(move || incoming.begin(from, body)).await.map_err(text)?.map_err(text)
+    }
+
+    /// Chunks are written one after another, in the order of arrival.
+    async fn checkpoint_chunk(self, body: Bytes) -> Work {
+        let from = self.from;
+        let incoming = self.core.incoming.clone();
+        let (tx, rx) = oneshot::channel();
+        let written = spawn_blocking(move || incoming.chunk(from, body)).await;
+        let result = written.map_err(text).and_then(|result| result.map_err(text));
+        let _ = tx.send(result);
+        Box::pin(async move { rx.await.map_err(text)? })
+    }
+
+    async fn checkpoint_end(self, body: Bytes) -> Result<Bytes, String> {
+        let from = self.from;
+        let incoming = self.core.incoming.clone();
+        let (vote, begin, dir) =
+            spawn_blocking(move || incoming.end(from, body)).await.map_err(text)?.map_err(text)?;
+        let (membership_id, members) = match begin.membership {
+            Some((id, bytes)) => (Some(id), codec::decode_members(bytes).map_err(text)?),
+            None => (None, Members::default()),
+        };
+        let meta = RaftSnapshotMeta {
+            last_log_id: Some(to_raft(begin.applied)),
+            last_membership: stored_membership(membership_id, &members),
+        };
+        let snapshot = Snapshot { meta, snapshot: Checkpoint::Received(dir) };
+        let answer =
+            self.core.raft.install_full_snapshot(vote_to_raft(vote), snapshot).await.map_err(text)?;
+        let mut out = BytesMut::new();
+        codec::put_vote(&mut out, vote_from_raft(&answer.vote));
+        Ok(out.freeze())
+    }
+}

@@ -1,0 +1,172 @@
+//! The read barrier: one ReadIndex round serves all reads that wait for it.
+//!
+//! A read that arrives while a round runs joins the next one: the running round may have fixed its index before the
+//! read came. After the round each read waits until the local apply has reached the index, so any node can serve it.
+//! Nothing is written to the log (Raft dissertation, section 6.4).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::ReadPolicy as RaftReadPolicy;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+
+use super::core::{Core, LeaderView};
+use super::group::ReadError;
+use super::peer::client::PeerClient;
+use super::peer::messages::{self, READ_INDEX};
+use super::types::from_raft;
+use crate::clock;
+use crate::config::{Consistency, ReadPolicy, Redirect};
+use crate::store::LogId;
+
+/// Reads waiting for a round.
+const WAITING_MAX: usize = 16 * 1024;
+/// Between two attempts to find a leader that can confirm itself.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// One round to the leader and its quorum.
+const ROUND_MAX: Duration = Duration::from_millis(1500);
+
+struct Waiting {
+    deadline: Instant,
+    reply: oneshot::Sender<Result<(), ReadError>>,
+}
+
+/// Entry of the reader, shared by all connections.
+#[derive(Clone)]
+pub(super) struct Reader {
+    waiting: mpsc::Sender<Waiting>,
+    core: Arc<Core>,
+    leader: watch::Receiver<LeaderView>,
+}
+
+impl Reader {
+    /// Starts the reader's task.
+    pub(super) fn spawn(core: &Arc<Core>) -> Self {
+        let (waiting, queue) = mpsc::channel(WAITING_MAX);
+        let leader = core.leader_watch();
+        let rounds = Rounds { core: core.clone(), leader: leader.clone(), client: None };
+        core.tasks.spawn(rounds.run(queue));
+        Self { waiting, core: core.clone(), leader }
+    }
+
+    /// See `Group::read_barrier`.
+    pub(super) async fn barrier(&self, level: Consistency) -> Result<(), ReadError> {
+        if self.core.local.cluster_id().is_none() {
+            return Err(ReadError::Unformed);
+        }
+        match level {
+            Consistency::Low => Ok(()),
+            Consistency::Medium if self.leader.borrow().id == Some(self.core.local.node_id) => Ok(()),
+            // On a follower, medium would have to trust a leader unseen; confirming costs the same round.
+            Consistency::Medium | Consistency::High => self.confirmed().await,
+        }
+    }
+
+    async fn confirmed(&self) -> Result<(), ReadError> {
+        if self.core.shutdown.is_cancelled() {
+            return Err(ReadError::ShuttingDown);
+        }
+        let (reply, answer) = oneshot::channel();
+        let deadline = clock::monotonic() + self.core.config.timing.hold_without_leader;
+        self.waiting.send(Waiting { deadline, reply }).await.map_err(|_| ReadError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(ReadError::ShuttingDown))
+    }
+}
+
+/// The read index of this node as leader, or `None` if it cannot confirm that it leads.
+pub(super) async fn leader_read_index(core: &Core) -> Option<LogId> {
+    let lease_allowed = core.config.read_policy == ReadPolicy::Lease && core.lease_is_safe();
+    if lease_allowed {
+        // 0.8 of the lease: the rest is for the difference between two monotonic clocks.
+        let age = core.config.timing.election_timeout_max.mul_f32(0.8);
+        let option = LinearizerOption::new(Some(age), true);
+        if let Ok((id, _)) = core.raft.get_read_log_id(option).await {
+            return Some(from_raft(id.log_id()));
+        }
+    }
+    match timeout(ROUND_MAX, core.raft.get_read_log_id(RaftReadPolicy::ReadIndex)).await {
+        Ok(Ok((id, _))) => Some(from_raft(id.log_id())),
+        _ => None,
+    }
+}
+
+struct Rounds {
+    core: Arc<Core>,
+    leader: watch::Receiver<LeaderView>,
+    client: Option<(u64, PeerClient)>,
+}
+
+impl Rounds {
+    async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
+        let mut round = Vec::new();
+        while let Some(first) = queue.recv().await {
+            round.push(first);
+            while round.len() < WAITING_MAX
+                && let Ok(next) = queue.try_recv()
+            {
+                round.push(next);
+            }
+            self.serve(&mut round).await;
+            self.core.counters.read_round(round.len());
+        }
+    }
+
+    /// Runs rounds until every read is answered or has waited too long.
+    async fn serve(&mut self, round: &mut Vec<Waiting>) {
+        let deadline = round.iter().map(|read| read.deadline).min();
+        loop {
+            let leader = self.leader.borrow_and_update().clone();
+            let here = leader.id == Some(self.core.local.node_id);
+            if !here && leader.id.is_some() && self.core.config.redirect != Redirect::Forward {
+                return answer(round, &Err(ReadError::NotLeader { addr: leader.addr }));
+            }
+            let index = if here { leader_read_index(&self.core).await } else { self.ask(&leader).await };
+            if let Some(id) = index
+                && self.wait_applied(id, deadline).await
+            {
+                return answer(round, &Ok(()));
+            }
+            if self.core.shutdown.is_cancelled() {
+                return answer(round, &Err(ReadError::ShuttingDown));
+            }
+            if deadline.is_none_or(|at| at <= clock::monotonic()) {
+                return answer(round, &Err(ReadError::NoLeader));
+            }
+            tokio::select! {
+                _ = self.leader.changed() => {}
+                () = sleep(RETRY_PAUSE) => {}
+            }
+        }
+    }
+
+    async fn ask(&mut self, leader: &LeaderView) -> Option<LogId> {
+        let id = leader.id?;
+        let client = match &self.client {
+            Some((known, client)) if *known == id => client.clone(),
+            _ => {
+                let addr = leader.peer_addr.clone();
+                let client = PeerClient::new(self.core.local.clone(), id, addr, &self.core.tasks);
+                self.client = Some((id, client.clone()));
+                client
+            }
+        };
+        let answer = timeout(ROUND_MAX, client.call(READ_INDEX, bytes::Bytes::new())).await.ok()?.ok()?;
+        messages::decode_read_index(answer).ok()?
+    }
+
+    async fn wait_applied(&self, id: LogId, deadline: Option<Instant>) -> bool {
+        let mut applied = self.core.apply.applied();
+        let reached = applied.wait_for(|at| at.is_some_and(|at| at.index >= id.index));
+        let limit = deadline.map_or(ROUND_MAX, |at| at.saturating_duration_since(clock::monotonic()));
+        matches!(timeout(limit, reached).await, Ok(Ok(_)))
+    }
+}
+
+fn answer(round: &mut Vec<Waiting>, result: &Result<(), ReadError>) {
+    for read in round.drain(..) {
+        // A client may have hung up.
+        let _ = read.reply.send(result.clone());
+    }
+}

@@ -1,0 +1,311 @@
+//! Opening a group: identity, log, state, Raft core, tasks; and the formation of a cluster.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use openraft::SnapshotPolicy;
+use openraft::errors::{InitializeError, RaftError};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::apply::ApplyHandle;
+use super::core::{Core, Counters, Disk, LeaderView};
+use super::group::{Group, MemberError};
+use super::identity::{Identity, IdentityError};
+use super::log::{LogError, LogOptions, RaftLog};
+use super::log_store::LogStore;
+use super::peer::checkpoint::{Incoming, Outgoing};
+use super::peer::client::id_text;
+use super::peer::network::NetworkFactory;
+use super::peer::{GROUP, Local, PeerClocks, service};
+use super::proposer::Proposer;
+use super::reader::Reader;
+use super::resolver::Resolver;
+use super::state_machine::StateMachine;
+use super::types::{Members, Node, Raft};
+use super::{codec, housekeeping, members};
+use crate::clock;
+use crate::config::{Config, Formation};
+use crate::store::{Applier, Fatal, LogId, Record, Store, StoreOptions};
+
+/// Why a group cannot start. Every text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// See [`IdentityError`].
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The Raft log cannot be opened.
+    #[error("Raft log: {0}")]
+    Log(#[from] LogError),
+    /// The state cannot be opened.
+    #[error("state: {0}")]
+    State(#[from] Fatal),
+    /// A directory or socket.
+    #[error("{doing}: {error}")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// Cause.
+        error: std::io::Error,
+    },
+    /// The Raft core refused what it found.
+    #[error("Raft: {0}")]
+    Raft(String),
+    /// `--restore` into a directory that already belongs to a cluster of another origin.
+    #[error("{0}")]
+    Restore(String),
+    /// Timing that Raft cannot work with.
+    #[error("configuration: {0}")]
+    Timing(String),
+}
+
+/// Where the others reach this node.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Client address, `host:port`.
+    pub addr: String,
+    /// Peer address, `host:port`.
+    pub peer_addr: String,
+}
+
+/// Records to found a new cluster from (`--restore`).
+pub type RestoreRecords = Box<dyn Iterator<Item = Result<Record, Fatal>> + Send>;
+
+/// Opens the group and starts its tasks. `restore` is called only in a directory without a cluster.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(
+    config: Arc<Config>,
+    addresses: Addresses,
+    peer_listener: TcpListener,
+    restore: Option<Box<dyn FnOnce() -> Result<RestoreRecords, StartError> + Send>>,
+    shutdown: CancellationToken,
+) -> Result<Group, StartError> {
+    let io = |doing: &str| {
+        let doing = doing.to_owned();
+        move |error| StartError::Io { doing, error }
+    };
+    let identity = Identity::open(&config.data)?;
+    let dirs = Dirs::new(&config);
+    dirs.create()?;
+    let (log, recovered) = RaftLog::open(log_options(&config, &dirs))?;
+    let (store, mut applier) = Store::open(&dirs.state, store_options(&config))?;
+    if let Some(records) = restore {
+        seed(&identity, &addresses, &log, &mut applier, records)?;
+    }
+    let position = applier.position();
+    let resolver = Arc::new(Resolver::new(rand::random()));
+    let apply = ApplyHandle::spawn(applier, log.clone(), resolver.clone()).map_err(io("start the apply thread"))?;
+    let outgoing =
+        Outgoing::new(apply.clone(), dirs.checkpoints.clone(), config.limits.checkpoint_bytes_per_second)
+            .map_err(io("prepare the checkpoint directory"))?;
+    let local = Arc::new(Local::new(identity.node_id(), identity.cluster_id()));
+    let (clocks, outgoing, tasks) = (Arc::new(PeerClocks::default()), Arc::new(outgoing), TaskTracker::new());
+    let network = NetworkFactory {
+        local: local.clone(),
+        clocks: clocks.clone(),
+        outgoing: outgoing.clone(),
+        tasks: tasks.clone(),
+    };
+    let log_store = LogStore::new(log.clone(), recovered.committed);
+    let state_machine = StateMachine::new(apply.clone(), store.clone(), position);
+    let raft_config = Arc::new(raft_config(&config)?);
+    let raft = Raft::new(local.node_id, raft_config, network, log_store, state_machine).await;
+    let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
+    let core = Arc::new(Core {
+        config,
+        local,
+        identity,
+        addr: addresses.addr,
+        peer_addr: addresses.peer_addr,
+        raft,
+        store,
+        log,
+        apply,
+        resolver,
+        clocks,
+        outgoing,
+        incoming: Arc::new(Incoming::new(&dirs.checkpoints)),
+        leader: watch::Sender::new(LeaderView::default()),
+        members: ArcSwap::default(),
+        disk: Disk::default(),
+        counters: Counters::default(),
+        tasks,
+        shutdown,
+        stop_proposer: CancellationToken::new(),
+        hold_proposals: watch::Sender::new(false),
+        in_flight: watch::Sender::new(0),
+        log_time_ms: AtomicU64::new(0),
+        started: clock::monotonic(),
+        no_lease_until: ArcSwapOption::default(),
+        change: tokio::sync::Mutex::new(()),
+    });
+    core.suspend_lease();
+    core.tasks.spawn(service::serve(core.clone(), peer_listener));
+    core.tasks.spawn(housekeeping::follow_leader(core.clone()));
+    core.tasks.spawn(housekeeping::keep_house(core.clone()));
+    core.tasks.spawn(members::promotion_loop(core.clone()));
+    core.tasks.spawn(members::refresh_address(core.clone()));
+    let group = Group { proposer: Proposer::spawn(&core), reader: Reader::spawn(&core), core };
+    form(&group.core).await?;
+    Ok(group)
+}
+
+struct Dirs {
+    log: PathBuf,
+    state: PathBuf,
+    checkpoints: PathBuf,
+}
+
+impl Dirs {
+    fn new(config: &Config) -> Self {
+        let group = format!("group-{GROUP}");
+        Self {
+            log: config.log_dir.join(&group).join("log"),
+            state: config.data.join(&group).join("state"),
+            checkpoints: config.data.join(&group).join("checkpoints"),
+        }
+    }
+
+    fn create(&self) -> Result<(), StartError> {
+        for dir in [&self.log, &self.state, &self.checkpoints] {
+            let doing = format!("create {}", dir.display());
+            fs::create_dir_all(dir).map_err(|error| StartError::Io { doing, error })?;
+        }
+        Ok(())
+    }
+}
+
+fn log_options(config: &Config, dirs: &Dirs) -> LogOptions {
+    LogOptions {
+        dir: dirs.log.clone(),
+        group: GROUP,
+        segment_bytes: config.limits.log_segment_bytes,
+        cache_bytes: config.limits.log_cache_bytes,
+        queue_bytes_max: config.limits.queue_bytes_max,
+        durability: config.durability,
+    }
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        databases: config.databases,
+        memtable_bytes: config.limits.memtable_bytes,
+        block_cache_bytes: config.limits.block_cache_bytes,
+    }
+}
+
+fn raft_config(config: &Config) -> Result<openraft::Config, StartError> {
+    let timing = &config.timing;
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let raft = openraft::Config {
+        cluster_name: "kvnode".into(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_timeout_min),
+        election_timeout_max: millis(timing.election_timeout_max),
+        // We decide ourselves when the state is durable and the log purged (`housekeeping`).
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        // A follower is caught up by the log as long as the log is there.
+        replication_lag_threshold: u64::MAX,
+        max_payload_entries: 512,
+        install_snapshot_timeout: 3_600_000,
+        enable_pre_vote: Some(true),
+        backoff: "50ms".into(),
+        ..openraft::Config::default()
+    };
+    raft.validate().map_err(|error| StartError::Timing(error.to_string()))
+}
+
+/// Fills the empty state from a snapshot, as the state at log index 0 of a cluster with one voter.
+///
+/// Crash-safe by order: the identity names the cluster last, so a crash in between starts over in a wiped state.
+fn seed(
+    identity: &Identity,
+    addresses: &Addresses,
+    log: &RaftLog,
+    applier: &mut Applier,
+    records: Box<dyn FnOnce() -> Result<RestoreRecords, StartError> + Send>,
+) -> Result<(), StartError> {
+    if let Some(id) = identity.cluster_id() {
+        tracing::info!(cluster_id = %id_text(id), "already part of a cluster, nothing to restore");
+        return Ok(());
+    }
+    let node_id = identity.node_id();
+    let id = LogId { term: 1, node: node_id, index: 0 };
+    let own = Node { addr: addresses.addr.clone(), peer_addr: addresses.peer_addr.clone(), wants_vote: true };
+    let only = Members { configs: vec![vec![node_id]], nodes: BTreeMap::from([(node_id, own)]) };
+    let meta = applier.seed(records()?, id, (id, codec::encode_members(&only)))?;
+    log.purge(id)?;
+    log.sync()?;
+    identity.adopt(rand::random_range(1..=u64::MAX), false)?;
+    let keys: u64 = meta.databases.iter().map(|db| db.keys).sum();
+    tracing::info!(keys, "restored");
+    Ok(())
+}
+
+/// Decides what an unformed node does.
+async fn form(core: &Arc<Core>) -> Result<(), StartError> {
+    if core.identity.founding() {
+        let id = core.identity.cluster_id();
+        return found(core, id).await.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()));
+    }
+    if !core.config.join.is_empty() {
+        if core.identity.cluster_id().is_none() {
+            core.identity.set_joining()?;
+        }
+        core.tasks.spawn(members::join_loop(core.clone(), core.config.join.clone()));
+        return Ok(());
+    }
+    if core.identity.cluster_id().is_some() {
+        return Ok(());
+    }
+    if core.identity.joining() {
+        tracing::warn!("this node was told to join a cluster and was never admitted; it waits, start it with --join");
+        return Ok(());
+    }
+    match core.config.formation {
+        Formation::Auto => {
+            let id = found(core, None).await.map_err(|error| StartError::Raft(error.to_string()))?;
+            tracing::info!(cluster_id = %id_text(id), "founded a one-node cluster");
+        }
+        Formation::Wait => tracing::info!("not part of a cluster; waiting to be told over the admin API or RAFTADDPEER"),
+    }
+    Ok(())
+}
+
+/// See `Group::found`.
+pub(super) async fn found(core: &Arc<Core>, cluster_id: Option<u64>) -> Result<u64, MemberError> {
+    let refused = |error: IdentityError| MemberError::Refused(error.to_string());
+    let _one_at_a_time = core.change.lock().await;
+    if core.identity.joining() && core.identity.cluster_id().is_none() {
+        return Err(MemberError::Refused("this node was told to join a cluster; it never founds one".into()));
+    }
+    let own = core.identity.cluster_id();
+    if let Some(own) = own
+        && !core.identity.founding()
+    {
+        if cluster_id.is_some_and(|asked| asked != own) {
+            return Err(MemberError::Refused(format!("this node belongs to cluster {}", id_text(own))));
+        }
+        return Ok(own);
+    }
+    let id = cluster_id.or(own).unwrap_or_else(|| rand::random_range(1..=u64::MAX));
+    core.identity.adopt(id, true).map_err(refused)?;
+    core.local.set_cluster_id(id);
+    let node = Node { addr: core.addr.clone(), peer_addr: core.peer_addr.clone(), wants_vote: true };
+    match core.raft.initialize(BTreeMap::from([(core.local.node_id, node)])).await {
+        // "Not allowed" means that the log has entries: an earlier attempt got this far.
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+        Err(error) => return Err(MemberError::Unknown(error.to_string())),
+    }
+    core.identity.founded().map_err(refused)?;
+    Ok(id)
+}
