@@ -66,7 +66,7 @@ impl AncestorMeta {
             };
             bits = bits << 6 | u128::from(six);
         }
-        u64::try_from(bits >> 2).ok().filter(|_| bits & 3 == 0)
+        u64::try_from(bits >> 2).ok().filter(|_| bits.trailing_zeros() >= 2)
     }
 }
 
@@ -151,9 +151,10 @@ impl<R: BufRead> AncestorReader<R> {
             let Some(mut key) = self.field("key")? else {
                 // The decoder has checked its own trailer on the way to this end.
                 let rest = self.input.get_mut().fill_buf().map_err(SnapshotError::io("read", &self.path))?;
-                return match rest.is_empty() {
-                    true => Ok(None),
-                    false => Err(self.damaged("more bytes follow behind the gzip stream")),
+                return if rest.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(self.damaged("more bytes follow behind the gzip stream"))
                 };
             };
             let Some(value) = self.field("value")? else {

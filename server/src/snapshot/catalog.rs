@@ -26,7 +26,7 @@ const META_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meta {
     /// Ours.
-    Kvnode(SnapshotMeta),
+    Kvnode(Box<SnapshotMeta>),
     /// The ancestor's.
     Ancestor(AncestorMeta),
 }
@@ -86,7 +86,7 @@ impl Catalog {
                 Err(error) => tracing::warn!(id = name, %error, "a snapshot cannot be listed"),
             }
         }
-        entries.sort_by(|a, b| a.order.cmp(&b.order));
+        entries.sort_by_key(|entry| entry.order);
         Ok(entries)
     }
 

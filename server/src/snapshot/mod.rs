@@ -1,6 +1,6 @@
 //! User-level snapshots: RAFTSNAPSHOT exports of the content, `state.bin` and `meta.json`, and reading them back.
 //!
-//! "checkpoint" is the Raft transfer of RocksDB files (`store`, `raft`); "snapshot" is always this export.
+//! "checkpoint" is the Raft transfer of `RocksDB` files (`store`, `raft`); "snapshot" is always this export.
 //!
 //! ```text
 //! store::View --> export --> <snapshots>/<term>-<index>-<unix ms>/{state.bin, meta.json}      catalog: list, prune

@@ -42,7 +42,13 @@ struct Rewind<R> {
 }
 
 impl<R> Rewind<R> {
+    /// The bytes given back are the last ones read. Those that came from `back` are only stepped over again, so that
+    /// searching a large piece stays linear.
     fn give_back(&mut self, bytes: &[u8]) {
+        if self.at >= bytes.len() && self.back[self.at - bytes.len()..self.at] == *bytes {
+            self.at -= bytes.len();
+            return;
+        }
         let mut back = bytes.to_vec();
         back.extend_from_slice(&self.back[self.at..]);
         (self.back, self.at) = (back, 0);
