@@ -1,1 +1,3 @@
 //! What the kvnode programs say to each other.
+
+pub mod snapshot;

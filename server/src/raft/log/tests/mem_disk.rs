@@ -1,0 +1,354 @@
+//! A disk in memory that knows what was synced, can lose the rest, and fails on demand.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::raft::log::disk::{Disk, DiskFile};
+
+/// Unit in which a power cut keeps or loses unsynced bytes.
+const SECTOR: usize = 512;
+
+/// What fails, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The n-th sync from now (0 = the next) fails with EIO; all that was written since the last one is lost.
+    SyncEio(usize),
+    /// The n-th write from now fails with EIO.
+    WriteEio(usize),
+    /// The n-th write from now fails with ENOSPC after half of its bytes.
+    WriteEnospc(usize),
+    /// Every write takes at most this many bytes.
+    Short(usize),
+}
+
+#[derive(Default)]
+struct State {
+    dir: BTreeMap<String, Arc<Mutex<Content>>>,
+    durable_dir: BTreeMap<String, Arc<Mutex<Content>>>,
+    faults: Vec<Fault>,
+    /// Mutating operations until the power is cut; `None` = never.
+    power_left: Option<usize>,
+    /// Mutating operations so far.
+    operations: usize,
+    /// Blocks that can still be allocated, in bytes.
+    free: Option<u64>,
+    syncs_held: bool,
+    syncs_waiting: usize,
+    salts: u64,
+    trace: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    current: Vec<u8>,
+    durable: Vec<u8>,
+}
+
+#[derive(Clone)]
+pub(super) struct MemDisk {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Condvar>,
+}
+
+struct MemFile {
+    disk: MemDisk,
+    name: String,
+    content: Arc<Mutex<Content>>,
+}
+
+fn eio() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+fn enospc() -> io::Error {
+    io::Error::from(io::ErrorKind::StorageFull)
+}
+
+impl MemDisk {
+    pub(super) fn new() -> Self {
+        Self::with(BTreeMap::new(), 1)
+    }
+
+    fn with(files: BTreeMap<String, Vec<u8>>, salts: u64) -> Self {
+        let content =
+            |bytes: Vec<u8>| Arc::new(Mutex::new(Content { current: bytes.clone(), durable: bytes }));
+        let dir: BTreeMap<_, _> = files.into_iter().map(|(name, bytes)| (name, content(bytes))).collect();
+        let state = State { durable_dir: dir.clone(), dir, salts, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Condvar::new()) }
+    }
+
+    /// The disk as the next process sees it after this one was killed.
+    pub(super) fn after_kill(&self) -> Self {
+        Self::with(self.files(), self.state.lock().salts)
+    }
+
+    /// The disk after a power cut: synced bytes, and each unsynced sector and name if `keep` says so.
+    pub(super) fn after_power_cut(&self, mut keep: impl FnMut() -> bool) -> Self {
+        let state = self.state.lock();
+        let mut dir = state.durable_dir.clone();
+        for (name, file) in &state.dir {
+            if !dir.contains_key(name) && keep() {
+                dir.insert(name.clone(), Arc::clone(file));
+            }
+        }
+        dir.retain(|name, _| state.dir.contains_key(name) || keep());
+        let files = dir.into_iter().map(|(name, file)| {
+            let Content { current, mut durable } = file.lock().clone();
+            if current.len() != durable.len() && keep() {
+                durable.resize(current.len(), 0);
+            }
+            let sectors = durable.chunks_mut(SECTOR).zip(current.chunks(SECTOR));
+            for (old, new) in sectors.filter(|(old, new)| old != new) {
+                let length = old.len().min(new.len());
+                if keep() {
+                    old[..length].copy_from_slice(&new[..length]);
+                }
+            }
+            (name, durable)
+        });
+        Self::with(files.collect(), state.salts)
+    }
+
+    /// All files as they are.
+    pub(super) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let state = self.state.lock();
+        state.dir.iter().map(|(name, file)| (name.clone(), file.lock().current.clone())).collect()
+    }
+
+    /// A disk with these files, synced.
+    pub(super) fn of(files: BTreeMap<String, Vec<u8>>) -> Self {
+        Self::with(files, 1000)
+    }
+
+    pub(super) fn inject(&self, fault: Fault) {
+        self.state.lock().faults.push(fault);
+    }
+
+    pub(super) fn clear_faults(&self) {
+        self.state.lock().faults.clear();
+    }
+
+    /// From the n-th mutating operation from now on everything fails.
+    pub(super) fn cut_power_after(&self, operations: usize) {
+        self.state.lock().power_left = Some(operations);
+    }
+
+    /// Mutating operations so far.
+    pub(super) fn operations(&self) -> usize {
+        self.state.lock().operations
+    }
+
+    /// Limits the space for new allocations; `None` = no limit.
+    pub(super) fn set_free(&self, bytes: Option<u64>) {
+        self.state.lock().free = bytes;
+    }
+
+    /// Makes syncs wait until released.
+    pub(super) fn hold_syncs(&self, held: bool) {
+        self.state.lock().syncs_held = held;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a sync is being held.
+    pub(super) fn await_held_sync(&self) {
+        let mut state = self.state.lock();
+        while state.syncs_waiting == 0 {
+            assert!(!self.changed.wait_for(&mut state, Duration::from_secs(20)).timed_out(), "no sync came");
+        }
+    }
+
+    /// What was done since the last call.
+    pub(super) fn take_trace(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().trace)
+    }
+
+    /// Counts a mutating operation; the power may go out at it.
+    fn step(&self, what: String) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Some(left) = &mut state.power_left {
+            *left = left.checked_sub(1).ok_or_else(eio)?;
+        }
+        state.operations += 1;
+        state.trace.push(what);
+        Ok(())
+    }
+
+    /// True if the next operation of a kind is to fail; counts the others down.
+    fn fails(&self, pick: impl Fn(&mut Fault) -> Option<&mut usize>) -> bool {
+        let mut state = self.state.lock();
+        let mut hit = None;
+        for (at, fault) in state.faults.iter_mut().enumerate() {
+            if let Some(left) = pick(fault) {
+                if *left == 0 {
+                    hit = Some(at);
+                    break;
+                }
+                *left -= 1;
+            }
+        }
+        hit.map(|at| state.faults.remove(at)).is_some()
+    }
+
+    fn take_space(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Some(free) = &mut state.free {
+            *free = free.checked_sub(bytes).ok_or_else(enospc)?;
+        }
+        Ok(())
+    }
+
+    fn give_space(&self, bytes: u64) {
+        if let Some(free) = &mut self.state.lock().free {
+            *free += bytes;
+        }
+    }
+
+    fn handle(&self, name: &str, content: &Arc<Mutex<Content>>) -> Arc<dyn DiskFile> {
+        Arc::new(MemFile { disk: self.clone(), name: name.to_owned(), content: Arc::clone(content) })
+    }
+}
+
+impl Disk for MemDisk {
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from("mem").join(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.state.lock().dir.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.step(format!("create {name}"))?;
+        self.take_space(bytes)?;
+        let zeros = vec![0; usize::try_from(bytes).unwrap()];
+        let content = Arc::new(Mutex::new(Content { current: zeros, durable: Vec::new() }));
+        self.state.lock().dir.insert(name.to_owned(), Arc::clone(&content));
+        Ok(self.handle(name, &content))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let content = self.state.lock().dir.get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.handle(name, &content))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.step(format!("rename {to}"))?;
+        let mut state = self.state.lock();
+        let content = state.dir.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.dir.insert(to.to_owned(), content);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.step(format!("remove {name}"))?;
+        let content = self.state.lock().dir.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        let bytes = content.lock().current.len() as u64;
+        self.give_space(bytes);
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.step("sync directory".into())?;
+        let mut state = self.state.lock();
+        state.durable_dir = state.dir.clone();
+        Ok(())
+    }
+
+    fn salt(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.salts += 1;
+        state.salts.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+impl MemFile {
+    fn sync(&self) -> io::Result<()> {
+        {
+            let mut state = self.disk.state.lock();
+            state.syncs_waiting += 1;
+            self.disk.changed.notify_all();
+            while state.syncs_held {
+                self.disk.changed.wait(&mut state);
+            }
+            state.syncs_waiting -= 1;
+        }
+        let failing = self.disk.fails(|fault| match fault {
+            Fault::SyncEio(left) => Some(left),
+            _ => None,
+        });
+        let mut content = self.content.lock();
+        if failing {
+            // What Linux does: the pages are marked clean, the next sync says all is well.
+            content.current = content.durable.clone();
+            return Err(eio());
+        }
+        self.disk.step(format!("sync {}", self.name))?;
+        content.durable = content.current.clone();
+        Ok(())
+    }
+}
+
+impl DiskFile for MemFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.content.lock().current.len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let content = self.content.lock();
+        let rest = content.current.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
+        let length = rest.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&rest[..length]);
+        Ok(length)
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let eio_now = self.disk.fails(|fault| match fault {
+            Fault::WriteEio(left) => Some(left),
+            _ => None,
+        });
+        if eio_now {
+            return Err(eio());
+        }
+        let full = self.disk.fails(|fault| match fault {
+            Fault::WriteEnospc(left) => Some(left),
+            _ => None,
+        });
+        let short = self.disk.state.lock().faults.iter().find_map(|fault| match fault {
+            Fault::Short(bytes) => Some(*bytes),
+            _ => None,
+        });
+        let length = bytes.len();
+        bytes.truncate(if full { length / 2 } else { short.unwrap_or(length) });
+        self.disk.step(format!("write {}", self.name))?;
+        let mut content = self.content.lock();
+        let from = usize::try_from(offset).unwrap();
+        if content.current.len() < from + bytes.len() {
+            content.current.resize(from + bytes.len(), 0);
+        }
+        content.current[from..from + bytes.len()].copy_from_slice(&bytes);
+        if full { Err(enospc()) } else { Ok(bytes.len()) }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.disk.step(format!("cut {}", self.name))?;
+        let mut content = self.content.lock();
+        let old = content.current.len() as u64;
+        content.current.resize(usize::try_from(bytes).unwrap(), 0);
+        self.disk.give_space(old.saturating_sub(bytes));
+        Ok(())
+    }
+}
