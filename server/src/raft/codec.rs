@@ -226,7 +226,10 @@ pub(super) fn decode_entry(id: LogId, bytes: Bytes) -> Result<Entry, DecodeError
     let payload = match bytes.first() {
         Some(&ENTRY_BLANK) => EntryPayload::Blank,
         Some(&ENTRY_BATCH) => EntryPayload::Normal(EntryData(bytes)),
-        Some(&ENTRY_MEMBERSHIP) => EntryPayload::Membership(decode_members(bytes.slice(1..))?.to_raft()),
+        Some(&ENTRY_MEMBERSHIP) => {
+            let members = decode_members(bytes.slice(1..))?.to_raft();
+            EntryPayload::Membership(members.map_err(|problem| DecodeError { what: "membership", problem })?)
+        }
         other => {
             let problem = format!("entry {id} has kind {other:?}, newer than this program understands");
             return Err(DecodeError { what: "log entry", problem });
@@ -262,7 +265,7 @@ mod tests {
     #[test]
     fn members_survive_the_round_trip() {
         assert_eq!(decode_members(encode_members(&sample())), Ok(sample()));
-        assert_eq!(Members::from_raft(&sample().to_raft()), sample());
+        assert_eq!(Members::from_raft(&sample().to_raft().unwrap()), sample());
     }
 
     /// These bytes are on disks and wires: they may only change together with the version byte.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ServerState;
+use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver as _;
 
 use super::core::{Core, Counters, LeaderView};
 use super::members::{self, Verb};
@@ -249,7 +251,7 @@ impl Group {
     pub fn status(&self) -> Status {
         let core = &self.core;
         let metrics = core.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let bounds = core.log.bounds();
         let cluster_id = core.local.cluster_id();
         let view = core.leader.borrow().clone();
@@ -288,7 +290,7 @@ impl Group {
         let core = &self.core;
         let members = core.members.load();
         let metrics = core.raft.metrics();
-        let replication = metrics.borrow().replication.clone().unwrap_or_default();
+        let replication = metrics.borrow_watched().replication.clone().unwrap_or_default();
         let last_index = last.map_or(0, |id| id.index);
         let status = |(id, node): (&u64, &super::types::Node)| {
             let own = *id == core.local.node_id;
@@ -379,7 +381,7 @@ impl Group {
         let stopped = || MemberError::Unknown("the Raft core stopped".into());
         let mut metrics = self.core.raft.metrics();
         let wanted = applied.map(|id| id.index);
-        let purged = metrics.wait_for(|m| m.purged.as_ref().map(|id| id.index) >= wanted);
+        let purged = metrics.wait_until(|m| m.purged.as_ref().map(|id| id.index) >= wanted);
         match tokio::time::timeout(Duration::from_secs(10), purged).await {
             Ok(Ok(_)) | Err(_) => Ok(()),
             Ok(Err(_)) => Err(stopped()),

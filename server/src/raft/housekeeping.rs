@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver as _;
 use tokio::time::sleep;
 
 use super::core::{Core, LeaderView};
@@ -139,13 +140,13 @@ pub(super) async fn purge_when_due(core: &Core, keep_bytes: u64) {
     if core.log.bounds().purged.is_some_and(|purged| purged.index >= upto) {
         return;
     }
-    let reported = core.raft.metrics().borrow().snapshot.as_ref().map(|id| id.index);
+    let reported = core.raft.metrics().borrow_watched().snapshot.as_ref().map(|id| id.index);
     if reported.is_none_or(|index| index < upto) {
         if core.raft.trigger().snapshot().await.is_err() {
             return;
         }
         let mut metrics = core.raft.metrics();
-        let reached = metrics.wait_for(|m| m.snapshot.as_ref().is_some_and(|id| id.index >= upto));
+        let reached = metrics.wait_until(|m| m.snapshot.as_ref().is_some_and(|id| id.index >= upto));
         if !matches!(tokio::time::timeout(Duration::from_secs(30), reached).await, Ok(Ok(_))) {
             return;
         }

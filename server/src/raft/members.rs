@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::ChangeMembers;
+use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::Precondition;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -305,14 +307,14 @@ fn is_live(core: &Core, id: u64) -> bool {
 /// Time since a member answered the leader last.
 pub(super) fn last_ack(core: &Core, id: u64) -> Option<Duration> {
     let metrics = core.raft.metrics();
-    let metrics = metrics.borrow();
+    let metrics = metrics.borrow_watched();
     let at = metrics.heartbeat.as_ref()?.get(&id)?.as_ref()?;
     Some(at.elapsed())
 }
 
 fn matched(core: &Core, id: u64) -> Option<u64> {
     let metrics = core.raft.metrics();
-    let metrics = metrics.borrow();
+    let metrics = metrics.borrow_watched();
     metrics.replication.as_ref()?.get(&id)?.as_ref().map(|log_id| log_id.index)
 }
 
@@ -458,7 +460,7 @@ async fn promote_one(core: &Arc<Core>) -> Result<(), MemberError> {
 
 fn committed_membership_id(core: &Core) -> Option<LogId> {
     let metrics = core.raft.server_metrics();
-    let metrics = metrics.borrow();
+    let metrics = metrics.borrow_watched();
     metrics.membership_config.log_id().as_ref().map(from_raft)
 }
 

@@ -22,7 +22,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use openraft::errors::ClientWriteError;
-use openraft::impls::OneshotResponder;
+use openraft::impls::ProgressResponder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -272,7 +272,7 @@ impl Task {
         let calls = self.take_calls();
         let (sequence, bytes) = self.encode(&calls);
         let resolved = self.core.resolver.register(sequence, term);
-        let (responder, answer) = OneshotResponder::<TypeConfig, _>::new_pair();
+        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
         let leader = LeaderId { term, node_id: self.core.local.node_id };
         let sent = self.core.raft.write(EntryData(bytes)).with_leader(leader).responder(responder).await;
         let stopped = sent.is_err();

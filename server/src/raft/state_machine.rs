@@ -48,10 +48,11 @@ fn io_error(fatal: Fatal) -> io::Error {
 }
 
 fn membership(stored: Option<&(LogId, Bytes)>) -> io::Result<RaftStoredMembership> {
-    match stored {
-        None => Ok(stored_membership(None, &Members::default())),
-        Some((id, bytes)) => Ok(stored_membership(Some(*id), &codec::decode_members(bytes.clone())?)),
-    }
+    let result = match stored {
+        None => stored_membership(None, &Members::default()),
+        Some((id, bytes)) => stored_membership(Some(*id), &codec::decode_members(bytes.clone())?),
+    };
+    result.map_err(io::Error::other)
 }
 
 fn snapshot_meta(position: &Position) -> io::Result<RaftSnapshotMeta> {

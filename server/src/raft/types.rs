@@ -20,7 +20,6 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = Node,
-        Responder<T> = openraft::impls::OneshotResponder<Self, T> where T: openraft::OptionalSend + 'static,
 );
 
 pub(super) type Entry = alias::EntryOf<TypeConfig>;
@@ -93,9 +92,14 @@ impl Members {
         Self { configs, nodes }
     }
 
-    pub(super) fn to_raft(&self) -> RaftMembership {
+    /// # Errors
+    /// A text, when a voter has no node.
+    pub(super) fn to_raft(&self) -> Result<RaftMembership, String> {
+        if self.configs.is_empty() && self.nodes.is_empty() {
+            return Ok(RaftMembership::default());
+        }
         let configs = self.configs.iter().map(|ids| ids.iter().copied().collect()).collect();
-        RaftMembership::new_with_defaults(configs, self.nodes.clone())
+        RaftMembership::new(configs, self.nodes.clone()).map_err(|error| error.to_string())
     }
 
     pub(super) fn is_voter(&self, id: u64) -> bool {
@@ -112,6 +116,6 @@ impl Members {
     }
 }
 
-pub(super) fn stored_membership(log_id: Option<LogId>, members: &Members) -> RaftStoredMembership {
-    StoredMembership::new(log_id.map(to_raft), members.to_raft())
+pub(super) fn stored_membership(log_id: Option<LogId>, members: &Members) -> Result<RaftStoredMembership, String> {
+    Ok(StoredMembership::new(log_id.map(to_raft), members.to_raft()?))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::errors::ClientWriteError;
-use openraft::impls::OneshotResponder;
+use openraft::impls::ProgressResponder;
 use openraft::raft::TransferLeaderRequest;
 use openraft::storage::Snapshot;
 use tokio::io::AsyncWriteExt;
@@ -259,7 +259,7 @@ impl Peer {
         let mut out = BytesMut::with_capacity(64 + forward.batch.len());
         out.put_u8(ENTRY_BATCH);
         store_codec::encode_batch(head, batch.ops.iter(), &mut out);
-        let (responder, answer) = OneshotResponder::<TypeConfig, _>::new_pair();
+        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
         let leader = LeaderId { term: forward.term, node_id: forward.leader };
         let sent =
             core.raft.write(EntryData(out.freeze())).with_leader(leader).responder(responder).await;
@@ -309,7 +309,7 @@ impl Peer {
         };
         let meta = RaftSnapshotMeta {
             last_log_id: Some(to_raft(begin.applied)),
-            last_membership: stored_membership(membership_id, &members),
+            last_membership: stored_membership(membership_id, &members)?,
         };
         let snapshot = Snapshot { meta, snapshot: Checkpoint::Received(dir) };
         let answer =
