@@ -1,0 +1,418 @@
+//! One client: read, decode all, run the turn, write once; and again.
+//!
+//! ```text
+//!            +-------------------------------------------------------------+
+//!            v                                                             |
+//! read -> decode every complete request -> Handler::turn -> write all -----+
+//!   |          | malformed: answer what came before it, the error, close   |
+//!   |          | turn full: the rest waits in the buffer, no read          |
+//!   | kill, stop, stall                                                    | Flow::Close
+//!   v                                                                      v
+//! hang up: FIN, then swallow what the client still sends, so that no RST overtakes the last reply
+//! ```
+//!
+//! All waiting for the client happens in two places, [`Connection::read`] and [`Connection::write`]; pushes between
+//! turns (MONITOR, subscriptions) will be one more branch of the `select!` in `read`.
+//!
+//! Invariants:
+//! - Nothing is read while a reply is unwritten.
+//! - The read buffer grows with the bytes that came (it at most doubles), within the budget that all connections share.
+//! - A client that neither takes its replies nor goes on with a large request is closed after `output_stall`.
+//! - Asked to stop, the connection finishes its turn, answers what has already arrived, and closes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::budget::{Budget, FREE_BYTES, Share};
+use super::{Flow, Handler, Stats};
+use crate::config::Limits;
+use crate::resp::reply::append;
+use crate::resp::{DecoderLimits, Protocol, ProtocolError, Reply, Request, RequestDecoder};
+
+#[cfg(test)]
+mod tests;
+
+/// Smallest and first read, in bytes: what an idle connection keeps.
+const READ_BYTES_MIN: usize = 4 * 1024;
+
+/// Largest single read, in bytes.
+const READ_BYTES_MAX: usize = 256 * 1024;
+
+/// Request bytes of one turn, after which the next request waits for the next turn.
+const TURN_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most that may wait unfinished without a deadline, in bytes. Small enough to need no budget for the next read.
+const REMNANT_BYTES_MAX: usize = FREE_BYTES / 2;
+
+const _: () = assert!(REMNANT_BYTES_MAX + READ_BYTES_MIN <= FREE_BYTES);
+
+/// Output memory that is kept for the next turn, in bytes.
+const OUT_BYTES_KEPT: usize = 64 * 1024;
+
+/// Silence after which a connection gives up the buffers that a burst has left.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// How long a connection waits for a share of the request budget.
+const BUDGET_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a stopping connection waits for the rest of a request that has begun to arrive.
+const STOP_WAIT: Duration = Duration::from_millis(500);
+
+/// How long, and for how many bytes, a closed connection swallows what the client still sends.
+const LINGER: Duration = Duration::from_millis(250);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// What all connections of a listener share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) stats: Arc<Stats>,
+    pub(super) budget: Budget,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The client closed its side, or the socket broke.
+    Gone,
+    /// The handler asked for it (QUIT), or left a turn where it was.
+    Handler,
+    /// The kill token was cancelled (CLIENT KILL).
+    Killed,
+    /// The node stops; everything is answered.
+    Stopped,
+    /// The node stops, and the time for it is over.
+    Aborted,
+    /// The bytes were no request.
+    Malformed,
+    /// A browser was made to speak to us.
+    CrossProtocol,
+    /// The client did not take its replies, or did not go on with a large request.
+    Stalled,
+    /// Too many bytes of unfinished requests are waiting in this process.
+    OverBudget,
+}
+
+/// Why decoding stopped.
+enum Decoded {
+    /// What is left in the buffer is not a whole request.
+    All,
+    /// The turn is full; the buffer may hold more.
+    TurnFull,
+    Malformed(ProtocolError),
+    CrossProtocol,
+}
+
+/// One client connection over any byte stream.
+pub(super) struct Connection<S> {
+    stream: S,
+    shared: Arc<Shared>,
+    kill: CancellationToken,
+    stop: CancellationToken,
+    decoder: RequestDecoder,
+    buffer: BytesMut,
+    requests: Vec<Request>,
+    out: BytesMut,
+    share: Share,
+    /// Bytes of the next read; follows what the client sends.
+    read_bytes: usize,
+    /// Runs while a large request is unfinished; fires when too few bytes come.
+    stall: Option<Stall>,
+}
+
+/// A deadline that moves on with each `output_bytes_pause` bytes.
+struct Stall {
+    deadline: Pin<Box<Sleep>>,
+    bytes: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// A connection that has read nothing yet. It ends at once when `kill` is cancelled, and in order on `stop`.
+    pub(super) fn new(
+        stream: S,
+        shared: Arc<Shared>,
+        kill: CancellationToken,
+        stop: CancellationToken,
+    ) -> Self {
+        let limits = &shared.limits;
+        let decoder = RequestDecoder::new(DecoderLimits {
+            args_max: limits.args_max,
+            bulk_bytes_max: limits.bulk_bytes_max,
+            request_bytes_max: limits.request_bytes_max,
+            inline_bytes_max: limits.inline_bytes_max,
+        });
+        let share = shared.budget.share();
+        Self {
+            stream,
+            shared,
+            kill,
+            stop,
+            decoder,
+            buffer: BytesMut::new(),
+            requests: Vec::new(),
+            out: BytesMut::new(),
+            share,
+            read_bytes: READ_BYTES_MIN,
+            stall: None,
+        }
+    }
+
+    /// Serves the client until one of them has enough.
+    pub(super) async fn run<H: Handler>(mut self, handler: &H, session: &mut H::Session) -> End {
+        let end = self.serve(handler, session).await;
+        let stats = &self.shared.stats;
+        match end {
+            End::Malformed | End::CrossProtocol => Stats::add(&stats.protocol_errors, 1),
+            End::Stalled => Stats::add(&stats.stalled, 1),
+            End::OverBudget => Stats::add(&stats.over_budget, 1),
+            End::Gone | End::Handler | End::Killed | End::Stopped | End::Aborted => {}
+        }
+        if !matches!(end, End::Gone | End::Stalled) {
+            self.hang_up().await;
+        }
+        end
+    }
+
+    async fn serve<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> End {
+        loop {
+            let decoded = self.decode_turn();
+            if let Err(end) = self.run_turn(handler, session).await {
+                return end;
+            }
+            let step = match decoded {
+                Decoded::All => self.read().await,
+                Decoded::TurnFull => Ok(()),
+                Decoded::Malformed(error) => self.part_with(error.to_string(), End::Malformed).await,
+                Decoded::CrossProtocol => Err(End::CrossProtocol),
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    /// Moves the complete requests of the buffer into the turn, up to its limits.
+    fn decode_turn(&mut self) -> Decoded {
+        let requests_max = self.shared.limits.turn_requests_max.max(1);
+        let begin = self.buffer.len();
+        while self.requests.len() < requests_max && begin - self.buffer.len() < TURN_BYTES_MAX {
+            match self.decoder.decode(&mut self.buffer) {
+                Ok(Some(request)) if is_cross_protocol(&request) => return Decoded::CrossProtocol,
+                Ok(Some(request)) => self.requests.push(request),
+                Ok(None) => return Decoded::All,
+                Err(error) => return Decoded::Malformed(error),
+            }
+        }
+        Decoded::TurnFull
+    }
+
+    /// Runs the decoded requests and writes their replies.
+    async fn run_turn<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> Result<(), End> {
+        while !self.requests.is_empty() {
+            let waiting = self.requests.len();
+            let flow = handler.turn(session, &mut self.requests, &mut self.out).await;
+            let is_stuck = self.requests.len() == waiting && self.out.is_empty();
+            self.write().await?;
+            if is_stuck {
+                tracing::error!(requests = waiting, "handler leaves its turn untouched, connection closes");
+            }
+            if flow == Flow::Close || is_stuck {
+                return Err(End::Handler);
+            }
+            if self.kill.is_cancelled() {
+                return Err(End::Killed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `out`, slice by slice; the client has `output_stall` for each slice once the socket is full.
+    async fn write(&mut self) -> Result<(), End> {
+        let limits = &self.shared.limits;
+        for slice in self.out.chunks(limits.output_bytes_pause.max(1)) {
+            tokio::select! {
+                biased;
+                written = timeout(limits.output_stall, self.stream.write_all(slice)) => match written {
+                    Ok(Ok(())) => Stats::add(&self.shared.stats.written_bytes, slice.len()),
+                    Ok(Err(_)) => return Err(End::Gone),
+                    Err(_) => return Err(End::Stalled),
+                },
+                () = self.kill.cancelled() => return Err(End::Killed),
+            }
+        }
+        if self.out.capacity() > OUT_BYTES_KEPT {
+            self.out = BytesMut::new();
+        } else {
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    /// Reads once, or finds that there is nothing to wait for. Returning `Ok` without new bytes is harmless.
+    async fn read(&mut self) -> Result<(), End> {
+        let room = self.make_room().await?;
+        if self.stop.is_cancelled() {
+            return self.read_last(room).await;
+        }
+        let is_bloated = self.is_bloated();
+        let read = tokio::select! {
+            biased;
+            () = self.kill.cancelled() => return Err(End::Killed),
+            read = read_some(&mut self.stream, &mut self.buffer, room) => read,
+            () = self.stop.cancelled() => return Ok(()),
+            () = wait_for(self.stall.as_mut()) => return Err(End::Stalled),
+            () = sleep(IDLE), if is_bloated => {
+                self.slim_down();
+                return Ok(());
+            }
+        };
+        self.note_read(read, room)
+    }
+
+    /// Reads what has already arrived, and the rest of a request that has begun; with neither, the connection is done.
+    async fn read_last(&mut self, room: usize) -> Result<(), End> {
+        let patience = if self.decoder.is_mid_request(&self.buffer) { STOP_WAIT } else { Duration::ZERO };
+        // Lets the runtime look at its sockets, so that the read below knows of everything that has arrived.
+        tokio::task::yield_now().await;
+        let read = tokio::select! {
+            biased;
+            read = read_some(&mut self.stream, &mut self.buffer, room) => read,
+            () = self.kill.cancelled() => return Err(End::Killed),
+            () = sleep(patience) => return Err(End::Stopped),
+        };
+        self.note_read(read, room)
+    }
+
+    fn note_read(&mut self, read: io::Result<usize>, room: usize) -> Result<(), End> {
+        let Ok(length @ 1..) = read else { return Err(End::Gone) };
+        Stats::add(&self.shared.stats.read_bytes, length);
+        if length == room {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+        } else if length < self.read_bytes / 4 {
+            self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+        }
+        if let Some(stall) = &mut self.stall {
+            stall.bytes += length;
+            if stall.bytes >= self.shared.limits.output_bytes_pause {
+                self.stall = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for the next read within the budget, and says for how many bytes.
+    ///
+    /// A large request is read in steps as large as what has come of it: few reads, and never more than double the
+    /// memory that the client has paid for with bytes.
+    async fn make_room(&mut self) -> Result<usize, End> {
+        let held = self.decoder.held_bytes() + self.buffer.len();
+        self.share.release_to(held);
+        let wanted = self.read_bytes.max(held.min(READ_BYTES_MAX));
+        let room = if self.share.try_cover(held + wanted) {
+            wanted
+        } else {
+            if !self.share.try_cover(held + READ_BYTES_MIN) {
+                self.wait_for_budget(held + READ_BYTES_MIN).await?;
+            }
+            READ_BYTES_MIN
+        };
+        self.buffer.reserve(room);
+        if held <= REMNANT_BYTES_MAX {
+            self.stall = None;
+        } else if self.stall.is_none() {
+            let deadline = Box::pin(sleep(self.shared.limits.output_stall));
+            self.stall = Some(Stall { deadline, bytes: 0 });
+        }
+        Ok(room)
+    }
+
+    async fn wait_for_budget(&mut self, bytes: usize) -> Result<(), End> {
+        let is_covered = tokio::select! {
+            () = self.kill.cancelled() => return Err(End::Killed),
+            covered = timeout(BUDGET_WAIT, self.share.cover(bytes)) => covered.is_ok(),
+        };
+        if is_covered {
+            return Ok(());
+        }
+        let text = "OOM too many bytes of unfinished requests are waiting, try again later".to_owned();
+        self.part_with(text, End::OverBudget).await
+    }
+
+    /// Whether a burst has left more memory, or a larger share of the budget, than what waits here needs.
+    fn is_bloated(&self) -> bool {
+        let spare_bytes = self.buffer.capacity() - self.buffer.len()
+            + self.out.capacity()
+            + self.requests.capacity() * size_of::<Request>();
+        self.decoder.held_bytes() + self.buffer.len() <= REMNANT_BYTES_MAX
+            && (self.share.is_holding() || spare_bytes > FREE_BYTES)
+    }
+
+    /// Gives up what a burst has left. Between turns.
+    fn slim_down(&mut self) {
+        self.read_bytes = READ_BYTES_MIN;
+        self.buffer = BytesMut::from(&self.buffer[..]);
+        self.out = BytesMut::new();
+        self.requests = Vec::new();
+    }
+
+    /// Writes a last error line; always an `Err`.
+    async fn part_with(&mut self, text: String, end: End) -> Result<(), End> {
+        tracing::debug!(error = text, "connection closes");
+        append(&Reply::Error(text), Protocol::Resp2, &mut self.out);
+        self.write().await?;
+        Err(end)
+    }
+
+    /// Says that nothing more comes, and swallows what the client still sends: closing a socket with unread bytes
+    /// would send an RST, which can overtake the last reply.
+    async fn hang_up(mut self) {
+        self.buffer = BytesMut::new();
+        self.share.release_to(0);
+        let farewell = async {
+            if self.stream.shutdown().await.is_err() {
+                return;
+            }
+            let mut sink = [0; 4096];
+            let mut swallowed_bytes = 0;
+            while let Ok(length @ 1..) = self.stream.read(&mut sink).await {
+                swallowed_bytes += length;
+                if swallowed_bytes > LINGER_BYTES {
+                    return;
+                }
+            }
+        };
+        // Either way the socket is dropped next.
+        let _ = timeout(LINGER, farewell).await;
+    }
+}
+
+/// Reads at most `room` bytes; 0 is the end of the stream. Cancel safe.
+async fn read_some<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut BytesMut,
+    room: usize,
+) -> io::Result<usize> {
+    stream.read_buf(&mut buffer.limit(room)).await
+}
+
+/// Pends for ever without a stall deadline.
+async fn wait_for(stall: Option<&mut Stall>) {
+    match stall {
+        Some(stall) => stall.deadline.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this is the first word of an HTTP request that a browser was tricked into sending. The lines after it would
+/// be commands, so the connection must end here, as it does in Redis.
+fn is_cross_protocol(request: &Request) -> bool {
+    let Some(name) = request.args.first() else { return false };
+    name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:")
+}
