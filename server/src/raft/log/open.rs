@@ -47,7 +47,7 @@ impl RaftLog {
         };
         let recovered = Recovered {
             vote: replayed.marks.vote,
-            committed: replayed.marks.committed,
+            committed: replayed.committed(),
             purged: replayed.marks.purged,
             last: replayed.marks.last,
             clean: replayed.clean,
@@ -81,6 +81,7 @@ impl RaftLog {
 }
 
 fn share(disk: Arc<dyn Disk>, options: &LogOptions, replayed: Replayed) -> Shared {
+    let committed = replayed.committed();
     let Replayed { marks, ids, places, segments, .. } = replayed;
     let inner = Inner {
         cache: Cache::new(options.cache_bytes, ids.next_index()),
@@ -88,7 +89,7 @@ fn share(disk: Arc<dyn Disk>, options: &LogOptions, replayed: Replayed) -> Share
         places,
         segments,
         vote: marks.vote,
-        committed: marks.committed,
+        committed,
         flushed: marks.last,
         queue: VecDeque::new(),
         queue_bytes: 0,

@@ -15,10 +15,11 @@
 //! before the gap is behind the purge point (those files are unlinked now), else a segment is missing.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile, read_up_to};
+use super::disk::{Disk, DiskFile, read_up_to, write_all};
 use super::error::{LogError, REBUILD};
 use super::frame::{BATCH_END_BYTES, BatchEnd, Frame, Kind, get_id, get_vote};
 use super::index::{Ids, Place, Places};
@@ -38,6 +39,15 @@ pub(super) struct Replayed {
     pub(super) dropped_bytes: u64,
 }
 
+impl Replayed {
+    /// The committed id as far as it is one of this log; everything purged was committed.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        let known =
+            |id: &LogId| Some(id.index) > index_of(self.marks.purged) && self.ids.get(id.index) == Some(*id);
+        self.marks.committed.filter(known).or(self.marks.purged)
+    }
+}
+
 /// A segment whose head has been read.
 struct Opened {
     name: String,
@@ -47,11 +57,11 @@ struct Opened {
 
 /// Reads the log of `group`; `None` if there is none yet. Removes unfinished files, zeroes a torn tail.
 pub(super) fn replay(disk: &dyn Disk, group: u32) -> Result<Option<Replayed>, LogError> {
+    let (left_over, run) = split_at_gap(inventory(disk, group)?);
     let mut opened = Vec::new();
-    for (sequence, name) in inventory(disk, group)? {
+    for (sequence, name) in run {
         opened.push(open_segment(disk, group, sequence, name)?);
     }
-    let opened = drop_purged(disk, opened)?;
     let Some(first) = opened.first() else { return Ok(None) };
     let marks = first.header.marks;
     let mut replay = Replay {
@@ -63,11 +73,11 @@ pub(super) fn replay(disk: &dyn Disk, group: u32) -> Result<Option<Replayed>, Lo
         buffer: Vec::new(),
     };
     let mut segments = VecDeque::new();
-    let mut dropped_bytes = 0;
+    let mut torn_bytes = 0;
     for (at, segment) in opened.iter().enumerate() {
         let end = match opened.get(at + 1) {
             Some(next) => replay.sealed(segment, next)?,
-            None => replay.newest(segment, &mut dropped_bytes)?,
+            None => replay.newest(segment, &mut torn_bytes)?,
         };
         segments.push_back(Segment {
             sequence: segment.header.sequence,
@@ -78,8 +88,15 @@ pub(super) fn replay(disk: &dyn Disk, group: u32) -> Result<Option<Replayed>, Lo
         });
     }
     replay.check_start(&opened)?;
+    // Nothing was touched until here: what is refused stays as it was found.
+    for (_, name) in left_over {
+        disk.remove(&name).map_err(|error| LogError::io("remove", disk.path(&name), &error))?;
+    }
+    if let Some(segment) = segments.back().filter(|_| torn_bytes > 0) {
+        clear_tail(disk, segment, torn_bytes)?;
+    }
     let Replay { marks, ids, places, clean, .. } = replay;
-    Ok(Some(Replayed { marks, ids, places, segments, clean, dropped_bytes }))
+    Ok(Some(Replayed { marks, ids, places, segments, clean, dropped_bytes: torn_bytes as u64 }))
 }
 
 /// Files of the log by sequence; unlinks what a crash left unfinished.
@@ -125,21 +142,19 @@ fn open_segment(disk: &dyn Disk, group: u32, sequence: u64, name: String) -> Res
     Ok(Opened { name, file, header })
 }
 
-/// Keeps the newest unbroken run of segments. What is before a gap is unlinked if the run can do without it.
-fn drop_purged(disk: &dyn Disk, mut opened: Vec<Opened>) -> Result<Vec<Opened>, LogError> {
-    let gap = opened.windows(2).rposition(|pair| pair[1].header.sequence != pair[0].header.sequence + 1);
-    let Some(gap) = gap else { return Ok(opened) };
-    let run = opened.split_off(gap + 1);
-    // `run` is not empty: the gap is before its first segment.
-    let marks = run[0].header.marks;
-    if index_of(marks.purged) < index_of(marks.last) {
-        let what = format!("segment {} is missing before this one", run[0].header.sequence - 1);
-        return Err(LogError::damaged(disk.path(&run[0].name), 0, what));
-    }
-    for old in &opened {
-        disk.remove(&old.name).map_err(|error| LogError::io("remove", disk.path(&old.name), &error))?;
-    }
-    Ok(run)
+/// Splits off what is before the last gap in the sequence.
+fn split_at_gap(mut found: Vec<(u64, String)>) -> (Vec<(u64, String)>, Vec<(u64, String)>) {
+    let gap = found.windows(2).rposition(|pair| pair[1].0 != pair[0].0 + 1);
+    let run = found.split_off(gap.map_or(0, |gap| gap + 1));
+    (found, run)
+}
+
+/// Overwrites a torn tail, so that its frames never stand behind newer, shorter batches.
+fn clear_tail(disk: &dyn Disk, segment: &Segment, bytes: usize) -> Result<(), LogError> {
+    let failed = |error| LogError::io("clear the torn tail of", disk.path(&segment.name), &error);
+    let zeros = vec![0; bytes];
+    write_all(segment.file.as_ref(), &mut [IoSlice::new(&zeros)], segment.end).map_err(failed)?;
+    segment.file.sync_all().map_err(failed)
 }
 
 /// Why reading batches stopped.
@@ -195,7 +210,7 @@ impl Replay<'_> {
     }
 
     /// Replays the newest segment and decides what the bytes behind its last whole batch are.
-    fn newest(&mut self, segment: &Opened, dropped_bytes: &mut u64) -> Result<u64, LogError> {
+    fn newest(&mut self, segment: &Opened, torn_bytes: &mut usize) -> Result<u64, LogError> {
         self.load(segment)?;
         let stop = self.batches(segment)?;
         if stop.sealed {
@@ -216,18 +231,8 @@ impl Replay<'_> {
             );
             return Err(LogError::damaged(self.path(segment), stop.offset, what));
         }
-        *dropped_bytes = last as u64 + 1;
-        self.zero(segment, stop.end, last + 1)?;
+        *torn_bytes = last + 1;
         Ok(stop.end)
-    }
-
-    /// Overwrites a torn tail, so that its frames never stand behind newer, shorter batches.
-    fn zero(&self, segment: &Opened, from: u64, bytes: usize) -> Result<(), LogError> {
-        let failed = |error| LogError::io("clear the torn tail of", self.disk.path(&segment.name), &error);
-        let zeros = vec![0; bytes];
-        super::disk::write_all(segment.file.as_ref(), &mut [std::io::IoSlice::new(&zeros)], from)
-            .map_err(failed)?;
-        segment.file.sync_all().map_err(failed)
     }
 
     /// Replays whole batches from the head on until something else stands there.
@@ -295,21 +300,20 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The oldest live entry must stand right behind the purge point, and the committed id must be ours.
-    fn check_start(&mut self, opened: &[Opened]) -> Result<(), LogError> {
+    /// The oldest live entry must stand right behind the purge point.
+    fn check_start(&self, opened: &[Opened]) -> Result<(), LogError> {
         let first = self.marks.purged.map_or(0, |id| id.index + 1);
         let have = self.places.first_index().unwrap_or_else(|| self.marks.next_index());
         let ends_behind = index_of(self.marks.last) >= index_of(self.marks.purged);
         let whole = have == first && self.places.next_index() == self.marks.next_index();
         let empty = self.places.first_index().is_none() && self.marks.last == self.marks.purged;
         if !(ends_behind && (whole || empty)) {
-            let what = format!("entry {first} is missing: the oldest segment here starts with entry {have}");
+            let what = format!(
+                "entry {first} is missing: the oldest segment that can be used starts with entry {have}"
+            );
             // Not empty: a log without segments is not replayed.
             return Err(LogError::damaged(self.path(&opened[0]), 0, what));
         }
-        let known =
-            |id: &LogId| Some(id.index) <= index_of(self.marks.purged) || self.ids.get(id.index) == Some(*id);
-        self.marks.committed = self.marks.committed.filter(known).or(self.marks.purged);
         Ok(())
     }
 }

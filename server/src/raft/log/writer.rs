@@ -249,8 +249,8 @@ impl Writer {
 
     /// Adds the committed id if it moved, but never one that is ahead of the entries in the file.
     fn encode_committed(&self, batch: &mut BatchEncoder, marks: &mut Marks, committed: Option<LogId>) {
-        let index = index_of(committed);
-        if index > index_of(marks.committed) && index <= index_of(marks.last) {
+        if committed.is_some() && committed != marks.committed && index_of(committed) <= index_of(marks.last)
+        {
             batch.id(Kind::Committed, committed);
             marks.committed = committed;
         }
