@@ -193,6 +193,7 @@ fn crafted(raw_bytes: u32, stored_bytes: u32, records: u32, stored: &[u8]) -> Ve
 
 pub(super) fn absurd() -> Vec<Vec<u8>> {
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap();
+    let small = zstd::bulk::compress(&[0; 1000], 1).unwrap();
     let bomb_bytes = u32::try_from(bomb.len()).unwrap();
     vec![
         crafted(u32::MAX, u32::MAX, 1, b"x"),
@@ -200,6 +201,7 @@ pub(super) fn absurd() -> Vec<Vec<u8>> {
         crafted(100, 1 << 30, 1, b"x"),
         crafted(1 << 30, bomb_bytes, 1, &bomb[..20]),
         crafted(100, bomb_bytes, 1, &bomb),
+        crafted(1 << 30, u32::try_from(small.len()).unwrap(), 1, &small),
         crafted(100, 1, u32::MAX, b"x"),
         crafted(100, 1, 0, b"x"),
     ]
