@@ -131,6 +131,6 @@ mod tests {
         for (at, digest) in digests.iter().enumerate() {
             assert!(!digests[..at].contains(digest));
         }
-        assert_eq!(of(0, b"a", b"b", None), 0, "pinned");
+        assert_eq!(of(0, b"a", b"b", None), 193_405_318_726_863_450_972_602_653_780_059_568_549, "pinned");
     }
 }

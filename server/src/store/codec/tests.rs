@@ -81,8 +81,8 @@ fn announced_lengths_do_not_allocate() {
 fn unknown_tags_and_versions_are_named() {
     assert_eq!(decode_ops(&mut Bytes::from_static(&[1, 9])), Err(DecodeError::Tag("op", 9)));
     assert_eq!(decode_ops(&mut Bytes::from_static(&[1, 0])), Err(DecodeError::Tag("op", 0)));
-    let foreign = [1, FLUSHDB, 255];
-    assert_eq!(decode_ops(&mut Bytes::from_static(&foreign)), Err(DecodeError::Tag("database", 255)));
+    let foreign = vec![1, FLUSHDB, 255];
+    assert_eq!(decode_ops(&mut foreign.into()), Err(DecodeError::Tag("database", 255)));
     assert_eq!(decode_outcomes(&mut Bytes::from_static(&[1, 4])), Err(DecodeError::Tag("outcome", 4)));
     assert_eq!(Batch::decode(Bytes::from_static(&[2; 40])), Err(DecodeError::Version(2)));
 }
