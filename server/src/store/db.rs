@@ -1,10 +1,16 @@
 //! The database handle: readers share a [`Store`], one [`Applier`] writes.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Answer, Committed, Fatal, LogId, Outcome, Query, Record};
-use crate::clock::UnixMs;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+
+use super::engine::{Cursor, DATA, Live, Pinned, split_key, split_value};
+use super::layout::{Active, Layout};
+use super::{Answer, Applier, Fatal, LogId, Query, Record, query};
+use crate::clock::UnixMs;
 
 /// Sizes that the store is opened with.
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +24,11 @@ pub struct StoreOptions {
 }
 
 /// Shared read side of the state; cheap to clone through its `Arc`.
-pub struct Store {}
-
-/// The one writer of the state. Owned by the apply thread.
-pub struct Applier {}
+pub struct Store {
+    live: ArcSwap<Live>,
+    options: StoreOptions,
+    closing: AtomicBool,
+}
 
 /// Running facts of one database, kept in the same batch as the data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +55,13 @@ pub struct ViewMeta {
 }
 
 /// A consistent point in time of the whole content; holding it does not stall writes.
-pub struct View {}
+///
+/// It may be sent to another thread and outlives an install: it keeps its database open, and with it the disk space of
+/// what has been overwritten since.
+pub struct View {
+    pinned: Arc<Pinned>,
+    databases: u8,
+}
 
 impl View {
     /// What this view holds.
@@ -56,12 +69,55 @@ impl View {
     /// # Errors
     /// [`Fatal`] on I/O or corruption.
     pub fn meta(&self) -> Result<ViewMeta, Fatal> {
-        todo!("store room")
+        Ok(self.pinned.state(self.databases)?.view_meta())
     }
 
-    /// All records in order of (database, key), read lazily with bounded memory.
-    pub fn records(&self) -> impl Iterator<Item = Result<Record, Fatal>> + '_ {
-        std::iter::empty()
+    /// All records in order of (database, key), read lazily with bounded memory. Expired keys that no sweep has removed
+    /// yet are among them, as they are in the counts and digests of [`View::meta`].
+    pub fn records(&self) -> impl Iterator<Item = Result<Record, Fatal>> + Send + '_ {
+        Records { view: self, cursor: None, done: false }
+    }
+}
+
+struct Records<'a> {
+    view: &'a View,
+    cursor: Option<Cursor<'a>>,
+    done: bool,
+}
+
+impl Records<'_> {
+    fn advance(&mut self) -> Result<Option<Record>, Fatal> {
+        let cursor = if let Some(cursor) = &mut self.cursor {
+            cursor.step(false);
+            cursor
+        } else {
+            let mut cursor = self.view.pinned.iterate(DATA, b"", None, false)?;
+            cursor.rewind(false);
+            self.cursor.insert(cursor)
+        };
+        let Some((raw_key, raw_value)) = cursor.item()? else { return Ok(None) };
+        let (db, key) = split_key(raw_key)?;
+        let (header, payload) = split_value(raw_value)?;
+        Ok(Some(Record {
+            db,
+            key: Bytes::copy_from_slice(key),
+            tag: header.tag,
+            deadline: header.deadline,
+            value: Bytes::copy_from_slice(payload),
+        }))
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<Record, Fatal>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let next = self.advance().transpose();
+        self.done = !matches!(next, Some(Ok(_)));
+        next
     }
 }
 
@@ -70,105 +126,104 @@ impl Store {
     ///
     /// # Errors
     /// [`Fatal`] with file and remedy when the directory is damaged, of a newer format, or cannot be used.
-    pub fn open(_dir: &Path, _options: StoreOptions) -> Result<(std::sync::Arc<Store>, Applier), Fatal> {
-        todo!("store room")
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<(Arc<Store>, Applier), Fatal> {
+        let (layout, active) = Layout::open(dir)?;
+        let (number, live) = match active {
+            Active::Complete(number) => (number, Live::open(&layout.database(number), options, false)?),
+            Active::Empty(number) => {
+                layout.begin(number)?;
+                let live = Live::open(&layout.database(number), options, true)?;
+                layout.activate(number)?;
+                (number, live)
+            }
+        };
+        let closing = AtomicBool::new(false);
+        let store = Arc::new(Store { live: ArcSwap::new(live), options, closing });
+        let applier = Applier::new(store.clone(), layout, number)?;
+        Ok((store, applier))
     }
 
-    /// Answers a read from one point in time.
+    /// Answers a read from one point in time, which is that of the call or later.
     ///
     /// # Errors
     /// [`Fatal`] on I/O or corruption.
-    pub fn query(&self, _query: &Query) -> Result<Answer, Fatal> {
-        todo!("store room")
+    pub fn query(&self, query: &Query) -> Result<Answer, Fatal> {
+        query::answer(&self.live(), self.options.databases, query)
     }
 
     /// Takes a point-in-time view.
     #[must_use]
     pub fn view(&self) -> View {
-        todo!("store room")
+        View { pinned: self.live().pin(), databases: self.options.databases }
     }
 
     /// Last applied entry (in memory, lock-free).
     #[must_use]
     pub fn applied(&self) -> Option<LogId> {
-        todo!("store room")
+        self.live.load().state().applied
     }
 
-    /// Last entry whose effects a finished flush has made durable.
+    /// Last entry whose effects a finished flush has made durable. While a flush runs this looks whether it has ended,
+    /// which costs a few microseconds.
     #[must_use]
     pub fn durable(&self) -> Option<LogId> {
-        todo!("store room")
+        self.live.load().durable()
+    }
+
+    /// Log time applied (in memory, lock-free).
+    #[must_use]
+    pub fn log_time(&self) -> UnixMs {
+        self.live.load().state().log_time
     }
 
     /// Running facts of a database (in memory).
     #[must_use]
-    pub fn stats(&self, _db: u8) -> DbStats {
-        todo!("store room")
+    pub fn stats(&self, db: u8) -> DbStats {
+        self.live
+            .load()
+            .state()
+            .databases
+            .get(usize::from(db))
+            .map(|database| database.stats)
+            .unwrap_or_default()
     }
 
-    /// An integer property of the engine for metrics, e.g. `rocksdb.estimate-live-data-size`.
+    /// An integer property of the engine for metrics, e.g. `rocksdb.estimate-live-data-size`; summed over the column
+    /// families where it is theirs.
     #[must_use]
-    pub fn engine_property(&self, _name: &str) -> Option<u64> {
-        todo!("store room")
-    }
-}
-
-/// A built checkpoint: a directory of immutable files.
-#[derive(Clone, Debug)]
-pub struct CheckpointInfo {
-    /// Last entry that it contains.
-    pub applied: LogId,
-    /// Membership in it.
-    pub membership: Option<(LogId, Bytes)>,
-    /// File names with sizes in bytes, sorted.
-    pub files: Vec<(String, u64)>,
-}
-
-impl Applier {
-    /// Applies committed entries in order, in as few write batches as possible; outcomes per entry and op.
-    /// Entries at or below the applied id are skipped with no outcomes.
-    ///
-    /// # Errors
-    /// [`Fatal`]: the node must stop.
-    pub fn apply(&mut self, _entries: &[Committed]) -> Result<Vec<Vec<Outcome>>, Fatal> {
-        todo!("store room")
+    pub fn engine_property(&self, name: &str) -> Option<u64> {
+        self.live.load().property(name)
     }
 
-    /// Applied id and membership, as found at open or applied since.
+    /// Why the state cannot be written just now: its disk is full. `None` as soon as it can be again; reads go on
+    /// meanwhile, [`Applier::apply`] and [`Applier::flush`] wait.
     #[must_use]
-    pub fn position(&self) -> (Option<LogId>, Option<(LogId, Bytes)>) {
-        todo!("store room")
+    pub fn disk_error(&self) -> Option<String> {
+        let live = self.live.load();
+        let _ = live.durable();
+        live.disk_error()
     }
 
-    /// True when enough unflushed state has gathered that [`Applier::flush`] should be called.
-    #[must_use]
-    pub fn flush_due(&self) -> bool {
-        todo!("store room")
+    /// Ends waiting for a full disk: [`Applier::apply`] and [`Applier::flush`] then fail in place of waiting. For
+    /// shutdown.
+    pub fn give_up_waiting(&self) {
+        self.closing.store(true, Ordering::Release);
     }
 
-    /// Starts making everything applied so far durable; [`Store::durable`] tells when it is. With `wait`, returns when it
-    /// is. Precondition: the Raft log is synced up to the applied id.
-    ///
-    /// # Errors
-    /// [`Fatal`]: the node must stop.
-    pub fn flush(&mut self, _wait: bool) -> Result<(), Fatal> {
-        todo!("store room")
+    pub(crate) fn options(&self) -> StoreOptions {
+        self.options
     }
 
-    /// Builds a checkpoint in `into` (hard links). Precondition as for [`Applier::flush`].
-    ///
-    /// # Errors
-    /// [`Fatal`]: the node must stop.
-    pub fn checkpoint(&mut self, _into: &Path) -> Result<CheckpointInfo, Fatal> {
-        todo!("store room")
+    pub(crate) fn live(&self) -> Arc<Live> {
+        self.live.load_full()
     }
 
-    /// Replaces the whole state by the checkpoint in `from` (moved, not copied), crash-safe by one rename.
-    /// Readers see the old state or the new one.
-    ///
-    /// # Errors
-    /// [`Fatal`]: the node must stop.
-    pub fn install(&mut self, _from: &Path) -> Result<(), Fatal> {
-        todo!("store room")
+    /// Puts a database in place of the present one, for every read that begins from now on.
+    pub(crate) fn replace(&self, live: Arc<Live>) {
+        self.live.swap(live).replaced();
+    }
+
+    pub(crate) fn given_up(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 }

@@ -15,11 +15,31 @@
 //!   atomically, and only when [`Applier::flush`] is called. The caller syncs the Raft log first, so the state never
 //!   becomes durable beyond the local log.
 
+pub mod codec;
 pub mod db;
+pub mod glob;
 pub mod op;
 
-pub use db::{Applier, CheckpointInfo, DbStats, Store, StoreOptions, View, ViewMeta};
-pub use op::{Answer, Batch, Committed, DbIndex, Op, Outcome, Payload, Query, Record, TypeTag};
+mod apply;
+mod checkpoint;
+mod engine;
+mod flush;
+mod key;
+mod layout;
+mod meta;
+mod query;
+mod reclaim;
+mod value;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply::Applier;
+pub use checkpoint::CheckpointInfo;
+pub use codec::DecodeError;
+pub use db::{DbStats, Store, StoreOptions, View, ViewMeta};
+pub use op::{Answer, Batch, Committed, DbIndex, Op, Outcome, Payload, Pivot, Query, Record, TypeTag};
 
 use std::fmt;
 

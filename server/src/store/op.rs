@@ -92,7 +92,9 @@ impl Op {
             Op::Set { key, value, .. } => HEAD + key.len() + value.len(),
             Op::MSet { pairs, .. } => HEAD + pairs.iter().map(|(k, v)| 8 + k.len() + v.len()).sum::<usize>(),
             Op::Del { keys, .. } => HEAD + keys.iter().map(|k| 4 + k.len()).sum::<usize>(),
-            Op::DelIf { part, keys, .. } => HEAD + part.len() + keys.iter().map(|k| 4 + k.len()).sum::<usize>(),
+            Op::DelIf { part, keys, .. } => {
+                HEAD + part.len() + keys.iter().map(|k| 4 + k.len()).sum::<usize>()
+            }
             Op::PDel { pattern, .. } => HEAD + pattern.len(),
             Op::FlushDb { .. } | Op::FlushAll => HEAD,
         }

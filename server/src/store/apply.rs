@@ -1,0 +1,248 @@
+//! Op by op through committed entries: what each one changes and what it answers.
+//!
+//! ```text
+//! Committed entries -> decode -> ops -> Writer (pending change) -> one write batch with the applied id -> published
+//! ```
+//!
+//! Invariants
+//! - Each entry is applied exactly once: one at or below the applied id is skipped, one that would leave a gap is
+//!   [`Fatal`].
+//! - The outcome of an op depends on the state, the op and the log time of its entry, on nothing else; log time never
+//!   goes back.
+//! - How entries are grouped into calls changes nothing that can be seen.
+//! - After a `Fatal` the applier is of no further use and says so.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use memchr::memmem;
+
+use super::engine::{Cursor, DATA};
+use super::layout::Layout;
+use super::reclaim::Reclaimer;
+use super::writer::Writer;
+use super::{Batch, Committed, DbIndex, Fatal, LogId, Op, Outcome, Payload, Store, glob, key};
+
+/// Pending bytes at which entries are written out before the next one begins, and a large op before it ends.
+const PENDING_MAX: usize = 4 << 20;
+/// Deletions of one PDEL from which on its range is compacted; fewer are left to RocksDB.
+const RECLAIM_FROM: i64 = 4096;
+
+/// The one writer of the state. Owned by the apply thread.
+pub struct Applier {
+    pub(crate) store: Arc<Store>,
+    pub(crate) layout: Layout,
+    /// Number of the database in use.
+    pub(crate) number: u64,
+    pub(crate) writer: Writer,
+    pub(crate) reclaimer: Reclaimer,
+    /// What was applied when the last flush began.
+    pub(crate) flushed: Option<LogId>,
+    failed: bool,
+}
+
+impl Applier {
+    pub(crate) fn new(store: Arc<Store>, layout: Layout, number: u64) -> Result<Applier, Fatal> {
+        let live = store.live();
+        let reclaimer = Reclaimer::start()?;
+        let flushed = live.state().applied;
+        Ok(Applier { store, layout, number, writer: Writer::new(live), reclaimer, flushed, failed: false })
+    }
+
+    /// Applies committed entries in order, in as few write batches as possible; outcomes per entry and op.
+    /// Entries at or below the applied id are skipped with no outcomes. While the disk is full it waits
+    /// ([`Store::disk_error`], [`Store::give_up_waiting`]).
+    ///
+    /// # Errors
+    /// [`Fatal`]: the node must stop.
+    pub fn apply(&mut self, entries: &[Committed]) -> Result<Vec<Vec<Outcome>>, Fatal> {
+        self.check()?;
+        let result = self.apply_entries(entries);
+        self.failed = result.is_err();
+        result
+    }
+
+    /// Applied id and membership, as found at open or applied since.
+    #[must_use]
+    pub fn position(&self) -> (Option<LogId>, Option<(LogId, Bytes)>) {
+        (self.writer.state.applied, self.writer.state.membership.clone())
+    }
+
+    /// True when enough unflushed state has gathered that [`Applier::flush`] should be called.
+    #[must_use]
+    pub fn flush_due(&self) -> bool {
+        self.writer.memtable_bytes >= self.store.options().memtable_bytes
+    }
+
+    /// Starts making everything applied so far durable; [`Store::durable`] tells when it is. With `wait`, returns when it
+    /// is. If an earlier flush still runs, it is waited for first: memory holds two generations at most.
+    /// Precondition: the Raft log is synced up to the applied id.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the node must stop.
+    pub fn flush(&mut self, wait: bool) -> Result<(), Fatal> {
+        self.check()?;
+        let applied = self.writer.state.applied;
+        if applied == self.flushed && !wait {
+            return Ok(());
+        }
+        let store = &self.store;
+        self.writer.live.start_flush(applied, wait, || store.given_up())?;
+        self.flushed = applied;
+        self.writer.memtable_bytes = 0;
+        self.reclaimer.after_flush(&self.writer.live);
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`Fatal`] if an earlier call has failed.
+    pub(crate) fn check(&self) -> Result<(), Fatal> {
+        if self.failed {
+            return Err(Fatal::new("use the state", "an earlier write failed; restart the node"));
+        }
+        Ok(())
+    }
+
+    fn apply_entries(&mut self, entries: &[Committed]) -> Result<Vec<Vec<Outcome>>, Fatal> {
+        let mut outcomes = Vec::with_capacity(entries.len());
+        let mut pending = false;
+        for entry in entries {
+            if !self.follows(entry.id)? {
+                outcomes.push(Vec::new());
+                continue;
+            }
+            self.writer.begin_entry(entry.id);
+            pending = true;
+            outcomes.push(self.entry(entry)?);
+            if self.writer.pending_bytes() >= PENDING_MAX {
+                self.finish()?;
+                pending = false;
+            }
+        }
+        if pending {
+            self.finish()?;
+        }
+        Ok(outcomes)
+    }
+
+    fn finish(&mut self) -> Result<(), Fatal> {
+        let store = &self.store;
+        self.writer.finish(|| store.given_up())
+    }
+
+    /// Whether an entry is the next one; false if it is applied already.
+    fn follows(&self, id: LogId) -> Result<bool, Fatal> {
+        // Raft logs begin at 0 or at 1.
+        let next = self.writer.state.applied.map_or(0, |applied| applied.index + 1);
+        let first = self.writer.state.applied.is_none() && id.index == 1;
+        if id.index > next && !first {
+            return Err(Fatal::new(
+                format!("apply entry {id}"),
+                format!("entries from index {next} on are missing before it"),
+            ));
+        }
+        Ok(id.index >= next)
+    }
+
+    fn entry(&mut self, entry: &Committed) -> Result<Vec<Outcome>, Fatal> {
+        match &entry.payload {
+            Payload::Blank => Ok(Vec::new()),
+            Payload::Membership(bytes) => {
+                // A copy: a slice would keep the whole entry's buffer.
+                self.writer.set_membership(entry.id, Bytes::copy_from_slice(bytes));
+                Ok(Vec::new())
+            }
+            Payload::Batch(bytes) => {
+                let batch = Batch::decode(bytes.clone())
+                    .map_err(|error| Fatal::new(format!("decode entry {}", entry.id), error))?;
+                let log_time = &mut self.writer.state.log_time;
+                *log_time = batch.at.max(*log_time);
+                batch.ops.iter().map(|op| self.op(entry.id.index, op)).collect()
+            }
+        }
+    }
+
+    fn op(&mut self, index: u64, op: &Op) -> Result<Outcome, Fatal> {
+        match op {
+            Op::Set { db, key, value, deadline } => {
+                self.writer.set(*db, key, value, *deadline, index)?;
+                Ok(Outcome::Ok)
+            }
+            Op::MSet { db, pairs } => {
+                for (key, value) in pairs {
+                    self.writer.set(*db, key, value, None, index)?;
+                }
+                Ok(Outcome::Ok)
+            }
+            Op::Del { db, keys } => {
+                let mut deleted = 0;
+                for key in keys {
+                    deleted += i64::from(self.writer.delete(*db, key)?);
+                }
+                Ok(Outcome::Int(deleted))
+            }
+            Op::DelIf { db, part, keys } => self.delete_if(*db, part, keys),
+            Op::PDel { db, pattern } => self.delete_matching(*db, pattern),
+            Op::FlushDb { db } => {
+                self.clear(*db, index);
+                Ok(Outcome::Ok)
+            }
+            Op::FlushAll => {
+                for db in 0..self.writer.databases() {
+                    self.clear(db, index);
+                }
+                Ok(Outcome::Ok)
+            }
+        }
+    }
+
+    fn delete_if(&mut self, db: DbIndex, part: &[u8], keys: &[Bytes]) -> Result<Outcome, Fatal> {
+        let finder = memmem::Finder::new(part);
+        let mut deleted = 0;
+        for key in keys {
+            if self.writer.check(db, key, |payload| finder.find(payload).is_some())? {
+                deleted += i64::from(self.writer.delete(db, key)?);
+            }
+        }
+        Ok(Outcome::Int(deleted))
+    }
+
+    /// Deletes the keys that match, in portions that fit in memory. The range is read from disk, so what is pending is
+    /// written first; readers see none of it before the entry has ended.
+    fn delete_matching(&mut self, db: DbIndex, pattern: &Bytes) -> Result<Outcome, Fatal> {
+        let (prefix, whole) = glob::literal_prefix(pattern);
+        if whole {
+            return Ok(Outcome::Int(i64::from(self.writer.delete(db, &prefix.into())?)));
+        }
+        let store = self.store.clone();
+        self.writer.spill(|| store.given_up())?;
+        let live = self.writer.live.clone();
+        let from = key::data(db, &prefix);
+        let to = key::after_prefix(&from);
+        let mut cursor = Cursor::now(&live, DATA, &from, to.clone())?;
+        let mut deleted = 0;
+        cursor.rewind(false);
+        while let Some((raw_key, raw_value)) = cursor.item()? {
+            let user_key = &raw_key[1..];
+            if glob::matches(pattern, user_key) {
+                deleted += i64::from(self.writer.delete_met(db, user_key, raw_value)?);
+                if self.writer.pending_bytes() >= PENDING_MAX {
+                    self.writer.spill(|| store.given_up())?;
+                }
+            }
+            cursor.step(false);
+        }
+        if deleted >= RECLAIM_FROM {
+            self.reclaimer.want(db, from, to);
+        }
+        Ok(Outcome::Int(deleted))
+    }
+
+    /// Empties a database by one range deletion: its counts and digest are zero afterwards whatever it held, and SCAN's
+    /// index goes the same way, so no key need be looked at.
+    fn clear(&mut self, db: DbIndex, index: u64) {
+        if self.writer.clear(db, index) {
+            self.reclaimer.want(db, vec![db], Some(key::after_db(db).to_vec()));
+        }
+    }
+}

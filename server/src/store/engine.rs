@@ -1,0 +1,443 @@
+//! RocksDB as we use it: its options, its errors, and one open database with what is published of it.
+//!
+//! ```text
+//!   Applier (one)                                    readers (many)
+//!      | write batch, then publish                      | Live::pin, Live::state
+//!      v                                                v
+//!   +------------------------- Live --------------------------------+
+//!   | db        column families data, scan, meta; no WAL            |
+//!   | state     what is applied, replaced after each finished write |
+//!   | epoch     odd while an op needs several writes                |
+//!   | before    the clean snapshot that readers use meanwhile       |
+//!   +---------------------------------------------------------------+
+//! ```
+//!
+//! Invariants
+//! - Readers only ever see the state between two entries: an op too large for one write batch is hidden behind the
+//!   snapshot in `before` until its last write.
+//! - Memtables are never written out by RocksDB itself: they have no size at which it would, there is no WAL to fill,
+//!   closing does not flush, and a failed flush is not resumed. The one exception is a full disk, see
+//!   [`Engine options`](options).
+//! - `state` never runs ahead of `db`: it is replaced after the write.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+use rocksdb::{
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, DBPinnableSlice, LogLevel, Options, ReadOptions,
+    SnapshotWithThreadMode,
+};
+use self_cell::self_cell;
+
+use super::flush::Flushes;
+use super::layout::REMEDY;
+use super::meta::{self, State};
+use super::value::Header;
+use super::{Fatal, StoreOptions, key};
+
+/// The column families, all flushed together.
+pub(crate) const DATA: &str = "data";
+pub(crate) const SCAN: &str = "scan";
+pub(crate) const META: &str = "meta";
+pub(crate) const FAMILIES: [&str; 3] = [DATA, SCAN, META];
+
+/// A size that no memtable reaches: RocksDB must not flush by itself.
+const MEMTABLE_NEVER_FULL: usize = 64 << 30;
+
+/// One open database and what is published of it.
+pub(crate) struct Live {
+    /// Dropped before `home`, so that a removed directory has been closed.
+    pub(crate) db: DB,
+    home: Home,
+    state: ArcSwap<State>,
+    epoch: AtomicU64,
+    before: ArcSwapOption<Pinned>,
+    pub(crate) flushes: Mutex<Flushes>,
+    disk_error: Mutex<Option<String>>,
+}
+
+/// The directory of a database; removed with the last user once it has been replaced.
+struct Home {
+    path: PathBuf,
+    replaced: AtomicBool,
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed as a left-over by the next open.
+        if *self.replaced.get_mut()
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "remove replaced state");
+        }
+    }
+}
+
+type Snapshot<'a> = SnapshotWithThreadMode<'a, DB>;
+
+self_cell!(
+    /// A point in time that keeps its database open.
+    pub(crate) struct Pinned {
+        owner: Arc<Live>,
+        #[covariant]
+        dependent: Snapshot,
+    }
+);
+
+impl Live {
+    /// Opens the database in `path`; with `create` it must not exist yet.
+    pub(crate) fn open(path: &Path, sizes: StoreOptions, create: bool) -> Result<Arc<Live>, Fatal> {
+        let doing = || format!("open state in {}", path.display());
+        if !create && !path.join("CURRENT").exists() {
+            return Err(Fatal::new(doing(), format!("file CURRENT is missing; {REMEDY}")));
+        }
+        let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, sizes)));
+        let options = options(create).map_err(|error| failed(&doing(), &error))?;
+        let db =
+            DB::open_cf_descriptors(&options, path, families).map_err(|error| failed(&doing(), &error))?;
+        let home = Home { path: path.to_path_buf(), replaced: AtomicBool::new(false) };
+        let live = Live {
+            db,
+            home,
+            state: ArcSwap::from_pointee(State::new(sizes.databases)),
+            epoch: AtomicU64::new(0),
+            before: ArcSwapOption::empty(),
+            flushes: Mutex::new(Flushes::default()),
+            disk_error: Mutex::new(None),
+        };
+        if create {
+            live.write_format()?;
+        }
+        let meta = live.family(META)?;
+        let state = State::load(sizes.databases, |key| {
+            live.db.get_cf(meta, key).map_err(|e| live.failed("read meta", &e))
+        })?;
+        live.flushes.lock().durable = state.applied;
+        live.state.store(Arc::new(state));
+        Ok(Arc::new(live))
+    }
+
+    /// The handle of a column family.
+    pub(crate) fn family(&self, name: &str) -> Result<&ColumnFamily, Fatal> {
+        self.db.cf_handle(name).ok_or_else(|| Fatal::new(format!("find column family {name}"), REMEDY))
+    }
+
+    /// What is applied, as last published.
+    pub(crate) fn state(&self) -> arc_swap::Guard<Arc<State>> {
+        self.state.load()
+    }
+
+    /// Publishes the state after a finished write. Readers are let through first: who sees the new applied id must not
+    /// be given the old snapshot.
+    pub(crate) fn publish(&self, state: &State) {
+        if self.epoch.load(Ordering::Relaxed) & 1 == 1 {
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+            self.before.store(None);
+        }
+        self.state.store(Arc::new(state.clone()));
+    }
+
+    /// Keeps readers at the present state until the next [`Live::publish`]. Called by the one writer only, before the
+    /// first of several writes; further calls change nothing. A writer that fails before it has finished leaves readers
+    /// where they are: what is half done must never be seen.
+    pub(crate) fn hide(self: &Arc<Self>) {
+        if self.epoch.load(Ordering::Relaxed) & 1 == 1 {
+            return;
+        }
+        self.before.store(Some(Arc::new(self.snapshot())));
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The newest state between two entries.
+    ///
+    /// The epoch is read before and after as in a sequence lock: if it is even and the same, no partial write began
+    /// before the snapshot was taken.
+    pub(crate) fn pin(self: &Arc<Self>) -> Arc<Pinned> {
+        loop {
+            let epoch = self.epoch.load(Ordering::Acquire);
+            if epoch & 1 == 1 {
+                if let Some(before) = self.before.load_full() {
+                    return before;
+                }
+                // The writer has just finished: a snapshot taken now comes after it.
+                std::thread::yield_now();
+                continue;
+            }
+            let pinned = self.snapshot();
+            if self.unchanged(epoch) {
+                return Arc::new(pinned);
+            }
+        }
+    }
+
+    /// Reads one value without a snapshot. `None` if the caller must [`Live::pin`]: an op is hidden just now.
+    pub(crate) fn get_now(&self, raw_key: &[u8]) -> Result<Option<Option<DBPinnableSlice<'_>>>, Fatal> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if epoch & 1 == 1 {
+            return Ok(None);
+        }
+        let value =
+            self.db.get_pinned_cf(self.family(DATA)?, raw_key).map_err(|e| self.failed("read key", &e))?;
+        Ok(self.unchanged(epoch).then_some(value))
+    }
+
+    /// Remembers or forgets why nothing can be written just now.
+    pub(crate) fn set_disk_error(&self, error: Option<String>) {
+        let mut now = self.disk_error.lock();
+        if now.is_some() != error.is_some() {
+            match &error {
+                Some(error) => {
+                    tracing::error!(path = %self.home.path.display(), error, "state disk refuses writes")
+                }
+                None => tracing::info!(path = %self.home.path.display(), "state disk accepts writes again"),
+            }
+        }
+        *now = error;
+    }
+
+    /// Why nothing can be written just now.
+    pub(crate) fn disk_error(&self) -> Option<String> {
+        self.disk_error.lock().clone()
+    }
+
+    /// Marks the database as replaced: its directory goes with its last user, its background work ends now.
+    pub(crate) fn replaced(&self) {
+        self.home.replaced.store(true, Ordering::Release);
+        self.db.cancel_all_background_work(false);
+    }
+
+    /// Builds the error for a failure of RocksDB.
+    pub(crate) fn failed(&self, doing: &str, error: &rocksdb::Error) -> Fatal {
+        failed(&format!("{doing} in {}", self.home.path.display()), error)
+    }
+
+    /// Rewrites the files of a range of `data` and `scan` of one database, so that what was deleted gives its space back.
+    pub(crate) fn compact(&self, family: &str, from: &[u8], to: &[u8]) -> Result<(), Fatal> {
+        let mut options = CompactOptions::default();
+        // Other compactions go on beside it.
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::IfHaveCompactionFilter);
+        self.db.compact_range_cf_opt(self.family(family)?, Some(from), Some(to), &options);
+        Ok(())
+    }
+
+    /// An integer property, summed over the column families where it is theirs.
+    pub(crate) fn property(&self, name: &str) -> Option<u64> {
+        let value = |family| self.db.property_int_value_cf(self.db.cf_handle(family)?, name).ok().flatten();
+        if WHOLE_DB.contains(&name) {
+            return value(DATA);
+        }
+        FAMILIES.iter().map(|family| value(family)).sum()
+    }
+
+    fn snapshot(self: &Arc<Self>) -> Pinned {
+        Pinned::new(self.clone(), |live| live.db.snapshot())
+    }
+
+    fn unchanged(&self, epoch: u64) -> bool {
+        fence(Ordering::Acquire);
+        self.epoch.load(Ordering::Relaxed) == epoch
+    }
+
+    fn write_format(&self) -> Result<(), Fatal> {
+        let meta = self.family(META)?;
+        let mut no_wal = rocksdb::WriteOptions::default();
+        no_wal.disable_wal(true);
+        self.db
+            .put_cf_opt(meta, meta::FORMAT_KEY, meta::encode_format(), &no_wal)
+            .and_then(|()| self.db.flush_cf(meta))
+            .map_err(|error| self.failed("write format", &error))
+    }
+}
+
+impl Pinned {
+    fn live(&self) -> &Arc<Live> {
+        self.borrow_owner()
+    }
+
+    /// Everything in `meta` at this point.
+    pub(crate) fn state(&self, databases: u8) -> Result<State, Fatal> {
+        let meta = self.live().family(META)?;
+        let snapshot = self.borrow_dependent();
+        State::load(databases, |key| {
+            snapshot.get_cf(meta, key).map_err(|e| self.live().failed("read meta", &e))
+        })
+    }
+
+    /// One value.
+    pub(crate) fn get(&self, raw_key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Fatal> {
+        let data = self.live().family(DATA)?;
+        self.borrow_dependent().get_pinned_cf(data, raw_key).map_err(|e| self.live().failed("read key", &e))
+    }
+
+    /// An iterator over `[from, to)` of a column family; `to` of `None` is the end.
+    pub(crate) fn iterate(
+        &self,
+        family: &str,
+        from: &[u8],
+        to: Option<Vec<u8>>,
+        cached: bool,
+    ) -> Result<Cursor<'_>, Fatal> {
+        let options = range_options(from, to, cached);
+        let raw = self.borrow_dependent().raw_iterator_cf_opt(self.live().family(family)?, options);
+        Ok(Cursor { raw, live: self.live() })
+    }
+}
+
+/// An iterator whose end can be told from its failure.
+pub(crate) struct Cursor<'a> {
+    raw: rocksdb::DBRawIteratorWithThreadMode<'a, DB>,
+    live: &'a Live,
+}
+
+impl<'a> Cursor<'a> {
+    /// Over `[from, to)` of the state as it is now, for the writer.
+    pub(crate) fn now(
+        live: &'a Live,
+        family: &str,
+        from: &[u8],
+        to: Option<Vec<u8>>,
+    ) -> Result<Cursor<'a>, Fatal> {
+        let raw = live.db.raw_iterator_cf_opt(live.family(family)?, range_options(from, to, false));
+        Ok(Cursor { raw, live })
+    }
+
+    /// Goes to the first entry, or with `descending` to the last.
+    pub(crate) fn rewind(&mut self, descending: bool) {
+        if descending { self.raw.seek_to_last() } else { self.raw.seek_to_first() }
+    }
+
+    /// Goes to the next entry, or with `descending` to the one before.
+    pub(crate) fn step(&mut self, descending: bool) {
+        if descending { self.raw.prev() } else { self.raw.next() }
+    }
+
+    /// Key and value here; `None` at the end.
+    pub(crate) fn item(&self) -> Result<Option<(&[u8], &[u8])>, Fatal> {
+        match self.raw.item() {
+            Some(item) => Ok(Some(item)),
+            None => self.raw.status().map(|()| None).map_err(|error| self.live.failed("read range", &error)),
+        }
+    }
+}
+
+/// Decodes a stored value.
+pub(crate) fn split_value(raw: &[u8]) -> Result<(Header, &[u8]), Fatal> {
+    Header::split(raw).ok_or_else(|| Fatal::new("decode a stored value", format!("unknown form; {REMEDY}")))
+}
+
+/// Splits a stored `data` key.
+pub(crate) fn split_key(raw: &[u8]) -> Result<(u8, &[u8]), Fatal> {
+    key::split_data(raw).ok_or_else(|| Fatal::new("decode a stored key", format!("it is empty; {REMEDY}")))
+}
+
+/// True if RocksDB failed for want of space, from which it recovers by itself.
+pub(crate) fn is_no_space(error: &rocksdb::Error) -> bool {
+    let text = error.as_ref();
+    text.contains("No space left on device") || text.contains("Space limit reached")
+}
+
+fn failed(doing: &str, error: &rocksdb::Error) -> Fatal {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => Fatal::new(doing, format!("{error}; {REMEDY}")),
+        _ => Fatal::new(doing, error),
+    }
+}
+
+fn range_options(from: &[u8], to: Option<Vec<u8>>, cached: bool) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    if let Some(to) = to {
+        options.set_iterate_upper_bound(to);
+    }
+    // A pass over everything must not push the hot blocks out of the cache.
+    options.fill_cache(cached);
+    options
+}
+
+/// Properties of the whole database rather than of a column family.
+const WHOLE_DB: &[&str] = &[
+    "rocksdb.background-errors",
+    "rocksdb.block-cache-capacity",
+    "rocksdb.block-cache-pinned-usage",
+    "rocksdb.block-cache-usage",
+    "rocksdb.actual-delayed-write-rate",
+    "rocksdb.is-write-stopped",
+    "rocksdb.num-running-compactions",
+    "rocksdb.num-running-flushes",
+    "rocksdb.num-snapshots",
+];
+
+/// Options of the whole database.
+///
+/// On a full disk RocksDB resumes by itself when space is back, and then writes out all memtables, also what was
+/// applied after the last [`super::Applier::flush`]. That does not run ahead of the log in practice: the failed state
+/// takes no writes, and RocksDB looks for space every five seconds, by when the log has synced what was applied or has
+/// ended the process.
+fn options(create: bool) -> Result<Options, rocksdb::Error> {
+    // Not in the binding: no flush at close (it would run ahead of the log); no resume after an error other than a full
+    // disk (after a failed sync nothing is known of the file, so the node must stop).
+    let strings =
+        "avoid_flush_during_shutdown=true;max_bgerror_resume_count=0;avoid_flush_during_recovery=true";
+    let mut options = Options::default().get_options_from_string(strings)?;
+    options.create_if_missing(create);
+    options.set_error_if_exists(create);
+    options.create_missing_column_families(create);
+    options.set_atomic_flush(true);
+    options.set_paranoid_checks(true);
+    // One writer: the plain memtable insert is cheaper than the concurrent one.
+    options.set_allow_concurrent_memtable_write(false);
+    options.set_enable_write_thread_adaptive_yield(false);
+    options.set_max_background_jobs(4);
+    options.set_avoid_unnecessary_blocking_io(true);
+    // Small steady write-back instead of a burst at the end, which would stall the log's fsync on the same disk.
+    options.set_bytes_per_sync(1 << 20);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(4 << 20);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    Ok(options)
+}
+
+/// Options of one column family.
+fn family_options(name: &str, sizes: StoreOptions) -> Options {
+    let mut table = BlockBasedOptions::default();
+    // One cache per database; `scan` and `meta` are small or cold, so they get a share of a sixteenth.
+    let share = if name == DATA { sizes.block_cache_bytes } else { sizes.block_cache_bytes / 16 };
+    table.set_block_cache(&Cache::new_hyper_clock_cache(share.max(1 << 20), 0));
+    table.set_block_size(8 << 10);
+    table.set_format_version(6);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    if name == DATA {
+        table.set_bloom_filter(10.0, false);
+        table.set_whole_key_filtering(true);
+        table.set_optimize_filters_for_memory(true);
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(MEMTABLE_NEVER_FULL);
+    options.set_arena_block_size(1 << 20);
+    options.set_max_write_buffer_number(6);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_target_file_size_base(64 << 20);
+    options.set_max_bytes_for_level_base(256 << 20);
+    // Files in which deletions gather are rewritten soon, so that space comes back after many DEL too.
+    options.add_compact_on_deletion_collector_factory(16_384, 8_192, 0.5);
+    if name == DATA {
+        // Most lookups of new keys end at this filter, before the skip list. The ratio is of the size that is never
+        // reached, so it is worked out from the size at which we flush: about 10 bits per 100-byte record.
+        let bytes = (sizes.memtable_bytes / 80).clamp(64 << 10, 16 << 20);
+        #[allow(clippy::cast_precision_loss, reason = "a filter size need not be exact")]
+        options.set_memtable_prefix_bloom_ratio(bytes as f64 / MEMTABLE_NEVER_FULL as f64);
+        options.set_memtable_whole_key_filtering(true);
+    }
+    options
+}

@@ -1,0 +1,134 @@
+//! What has become durable: flushes are started by us alone and noticed when they end.
+//!
+//! ```text
+//! Applier::flush(false)   memtables switch in the calling thread; `running` = what was applied by then
+//!         |               RocksDB writes the tables, syncs them, then its manifest: one atomic cut over all families
+//!         v
+//! poll                    no immutable memtable is left -> `durable` = that id
+//! ```
+//!
+//! The binding has no event listener, so the end is found by a property: RocksDB counts a memtable as immutable until
+//! its table is in the synced manifest.
+//!
+//! Invariants
+//! - At most one flush runs, so memory holds at most two generations of memtables.
+//! - `durable` is never ahead of the disk.
+
+use std::time::Duration;
+
+use rocksdb::{ColumnFamily, FlushOptions};
+
+use super::engine::{FAMILIES, Live, is_no_space};
+use super::{Fatal, LogId};
+
+/// How often a waiter looks for the end of a flush or for free space.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Property that counts memtables which are not in a table yet.
+const IMMUTABLE: &str = "rocksdb.num-immutable-mem-table";
+/// Property that counts failures of flushes and compactions since open.
+const ERRORS: &str = "rocksdb.background-errors";
+
+/// What is durable and what is on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Flushes {
+    /// Last entry whose effects are on disk.
+    pub(crate) durable: Option<LogId>,
+    running: Option<Running>,
+    /// How many flushes have ended; tells the reclaimer that what it waits for is on disk.
+    pub(crate) ended: u64,
+}
+
+#[derive(Debug)]
+struct Running {
+    applied: Option<LogId>,
+    errors_before: u64,
+}
+
+impl Live {
+    /// Notices the end of the running flush and returns what is durable.
+    pub(crate) fn durable(&self) -> Option<LogId> {
+        let mut flushes = self.flushes.lock();
+        self.notice(&mut flushes);
+        flushes.durable
+    }
+
+    /// True while a flush runs.
+    pub(crate) fn flushing(&self) -> bool {
+        let mut flushes = self.flushes.lock();
+        self.notice(&mut flushes);
+        flushes.running.is_some()
+    }
+
+    fn notice(&self, flushes: &mut Flushes) {
+        let Some(running) = &flushes.running else { return };
+        // Unknown counts as not finished: `durable` may lag, never lead.
+        if self.property(IMMUTABLE) == Some(0) {
+            flushes.durable = running.applied;
+            flushes.running = None;
+            flushes.ended += 1;
+            self.set_disk_error(None);
+        } else if self.property(ERRORS).unwrap_or(0) > running.errors_before && self.disk_error().is_none() {
+            self.set_disk_error(Some("a flush of the state failed and is tried again".to_owned()));
+        }
+    }
+
+    /// Switches the memtables and has them written out, after an earlier flush has ended. `applied` is what they hold.
+    pub(crate) fn start_flush(
+        &self,
+        applied: Option<LogId>,
+        wait: bool,
+        given_up: impl Fn() -> bool,
+    ) -> Result<(), Fatal> {
+        self.await_flush(&given_up)?;
+        loop {
+            let errors_before = self.property(ERRORS).unwrap_or(0);
+            match self.switch_memtables() {
+                Ok(()) => {
+                    self.flushes.lock().running = Some(Running { applied, errors_before });
+                    break;
+                }
+                Err(error) => self.bear(&error, "flush state", &given_up)?,
+            }
+        }
+        if wait { self.await_flush(&given_up) } else { Ok(()) }
+    }
+
+    fn switch_memtables(&self) -> Result<(), rocksdb::Error> {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        let families: Vec<&ColumnFamily> =
+            FAMILIES.iter().filter_map(|name| self.db.cf_handle(name)).collect();
+        self.db.flush_cfs_opt(&families, &options)
+    }
+
+    /// Waits for the running flush to end.
+    fn await_flush(&self, given_up: &impl Fn() -> bool) -> Result<(), Fatal> {
+        while self.flushing() {
+            // RocksDB tries again only for want of space. After any other failure a flush call returns its error; it
+            // must name all families, since a flush of one alone would break the atomic cut.
+            if self.disk_error().is_some()
+                && let Err(error) = self.switch_memtables()
+            {
+                self.bear(&error, "flush state", given_up)?;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Waits a moment after a failure for want of space; any other failure, and giving up, is final.
+    pub(crate) fn bear(
+        &self,
+        error: &rocksdb::Error,
+        doing: &str,
+        given_up: &impl Fn() -> bool,
+    ) -> Result<(), Fatal> {
+        if !is_no_space(error) || given_up() {
+            return Err(self.failed(doing, error));
+        }
+        self.set_disk_error(Some(error.to_string()));
+        std::thread::sleep(LOOK_AGAIN);
+        Ok(())
+    }
+}

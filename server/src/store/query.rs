@@ -1,0 +1,268 @@
+//! Answers to reads. Everything here reads one point in time, most of it a RocksDB snapshot.
+//!
+//! ```text
+//! one key, no deadline    straight from the database, no snapshot: one value is one point in time
+//! all else                Live::pin, and the log time stored at that point
+//! ```
+//!
+//! Invariants
+//! - A key whose deadline is not later than the log time of the same point is not there (README decision 10).
+//! - KEYS is in byte order; a pattern without wildcard finds the key itself; a pivot outside the pattern's range changes
+//!   nothing at the range's other bound; patterns and ranges are bytes, valid UTF-8 or not.
+//! - SCAN returns every key that is there from its first to its last page, whatever else changes: a key's position
+//!   never changes, and all keys of one position are in the same page.
+//! - No answer is larger than its limit and about one item.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::engine::{Cursor, DATA, Live, Pinned, SCAN, split_value};
+use super::meta::State;
+use super::op::Pivot;
+use super::value::Header;
+use super::{Answer, DbIndex, Fatal, Query, TypeTag, glob, key};
+use crate::clock::UnixMs;
+
+/// Bytes that an item of a list costs besides its own.
+const ITEM_OVERHEAD: u64 = 16;
+/// Most keys that one page of a scan looks at, whatever the client asks for.
+const SCAN_COUNT_MAX: u64 = 100_000;
+/// Bytes of keys at which a page of a scan ends early.
+const SCAN_BYTES_MAX: usize = 16 << 20;
+/// Keys that RANDOMKEY looks at before it gives up finding one that has not expired.
+const RANDOM_TRIES: usize = 10_000;
+
+/// Answers a query from the newest state.
+pub(crate) fn answer(live: &Arc<Live>, databases: u8, query: &Query) -> Result<Answer, Fatal> {
+    match query {
+        Query::Get { db, key } => {
+            let value = with_key(live, databases, *db, key, |found| {
+                found.map(|(_, payload)| Bytes::copy_from_slice(payload))
+            });
+            value.map(Answer::Value)
+        }
+        Query::Type { db, key } => {
+            with_key(live, databases, *db, key, |found| found.map(|(header, _)| header.tag)).map(Answer::Type)
+        }
+        Query::MGet { db, keys } => match &keys[..] {
+            [key] => {
+                let get = Query::Get { db: *db, key: key.clone() };
+                let Answer::Value(value) = answer(live, databases, &get)? else {
+                    return Ok(Answer::WrongType);
+                };
+                Ok(Answer::Values(vec![value]))
+            }
+            _ => {
+                let point = Point::new(live, databases)?;
+                let get =
+                    |key: &Bytes| point.with_key(*db, key, |_, payload| Bytes::copy_from_slice(payload));
+                keys.iter().map(get).collect::<Result<_, _>>().map(Answer::Values)
+            }
+        },
+        Query::Exists { db, keys } => {
+            let point = Point::new(live, databases)?;
+            let mut count = 0;
+            for key in keys {
+                count += i64::from(point.with_key(*db, key, |_, _| ())?.is_some());
+            }
+            Ok(Answer::Int(count))
+        }
+        Query::DbSize { db } => {
+            let keys = live.state().databases.get(usize::from(*db)).map_or(0, |database| database.stats.keys);
+            Ok(Answer::Int(i64::try_from(keys).unwrap_or(i64::MAX)))
+        }
+        Query::Keys { db, pattern, pivot, limit, descending, with_values, size_bytes_max } => {
+            let range = KeyRange { db: *db, pattern, pivot: pivot.as_ref(), descending: *descending };
+            let page = Page { limit: *limit, with_values: *with_values, size_bytes_max: *size_bytes_max };
+            Point::new(live, databases)?.keys(&range, &page)
+        }
+        Query::Scan { db, cursor, pattern, count, only } => {
+            let wanted = Wanted { pattern: pattern.as_deref(), only: *only };
+            Point::new(live, databases)?.scan(*db, *cursor, *count, &wanted)
+        }
+        Query::RandomKey { db, seed } => Point::new(live, databases)?.random_key(*db, *seed),
+    }
+}
+
+/// Shows `take` one key as it can be seen now. Only a key with a deadline needs the log time of the same point, so only
+/// such a key costs a snapshot.
+fn with_key<T>(
+    live: &Arc<Live>,
+    databases: u8,
+    db: DbIndex,
+    user_key: &[u8],
+    take: impl Fn(Option<(Header, &[u8])>) -> T,
+) -> Result<T, Fatal> {
+    if let Some(found) = live.get_now(&key::data(db, user_key))? {
+        let Some(raw) = found else { return Ok(take(None)) };
+        let (header, payload) = split_value(&raw)?;
+        if header.deadline.is_none() {
+            return Ok(take(Some((header, payload))));
+        }
+    }
+    let point = Point::new(live, databases)?;
+    let found = point.with_key(db, user_key, |header, payload| take(Some((header, payload))))?;
+    Ok(found.unwrap_or_else(|| take(None)))
+}
+
+/// A snapshot with what it says of itself.
+struct Point {
+    pinned: Arc<Pinned>,
+    state: State,
+}
+
+/// Which keys a KEYS wants.
+struct KeyRange<'a> {
+    db: DbIndex,
+    pattern: &'a [u8],
+    pivot: Option<&'a Pivot>,
+    descending: bool,
+}
+
+/// How much of them.
+struct Page {
+    limit: Option<u64>,
+    with_values: bool,
+    size_bytes_max: u64,
+}
+
+/// Which keys a SCAN wants.
+struct Wanted<'a> {
+    pattern: Option<&'a [u8]>,
+    only: Option<TypeTag>,
+}
+
+impl Point {
+    fn new(live: &Arc<Live>, databases: u8) -> Result<Point, Fatal> {
+        let pinned = live.pin();
+        let state = pinned.state(databases)?;
+        Ok(Point { pinned, state })
+    }
+
+    fn log_time(&self) -> UnixMs {
+        self.state.log_time
+    }
+
+    fn with_key<T>(
+        &self,
+        db: DbIndex,
+        user_key: &[u8],
+        take: impl FnOnce(Header, &[u8]) -> T,
+    ) -> Result<Option<T>, Fatal> {
+        let Some(raw) = self.pinned.get(&key::data(db, user_key))? else { return Ok(None) };
+        let (header, payload) = split_value(&raw)?;
+        Ok((!header.expired(self.log_time())).then(|| take(header, payload)))
+    }
+
+    fn keys(&self, range: &KeyRange, page: &Page) -> Result<Answer, Fatal> {
+        let limit = page.limit.unwrap_or(u64::MAX);
+        let Some(mut cursor) = self.range(range)? else { return Ok(Answer::Keys(Vec::new())) };
+        let mut keys = Vec::new();
+        let mut size = 0_u64;
+        cursor.rewind(range.descending);
+        while (keys.len() as u64) < limit {
+            let Some((raw_key, raw_value)) = cursor.item()? else { break };
+            let user_key = &raw_key[1..];
+            if glob::matches(range.pattern, user_key) {
+                let (header, payload) = split_value(raw_value)?;
+                if !header.expired(self.log_time()) {
+                    let value = page.with_values.then_some(payload);
+                    size += ITEM_OVERHEAD + user_key.len() as u64 + value.map_or(0, <[u8]>::len) as u64;
+                    if size > page.size_bytes_max {
+                        return Ok(Answer::TooLarge);
+                    }
+                    keys.push((Bytes::copy_from_slice(user_key), value.map(Bytes::copy_from_slice)));
+                }
+            }
+            cursor.step(range.descending);
+        }
+        Ok(Answer::Keys(keys))
+    }
+
+    /// The range that a KEYS must look at; `None` if it is empty.
+    fn range(&self, range: &KeyRange) -> Result<Option<Cursor<'_>>, Fatal> {
+        let (prefix, whole) = glob::literal_prefix(range.pattern);
+        let mut from = key::data(range.db, &prefix);
+        let mut to = if whole { Some(successor(&from)) } else { key::after_prefix(&from) };
+        if let Some(pivot) = range.pivot {
+            let at = key::data(range.db, &pivot.key);
+            // Which side of the pivot's key the bound is on: ascending from it or behind it, descending likewise.
+            let bound = if pivot.inclusive == range.descending { successor(&at) } else { at };
+            if range.descending {
+                to = Some(to.map_or(bound.clone(), |to| to.min(bound)));
+            } else {
+                from = from.max(bound);
+            }
+        }
+        if to.as_ref().is_some_and(|to| *to <= from) {
+            return Ok(None);
+        }
+        self.pinned.iterate(DATA, &from, to, true).map(Some)
+    }
+
+    /// One page. A value is looked at only if it could make a difference: some key may have expired, or a type is asked
+    /// for.
+    fn scan(&self, db: DbIndex, cursor: u64, count: u64, wanted: &Wanted) -> Result<Answer, Fatal> {
+        let end = || Answer::Scan { cursor: 0, keys: Vec::new() };
+        if cursor > key::POSITION_MAX {
+            return Ok(end());
+        }
+        let Some(database) = self.state.databases.get(usize::from(db)) else { return Ok(end()) };
+        let look = database.stats.expires > 0 || wanted.only.is_some();
+        let count = count.clamp(1, SCAN_COUNT_MAX);
+        let to = key::after_db(db).to_vec();
+        let mut entries = self.pinned.iterate(SCAN, &key::scan_start(db, cursor), Some(to), true)?;
+        let (mut keys, mut bytes, mut looked, mut last) = (Vec::new(), 0, 0, 0);
+        entries.rewind(false);
+        while let Some((raw, _)) = entries.item()? {
+            let (position, user_key) = split_scan(raw)?;
+            // Keys of one position are never torn apart: the next page begins at a position.
+            if position != last && (looked >= count || bytes >= SCAN_BYTES_MAX) {
+                return Ok(Answer::Scan { cursor: position, keys });
+            }
+            (last, looked) = (position, looked + 1);
+            if wanted.pattern.is_none_or(|pattern| glob::matches(pattern, user_key)) {
+                let fits = |header: Header, _: &[u8]| wanted.only.is_none_or(|only| only == header.tag);
+                if !look || self.with_key(db, user_key, fits)? == Some(true) {
+                    bytes += user_key.len();
+                    keys.push(Bytes::copy_from_slice(user_key));
+                }
+            }
+            entries.step(false);
+        }
+        Ok(Answer::Scan { cursor: 0, keys })
+    }
+
+    /// The first key at or behind a random position that has not expired, going round once.
+    fn random_key(&self, db: DbIndex, seed: u64) -> Result<Answer, Fatal> {
+        let start = key::scan_start(db, seed & key::POSITION_MAX);
+        let around = [(start.clone(), key::after_db(db).to_vec()), (vec![db], start)];
+        let mut tries = RANDOM_TRIES;
+        for (from, to) in around {
+            let mut entries = self.pinned.iterate(SCAN, &from, Some(to), true)?;
+            entries.rewind(false);
+            while let Some((raw, _)) = entries.item()? {
+                let (_, user_key) = split_scan(raw)?;
+                if self.with_key(db, user_key, |_, _| ())?.is_some() {
+                    return Ok(Answer::Key(Some(Bytes::copy_from_slice(user_key))));
+                }
+                tries -= 1;
+                if tries == 0 {
+                    return Ok(Answer::Key(None));
+                }
+                entries.step(false);
+            }
+        }
+        Ok(Answer::Key(None))
+    }
+}
+
+/// The first key behind one key.
+fn successor(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+fn split_scan(raw: &[u8]) -> Result<(u64, &[u8]), Fatal> {
+    key::split_scan(raw).ok_or_else(|| Fatal::new("decode a scan key", super::layout::REMEDY))
+}
