@@ -1,1 +1,544 @@
 //! Step 4: the one `match` on an action, and the only effects.
+//!
+//! A turn takes what a connection has decoded and answers it in order:
+//!
+//! ```text
+//! requests   SET SET PING SET | GET GET GET | INFO | SET
+//! runs       one proposal     | one barrier | alone| one proposal
+//! ```
+//!
+//! Consecutive writes become one proposal (bounded by `entry_ops_max` and `entry_bytes_max`), consecutive reads share
+//! one read barrier; what needs neither rides along in its place. A run begins only when everything before it has been
+//! answered, so a connection reads its own writes.
+//!
+//! Invariants
+//! - One reply per request, in order, whatever fails (CLIENT REPLY, QUIT and SHUTDOWN aside).
+//! - An error that a client repeats by itself is given only to what was not proposed (`dispatch::fault`).
+//! - When `output_bytes_pause` bytes of replies are waiting, a turn stops and leaves the rest in `requests`; the caller
+//!   writes and calls again. So one pipeline of large reads never holds more than one reply beyond that.
+//! - A [`Fatal`] of the store is told to the node, which stops; the client gets an error.
+
+pub mod clients;
+pub mod config_table;
+pub mod counters;
+pub mod fault;
+pub mod info;
+mod node_ops;
+pub mod process;
+pub mod render;
+pub mod replica;
+mod run;
+mod session_ops;
+pub mod slowlog;
+#[cfg(test)]
+mod tests;
+pub mod views;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{UnixMs, monotonic, wall};
+use crate::command::{self, Action, Context, SessionOp, View, slot, table};
+use crate::config::{Config, Consistency, Redirect};
+use crate::resp::{Protocol, Reply, Request, reply};
+use crate::session::Session;
+use crate::store::{Answer, Fatal, Op, Outcome, Query};
+use clients::{Client, Clients};
+use counters::{CommandCount, Counters, Rate};
+use fault::Fault;
+use replica::Replica;
+use run::{Run, Step, Tally, is_short};
+use slowlog::SlowLog;
+
+/// Point reads answered in a row before other tasks of this thread get their turn.
+const READS_PER_YIELD: usize = 256;
+
+/// What a connection does after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Goes on.
+    Continue,
+    /// Writes what is in `out` and closes.
+    Close,
+}
+
+/// What the sockets need of dispatch.
+pub trait Handler: Send + Sync + 'static {
+    /// State of one connection.
+    type Session: Send + 'static;
+    /// Called when a connection is accepted; `cancel` closes it.
+    fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, cancel: CancellationToken) -> Self::Session;
+    /// Answers requests in order into `out`. Those left in `requests` have not been taken up: the caller writes `out`
+    /// and calls again.
+    fn turn(
+        &self,
+        session: &mut Self::Session,
+        requests: &mut Vec<Request>,
+        out: &mut BytesMut,
+    ) -> impl Future<Output = Flow> + Send;
+    /// Called once when the connection is over.
+    fn close(&self, session: Self::Session);
+}
+
+/// Where replies go: bytes for a socket, values for callers in this process.
+pub trait ReplySink: Send {
+    /// Takes the next reply.
+    fn put(&mut self, reply: &Reply, protocol: Protocol);
+    /// Bytes waiting.
+    fn waiting_bytes(&self) -> usize;
+}
+
+impl ReplySink for BytesMut {
+    fn put(&mut self, reply: &Reply, protocol: Protocol) {
+        reply::append(reply, protocol, self);
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Writes snapshots (RAFTSNAPSHOT); given by the node.
+pub trait SnapshotService: Send + Sync + 'static {
+    /// Writes one; done when the files are complete. The error is a text for the client without a code.
+    fn snapshot(&self) -> BoxFuture<'static, Result<(), String>>;
+    /// When the newest one was written.
+    fn last_save(&self) -> Option<UnixMs>;
+}
+
+/// What a dispatcher is made of.
+pub struct DispatcherParts<R> {
+    /// The replicated group.
+    pub group: R,
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// Writer of snapshots.
+    pub snapshots: Arc<dyn SnapshotService>,
+    /// Cancelled by SHUTDOWN.
+    pub shutdown: CancellationToken,
+    /// Told of an error after which the node must stop.
+    pub fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
+    /// Wall clock at start.
+    pub started: UnixMs,
+    /// Client address told to others, `host:port`.
+    pub addr: String,
+    /// Peer address told to others, `host:port`.
+    pub peer_addr: String,
+}
+
+/// Performs actions for all connections of a node.
+pub struct Dispatcher<R> {
+    parts: DispatcherParts<R>,
+    live: config_table::Live,
+    clients: Clients,
+    counters: Counters,
+    rate: Rate,
+    slow_log: SlowLog,
+    run_id: String,
+    epoch: Instant,
+    saving: Arc<AtomicBool>,
+    last_save_ok: Arc<AtomicBool>,
+    background: TaskTracker,
+}
+
+/// One connection: its own state, and its entry among the clients.
+#[derive(Debug)]
+pub struct Connection {
+    session: Session,
+    client: Arc<Client>,
+}
+
+impl<R: Replica> Dispatcher<R> {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: DispatcherParts<R>) -> Self {
+        let words: [u64; 3] = rand::random();
+        let mut run_id: String = words.iter().map(|word| format!("{word:016x}")).collect();
+        run_id.truncate(40);
+        Self {
+            live: config_table::Live::new(&parts.config),
+            clients: Clients::default(),
+            counters: Counters::default(),
+            rate: Rate::default(),
+            slow_log: SlowLog::default(),
+            run_id,
+            epoch: monotonic(),
+            saving: Arc::default(),
+            last_save_ok: Arc::new(AtomicBool::new(true)),
+            background: TaskTracker::new(),
+            parts,
+        }
+    }
+
+    /// Counters of every command row since the start, for metrics: name as in the table, counts, latency buckets of
+    /// [`counters::BUCKETS_US`].
+    pub fn command_counters(&self) -> impl Iterator<Item = (&'static str, CommandCount)> + '_ {
+        self.counters.commands()
+    }
+
+    /// All counters.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Connections now.
+    #[must_use]
+    pub fn client_count(&self) -> usize {
+        self.clients.count()
+    }
+
+    /// Waits for a BGSAVE that still runs. Called at shutdown, after the last connection is closed.
+    pub async fn drain(&self) {
+        self.background.close();
+        self.background.wait().await;
+    }
+
+    /// Answers requests in order, as [`Handler::turn`], into any sink.
+    pub async fn answer(
+        &self,
+        connection: &mut Connection,
+        requests: &mut Vec<Request>,
+        sink: &mut impl ReplySink,
+    ) -> Flow {
+        let mut taken = 0;
+        let mut flow = Flow::Continue;
+        while taken < requests.len() && flow == Flow::Continue {
+            if sink.waiting_bytes() >= self.parts.config.limits.output_bytes_pause {
+                break;
+            }
+            let started = monotonic();
+            let (run, alone) = self.plan(connection, requests, taken);
+            if !run.items.is_empty() {
+                let served;
+                (served, flow) = self.serve(connection, run, requests, taken, started, sink).await;
+                taken = served.end;
+                continue;
+            }
+            let Some((slot, action)) = alone else { break };
+            flow = self.perform(connection, slot, action, requests, taken, sink).await;
+            taken += 1;
+        }
+        if flow == Flow::Close {
+            requests.clear();
+        } else {
+            requests.drain(..taken);
+        }
+        let second = monotonic().saturating_duration_since(self.epoch).as_secs();
+        let taken = u64::try_from(taken).unwrap_or(u64::MAX);
+        self.counters.taken(taken);
+        self.rate.add(second, taken);
+        flow
+    }
+
+    /// Gathers the longest run from `first`, or the one action that must stand alone.
+    fn plan(
+        &self,
+        connection: &Connection,
+        requests: &[Request],
+        first: usize,
+    ) -> (Run, Option<(usize, Action)>) {
+        let context = self.context(&connection.session);
+        let mut run = Run::default();
+        for request in requests.iter().skip(first) {
+            let (slot, parsed) = match command::resolve(&request.args) {
+                Ok(found) => (Some(found.slot), command::parse(found.spec, &request.args, &context)),
+                Err(error) => (None, Err(error)),
+            };
+            match (slot, parsed) {
+                (Some(slot), Ok(Action::Write(op))) => {
+                    if !run.admits_write(&op, &self.parts.config) {
+                        break;
+                    }
+                    run.push_write(slot, op);
+                }
+                (Some(slot), Ok(Action::Read(query, view))) => {
+                    if !run.ops.is_empty() {
+                        break;
+                    }
+                    run.push_read(slot, query, view);
+                }
+                (slot, Ok(Action::Reply(reply))) => {
+                    if !run.admits_ready(&reply) {
+                        break;
+                    }
+                    run.push_ready(slot, reply);
+                }
+                (Some(slot), Ok(action)) => {
+                    let alone = run.items.is_empty().then_some((slot, action));
+                    return (run, alone);
+                }
+                (_, Err(error)) => {
+                    // A browser tricked into speaking to us: HTTP in the shape of commands. Nothing after it is trusted.
+                    if is_http(request) {
+                        return (run, Some((usize::MAX, Action::Session(SessionOp::Quit))));
+                    }
+                    run.push_ready(None, error.reply());
+                }
+                (None, Ok(_)) => break,
+            }
+        }
+        (run, None)
+    }
+
+    fn context(&self, session: &Session) -> Context {
+        let config = &self.parts.config;
+        Context {
+            db: session.db,
+            databases: config.databases,
+            key_bytes_max: config.limits.key_bytes_max,
+            reply_bytes_max: config.limits.reply_bytes_max,
+            keys_default_limit: self.live.keys_default_limit.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Serves a run; returns which requests were answered.
+    async fn serve(
+        &self,
+        connection: &mut Connection,
+        mut run: Run,
+        requests: &[Request],
+        first: usize,
+        started: Instant,
+        sink: &mut impl ReplySink,
+    ) -> (Range<usize>, Flow) {
+        let repeatable = !run.has_writes();
+        let outcomes = if run.ops.is_empty() {
+            Ok(Vec::new())
+        } else {
+            let ops = std::mem::take(&mut run.ops);
+            self.propose(ops).await
+        };
+        let barrier = if run.reads { self.barrier(&connection.session).await } else { Ok(()) };
+        let mut outcomes = outcomes.map(Vec::into_iter);
+        let mut tally = Tally::default();
+        let mut answered = 0;
+        let mut flow = Flow::Continue;
+        let mut latency = monotonic().saturating_duration_since(started);
+        for item in run.items {
+            let full = sink.waiting_bytes() >= self.parts.config.limits.output_bytes_pause;
+            if full && repeatable && answered > 0 {
+                break;
+            }
+            let request = requests.get(first + answered);
+            let reply = match item.step {
+                Step::Ready(reply) => reply,
+                Step::Write => match &mut outcomes {
+                    Ok(outcomes) => {
+                        outcomes.next().map_or_else(lost_outcome, |outcome| render::outcome(&outcome))
+                    }
+                    Err(fault) => self.refuse(fault, request),
+                },
+                Step::Read(query, view) => match &barrier {
+                    Ok(()) => {
+                        let (reply, after) = self.read(query, view).await;
+                        flow = after;
+                        latency = monotonic().saturating_duration_since(started);
+                        reply
+                    }
+                    Err(fault) => self.refuse(fault, request),
+                },
+            };
+            let failed = matches!(reply, Reply::Error(_));
+            if item.slot.is_none() {
+                let found = request.and_then(|request| command::resolve(&request.args).ok());
+                self.counters.rejected(found.map(|found| found.slot));
+            }
+            tally.add(&self.counters, item.slot, failed, latency);
+            self.emit(connection, item.slot, &reply, sink);
+            answered += 1;
+            if answered % READS_PER_YIELD == 0 {
+                tokio::task::yield_now().await;
+            }
+            if flow == Flow::Close {
+                break;
+            }
+        }
+        tally.flush(&self.counters, latency);
+        self.note(connection, requests.get(first), latency, started);
+        (first..first + answered, flow)
+    }
+
+    /// One proposal; an answer of the wrong length would shift replies, so it is an unknown outcome for all.
+    async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, Fault> {
+        let expected = ops.len();
+        let outcomes = self.parts.group.propose(ops).await.map_err(Fault::from)?;
+        if outcomes.len() == expected {
+            Ok(outcomes)
+        } else {
+            Err(Fault::Unknown(format!("{} outcomes for {expected} writes", outcomes.len())))
+        }
+    }
+
+    async fn barrier(&self, session: &Session) -> Result<(), Fault> {
+        let level = if session.stale_reads { Consistency::Low } else { self.parts.config.consistency };
+        self.parts.group.read_barrier(level).await.map_err(Fault::from)
+    }
+
+    fn refuse(&self, fault: &Fault, request: Option<&Request>) -> Reply {
+        fault.reply(self.parts.config.redirect, request.map_or(0, |request| first_slot(&request.args)))
+    }
+
+    /// Answers a query from the local state, long ones off the async threads.
+    async fn read(&self, query: Query, view: View) -> (Reply, Flow) {
+        let query = match query {
+            Query::RandomKey { db, .. } => Query::RandomKey { db, seed: rand::random() },
+            query => query,
+        };
+        let answer = if is_short(&query) {
+            self.parts.group.query(&query)
+        } else {
+            let group = self.parts.group.clone();
+            match tokio::task::spawn_blocking(move || group.query(&query)).await {
+                Ok(answer) => answer,
+                Err(error) => Err(Fatal::new("answer a query", error)),
+            }
+        };
+        match answer {
+            Ok(answer) => {
+                self.count_lookups(&answer);
+                (render::answer(answer, view, self.parts.config.limits.reply_bytes_max), Flow::Continue)
+            }
+            Err(fatal) => {
+                let text = format!("ERR the node stops: {fatal}");
+                (self.parts.fatal)(fatal);
+                (Reply::Error(text), Flow::Close)
+            }
+        }
+    }
+
+    fn count_lookups(&self, answer: &Answer) {
+        let (hits, keys) = match answer {
+            Answer::Value(value) => (usize::from(value.is_some()), 1),
+            Answer::Values(values) => (values.iter().flatten().count(), values.len()),
+            _ => return,
+        };
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.counters.looked_up(count(hits), count(keys - hits));
+    }
+
+    /// Performs what stands alone.
+    async fn perform(
+        &self,
+        connection: &mut Connection,
+        slot: usize,
+        action: Action,
+        requests: &[Request],
+        at: usize,
+        sink: &mut impl ReplySink,
+    ) -> Flow {
+        let started = monotonic();
+        let is_reset = matches!(action, Action::Node(command::NodeOp::ResetStatistics));
+        let (reply, flow) = match action {
+            Action::Session(op) if slot != usize::MAX => self.session_op(connection, op),
+            Action::Node(op) => self.node_op(connection, op, requests.get(at)).await,
+            Action::Session(_) | Action::Reply(_) | Action::Read(..) | Action::Write(_) => {
+                (None, Flow::Close)
+            }
+        };
+        let latency = monotonic().saturating_duration_since(started);
+        let failed = matches!(reply, Some(Reply::Error(_)));
+        if !is_reset {
+            self.counters.executed(slot, 1, u64::from(failed), latency);
+        }
+        if let Some(reply) = reply {
+            self.emit(connection, Some(slot), &reply, sink);
+        }
+        connection.client.follow(&connection.session);
+        connection.client.touch(started, slot);
+        self.note(connection, requests.get(at), latency, started);
+        flow
+    }
+
+    /// Hands a reply to the sink, in order, unless the client asked for silence.
+    fn emit(
+        &self,
+        connection: &mut Connection,
+        slot: Option<usize>,
+        reply: &Reply,
+        sink: &mut impl ReplySink,
+    ) {
+        if let Reply::Error(text) = reply {
+            self.counters.error(text);
+        }
+        debug_assert!(
+            has_declared_shape(slot, reply),
+            "{reply:?} is not what the row of slot {slot:?} declares"
+        );
+        if connection.session.sends_reply() {
+            sink.put(reply, connection.session.protocol);
+        }
+    }
+
+    /// Puts a slow request into the slow log; of a run the first one stands for all.
+    fn note(&self, connection: &Connection, request: Option<&Request>, latency: Duration, started: Instant) {
+        if let Some(found) = request.and_then(|request| command::resolve(&request.args).ok()) {
+            connection.client.touch(started, found.slot);
+        }
+        let threshold = self.live.slowlog_slower_than_us.load(Ordering::Relaxed);
+        let Ok(threshold) = u128::try_from(threshold) else { return };
+        if latency.as_micros() < threshold {
+            return;
+        }
+        if let Some(request) = request {
+            let length = self.live.slowlog_max_len.load(Ordering::Relaxed);
+            let length = usize::try_from(length).unwrap_or(0);
+            let client = (connection.client.peer(), connection.client.name());
+            self.slow_log.note(&request.args, latency, wall(), client, length);
+        }
+    }
+}
+
+impl<R: Replica> Handler for Dispatcher<R> {
+    type Session = Connection;
+
+    fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, cancel: CancellationToken) -> Connection {
+        let client = self.clients.open(id, peer, local, cancel, monotonic());
+        Connection { session: Session::default(), client }
+    }
+
+    async fn turn(
+        &self,
+        connection: &mut Connection,
+        requests: &mut Vec<Request>,
+        out: &mut BytesMut,
+    ) -> Flow {
+        self.answer(connection, requests, out).await
+    }
+
+    fn close(&self, connection: Connection) {
+        self.clients.close(connection.client.id);
+    }
+}
+
+/// Slot of the first key of a request; 0 without keys.
+fn first_slot(words: &[Bytes]) -> u16 {
+    let Ok(found) = command::resolve(words) else { return 0 };
+    found.spec.keys.keys(words).next().map_or(0, |key| slot::of(key))
+}
+
+fn is_http(request: &Request) -> bool {
+    request
+        .args
+        .first()
+        .is_some_and(|name| name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:"))
+}
+
+/// Not reached: the number of outcomes was checked.
+fn lost_outcome() -> Reply {
+    Fault::Unknown("no outcome came back".to_owned()).reply(Redirect::Forward, 0)
+}
+
+fn has_declared_shape(slot: Option<usize>, reply: &Reply) -> bool {
+    let spec = slot.and_then(|slot| table::rows().nth(slot));
+    spec.is_none_or(|spec| spec.reply.admits(reply))
+}

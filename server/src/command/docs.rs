@@ -1,0 +1,301 @@
+//! The table told to others: COMMAND and its subcommands, and `COMMANDS.md`.
+//!
+//! Shapes are those of Redis 7 (its command pages "COMMAND INFO" and "COMMAND DOCS"); arguments are read out of the
+//! row's usage text, so that redis-cli's hints come from the same line as the document.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+
+use super::table::{self, TABLE};
+use super::{CommandError, Group, KeyRange, Spec, resolve};
+use crate::resp::Reply;
+use crate::store::glob;
+
+/// What COMMAND LIST keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// Everything.
+    None,
+    /// Commands of a module: none.
+    Module,
+    /// An ACL category, without `@`.
+    Category(Bytes),
+    /// A glob over the lower-case name.
+    Pattern(Bytes),
+}
+
+fn bulk(text: impl Into<String>) -> Reply {
+    Reply::Bulk(Bytes::from(text.into()))
+}
+
+fn simple_set(names: impl Iterator<Item = &'static str>) -> Reply {
+    Reply::Set(names.map(Reply::Simple).collect())
+}
+
+/// COMMAND.
+#[must_use]
+pub fn all() -> Reply {
+    Reply::Array(TABLE.iter().map(|spec| describe(spec)).collect())
+}
+
+/// COMMAND COUNT.
+#[must_use]
+pub fn count() -> Reply {
+    Reply::Integer(i64::try_from(TABLE.len()).unwrap_or(i64::MAX))
+}
+
+/// COMMAND INFO.
+#[must_use]
+pub fn info(names: &[Bytes]) -> Reply {
+    if names.is_empty() {
+        return all();
+    }
+    let one = |name: &Bytes| table::find_full(name).map_or(Reply::NilArray, |found| describe(found.spec));
+    Reply::Array(names.iter().map(one).collect())
+}
+
+/// The ten elements of a command in COMMAND INFO: name, arity, flags, first key, last key, step, ACL categories, tips,
+/// key specifications, subcommands.
+fn describe(spec: &Spec) -> Reply {
+    Reply::Array(vec![
+        bulk(spec.name.to_ascii_lowercase()),
+        Reply::Integer(spec.arity.as_redis()),
+        simple_set(spec.flags.names()),
+        Reply::Integer(spec.keys.first),
+        Reply::Integer(spec.keys.last),
+        Reply::Integer(spec.keys.step),
+        simple_set(spec.flags.categories()),
+        Reply::Array(Vec::new()),
+        key_specs(&spec.keys),
+        Reply::Array(spec.subcommands.iter().map(|sub| describe(sub)).collect()),
+    ])
+}
+
+/// One key specification: begin at a fixed word, then a range relative to it.
+fn key_specs(keys: &KeyRange) -> Reply {
+    if keys.first == 0 {
+        return Reply::Array(Vec::new());
+    }
+    let last = if keys.last < 0 { keys.last } else { keys.last - keys.first };
+    let begin = vec![
+        (bulk("type"), bulk("index")),
+        (bulk("spec"), Reply::Map(vec![(bulk("index"), Reply::Integer(keys.first))])),
+    ];
+    let range = vec![
+        (bulk("lastkey"), Reply::Integer(last)),
+        (bulk("keystep"), Reply::Integer(keys.step)),
+        (bulk("limit"), Reply::Integer(0)),
+    ];
+    let find = vec![(bulk("type"), bulk("range")), (bulk("spec"), Reply::Map(range))];
+    Reply::Array(vec![Reply::Map(vec![
+        (bulk("flags"), simple_set(keys.access.iter().copied())),
+        (bulk("begin_search"), Reply::Map(begin)),
+        (bulk("find_keys"), Reply::Map(find)),
+    ])])
+}
+
+/// COMMAND DOCS; names that do not exist are left out, as Redis does.
+#[must_use]
+pub fn docs(names: &[Bytes]) -> Reply {
+    let entry = |spec: &Spec| (bulk(spec.name.to_ascii_lowercase()), document(spec));
+    Reply::Map(if names.is_empty() {
+        TABLE.iter().map(|spec| entry(spec)).collect()
+    } else {
+        names.iter().filter_map(|name| table::find_full(name)).map(|found| entry(found.spec)).collect()
+    })
+}
+
+fn document(spec: &Spec) -> Reply {
+    let mut map = vec![
+        (bulk("summary"), bulk(spec.summary)),
+        (bulk("since"), bulk(spec.since)),
+        (bulk("group"), bulk(spec.group.name())),
+    ];
+    let arguments = if spec.subcommands.is_empty() { arguments(spec) } else { Vec::new() };
+    if !arguments.is_empty() {
+        map.push((bulk("arguments"), Reply::Array(arguments)));
+    }
+    if !spec.subcommands.is_empty() {
+        let subs = spec.subcommands.iter().map(|sub| (bulk(sub.name.to_ascii_lowercase()), document(sub)));
+        map.push((bulk("subcommands"), Reply::Map(subs.collect())));
+    }
+    Reply::Map(map)
+}
+
+/// One argument of a usage text.
+#[derive(Debug, PartialEq, Eq)]
+struct Argument<'a> {
+    /// The words without brackets and dots.
+    words: Vec<&'a str>,
+    optional: bool,
+    multiple: bool,
+}
+
+/// Reads a usage text behind its name: `key value [key value ...]`, `[PIVOT key]`, `[ASYNC|SYNC]`. A bracket that ends
+/// in `...` repeats the plain words before it.
+fn read_usage<'a>(spec: &Spec, usage: &'a str) -> Vec<Argument<'a>> {
+    let prefix = spec.name.split('|').map(str::len).sum::<usize>() + spec.name.matches('|').count();
+    let mut rest = usage.get(prefix..).unwrap_or_default().trim();
+    let mut list: Vec<Argument<'a>> = Vec::new();
+    while !rest.is_empty() {
+        if let Some(inner) = rest.strip_prefix('[') {
+            let end = closing_bracket(inner);
+            let body = inner.get(..end).unwrap_or(inner);
+            rest = inner.get(end + 1..).unwrap_or_default().trim_start();
+            let flat = body.split('[').next().unwrap_or(body).trim();
+            if let Some(repeated) = body.strip_suffix("...") {
+                let words: Vec<&str> = repeated.split_whitespace().collect();
+                if words.len() <= list.len() && !repeated.contains('[') {
+                    let at = list.len() - words.len();
+                    let plain = list.get(at..).unwrap_or_default();
+                    if plain.iter().zip(&words).all(|(argument, word)| argument.words == [*word]) {
+                        list.truncate(at);
+                        list.push(Argument { words, optional: false, multiple: true });
+                        continue;
+                    }
+                }
+            }
+            let words = flat.split_whitespace().filter(|word| *word != "...").collect();
+            list.push(Argument { words, optional: true, multiple: body.contains("...") });
+        } else {
+            let (word, tail) = rest.split_once(' ').unwrap_or((rest, ""));
+            list.push(Argument { words: vec![word], optional: false, multiple: false });
+            rest = tail.trim_start();
+        }
+    }
+    list
+}
+
+/// Position of the bracket that closes the one before `text`.
+fn closing_bracket(text: &str) -> usize {
+    let mut depth = 1;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' => depth += 1,
+            b']' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    text.len()
+}
+
+fn arguments(spec: &Spec) -> Vec<Reply> {
+    read_usage(spec, spec.usage).iter().map(argument).collect()
+}
+
+fn argument(argument: &Argument<'_>) -> Reply {
+    let flags = [(argument.optional, "optional"), (argument.multiple, "multiple")];
+    let flags: Vec<&'static str> = flags.into_iter().filter_map(|(set, name)| set.then_some(name)).collect();
+    let mut map = match argument.words.as_slice() {
+        [word] => word_argument(word, None),
+        [token, word] if is_token(token) => word_argument(word, Some(token)),
+        words => {
+            let parts = words.iter().map(|word| Reply::Map(word_argument(word, None))).collect();
+            vec![
+                (bulk("name"), bulk(words.join("_").to_ascii_lowercase())),
+                (bulk("type"), bulk("block")),
+                (bulk("arguments"), Reply::Array(parts)),
+            ]
+        }
+    };
+    if !flags.is_empty() {
+        map.push((bulk("flags"), simple_set(flags.into_iter())));
+    }
+    Reply::Map(map)
+}
+
+fn is_token(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-')
+}
+
+/// Name, type and token of a single word: a key, an option, a choice or a value.
+fn word_argument(word: &str, token: Option<&str>) -> Vec<(Reply, Reply)> {
+    let choices: Vec<&str> = word.split('|').collect();
+    let mut map = vec![(bulk("name"), bulk(word.to_ascii_lowercase().replace('|', "_or_")))];
+    if choices.len() > 1 {
+        let each = choices.iter().map(|choice| Reply::Map(word_argument(choice, None))).collect();
+        map.push((bulk("type"), bulk("oneof")));
+        map.push((bulk("arguments"), Reply::Array(each)));
+    } else if is_token(word) {
+        map.push((bulk("type"), bulk("pure-token")));
+        map.push((bulk("token"), bulk(word)));
+    } else {
+        let kind = match word {
+            "key" => "key",
+            "pattern" => "pattern",
+            "count" | "cursor" | "index" | "numreplicas" | "timeout" => "integer",
+            _ => "string",
+        };
+        map.push((bulk("type"), bulk(kind)));
+    }
+    if let Some(token) = token {
+        map.push((bulk("token"), bulk(token)));
+    }
+    map
+}
+
+/// COMMAND GETKEYS.
+///
+/// # Errors
+/// Redis' three texts: no such command, wrong arity, no keys.
+pub fn get_keys(words: &[Bytes]) -> Result<Reply, CommandError> {
+    let text = |text: &str| CommandError::Text(text.to_owned());
+    let found = resolve(words).map_err(|error| match error {
+        CommandError::Arity(_) => text("ERR Invalid number of arguments specified for command"),
+        _ => text("ERR Invalid command specified"),
+    })?;
+    if found.spec.keys.first == 0 {
+        return Err(text("ERR The command has no key arguments"));
+    }
+    Ok(Reply::Array(found.spec.keys.keys(words).cloned().map(Reply::Bulk).collect()))
+}
+
+/// COMMAND LIST.
+#[must_use]
+pub fn list(filter: &Filter) -> Reply {
+    let kept = table::rows().filter(|spec| match filter {
+        Filter::None => true,
+        Filter::Module => false,
+        Filter::Category(wanted) => spec.flags.categories().any(|category| {
+            category.as_bytes().get(1..).is_some_and(|name| name.eq_ignore_ascii_case(wanted))
+        }),
+        Filter::Pattern(pattern) => glob::matches(pattern, spec.name.to_ascii_lowercase().as_bytes()),
+    });
+    Reply::Array(kept.map(|spec| bulk(spec.name.to_ascii_lowercase())).collect())
+}
+
+/// `COMMANDS.md`, from the table alone.
+#[must_use]
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "# Commands\n\nGenerated by `kvnode-server commands --markdown` from the command table; do not edit.\n\n\
+         The last column says where a command differs from Redis. Every command that is not listed answers\n\
+         `ERR unknown command`.\n",
+    );
+    for group in Group::ALL {
+        let _ = write!(
+            page,
+            "\n## {}\n\n| usage | what it does | arity | flags | since | difference from Redis |\n\
+             | --- | --- | --- | --- | --- | --- |\n",
+            group.name()
+        );
+        for spec in table::rows().filter(|spec| spec.group == group) {
+            let flags: Vec<&str> = spec.flags.names().collect();
+            let _ = writeln!(
+                page,
+                "| `{}` | {} | {} | {} | {} | {} |",
+                spec.usage.replace('|', "\\|"),
+                spec.summary,
+                spec.arity.as_redis(),
+                flags.join(" "),
+                spec.since,
+                spec.difference,
+            );
+        }
+    }
+    page
+}

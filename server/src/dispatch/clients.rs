@@ -1,0 +1,275 @@
+//! Who is connected: the registry behind CLIENT LIST, CLIENT INFO and CLIENT KILL.
+//!
+//! Invariant: an entry lives from `open` to `close` of its connection; names change under the entry's own lock, which is
+//! never held across an await.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::{KillFilter, table};
+use crate::resp::Protocol;
+use crate::session::Session;
+
+/// One connection as others may see it.
+#[derive(Debug)]
+pub struct Client {
+    /// Unique on this node until it restarts.
+    pub id: u64,
+    peer: SocketAddr,
+    local: SocketAddr,
+    opened: Instant,
+    cancel: CancellationToken,
+    /// Milliseconds from `opened` to the last turn.
+    active_ms: AtomicU64,
+    /// Slot of the last command.
+    last_slot: AtomicUsize,
+    facts: Mutex<Facts>,
+}
+
+/// What a client says of itself, and what it chose.
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    name: Bytes,
+    library_name: Bytes,
+    library_version: Bytes,
+    db: u8,
+    resp3: bool,
+    stale_reads: bool,
+}
+
+impl Client {
+    /// Name given by SETNAME; empty = none.
+    #[must_use]
+    pub fn name(&self) -> Bytes {
+        self.facts.lock().name.clone()
+    }
+
+    /// CLIENT SETNAME.
+    pub fn set_name(&self, name: &Bytes) {
+        self.facts.lock().name = own(name);
+    }
+
+    /// CLIENT SETINFO LIB-NAME.
+    pub fn set_library_name(&self, name: &Bytes) {
+        self.facts.lock().library_name = own(name);
+    }
+
+    /// CLIENT SETINFO LIB-VER.
+    pub fn set_library_version(&self, version: &Bytes) {
+        self.facts.lock().library_version = own(version);
+    }
+
+    /// Copies what the session chose.
+    pub fn follow(&self, session: &Session) {
+        let mut facts = self.facts.lock();
+        facts.db = session.db;
+        facts.resp3 = session.protocol == Protocol::Resp3;
+        facts.stale_reads = session.stale_reads;
+    }
+
+    /// Address of the client.
+    #[must_use]
+    pub fn peer(&self) -> String {
+        self.peer.to_string()
+    }
+
+    /// Resolves when the connection is to close.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    /// RESET: forgets the name.
+    pub fn reset(&self) {
+        self.facts.lock().name = Bytes::new();
+    }
+
+    /// Notes a turn that began at `now` with the command of `slot`.
+    pub fn touch(&self, now: Instant, slot: usize) {
+        let millis = now.saturating_duration_since(self.opened).as_millis();
+        self.active_ms.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last_slot.store(slot, Ordering::Relaxed);
+    }
+
+    /// Its line in CLIENT LIST, without the line end. Fields of Redis that have no meaning here are left out.
+    #[must_use]
+    pub fn line(&self, now: Instant) -> String {
+        let facts = self.facts.lock().clone();
+        let age = now.saturating_duration_since(self.opened);
+        let active_ms = u128::from(self.active_ms.load(Ordering::Relaxed));
+        let idle = age.as_millis().saturating_sub(active_ms) / 1000;
+        let command = table::rows().nth(self.last_slot.load(Ordering::Relaxed)).map(|spec| spec.name);
+        let mut line = format!("id={} addr={} laddr={} name=", self.id, self.peer, self.local);
+        let _ = write!(
+            line,
+            "{} age={} idle={idle} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 cmd={} user=default redir=-1 resp={} \
+             lib-name={} lib-ver={}",
+            String::from_utf8_lossy(&facts.name),
+            age.as_secs(),
+            if facts.stale_reads { "r" } else { "N" },
+            facts.db,
+            command.map_or_else(|| "NULL".to_owned(), str::to_ascii_lowercase),
+            if facts.resp3 { 3 } else { 2 },
+            String::from_utf8_lossy(&facts.library_name),
+            String::from_utf8_lossy(&facts.library_version),
+        );
+        line
+    }
+}
+
+/// A copy that does not keep the read buffer of its request alive.
+fn own(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+/// All connections of this node.
+#[derive(Debug, Default)]
+pub struct Clients {
+    by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
+    opened: AtomicU64,
+}
+
+impl Clients {
+    /// Registers a connection.
+    pub fn open(
+        &self,
+        id: u64,
+        peer: SocketAddr,
+        local: SocketAddr,
+        cancel: CancellationToken,
+        now: Instant,
+    ) -> Arc<Client> {
+        let client = Arc::new(Client {
+            id,
+            peer,
+            local,
+            opened: now,
+            cancel,
+            active_ms: AtomicU64::new(0),
+            last_slot: AtomicUsize::new(usize::MAX),
+            facts: Mutex::default(),
+        });
+        self.by_id.lock().insert(id, Arc::clone(&client));
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        client
+    }
+
+    /// Forgets a connection.
+    pub fn close(&self, id: u64) {
+        self.by_id.lock().remove(&id);
+    }
+
+    /// Connections now.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.by_id.lock().len()
+    }
+
+    /// Connections since start or CONFIG RESETSTAT.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// CONFIG RESETSTAT.
+    pub fn reset(&self) {
+        self.opened.store(0, Ordering::Relaxed);
+    }
+
+    /// CLIENT LIST, by id; each line ends in LF.
+    #[must_use]
+    pub fn list(&self, ids: Option<&[u64]>, now: Instant) -> String {
+        let clients: Vec<Arc<Client>> = self.by_id.lock().values().cloned().collect();
+        let mut text = String::new();
+        for client in clients.iter().filter(|client| ids.is_none_or(|ids| ids.contains(&client.id))) {
+            text.push_str(&client.line(now));
+            text.push('\n');
+        }
+        text
+    }
+
+    /// CLIENT KILL: signals the connections that match, the caller's excepted, and returns how many matched and
+    /// whether the caller is one of them.
+    pub fn kill(&self, filter: &KillFilter, caller: u64) -> (usize, bool) {
+        let clients: Vec<Arc<Client>> = self.by_id.lock().values().cloned().collect();
+        let mut killed = 0;
+        let mut caller_too = false;
+        for client in clients.iter().filter(|client| client.matches(filter)) {
+            if client.id != caller {
+                client.cancel.cancel();
+            } else if filter.skip_me {
+                continue;
+            } else {
+                caller_too = true;
+            }
+            killed += 1;
+        }
+        (killed, caller_too)
+    }
+}
+
+impl Client {
+    fn matches(&self, filter: &KillFilter) -> bool {
+        filter.possible
+            && filter.id.is_none_or(|id| id == self.id)
+            && filter.addr.as_ref().is_none_or(|addr| *addr == self.peer.to_string())
+            && filter.local_addr.as_ref().is_none_or(|addr| *addr == self.local.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::monotonic;
+
+    fn open(clients: &Clients, id: u64) -> (Arc<Client>, CancellationToken) {
+        let cancel = CancellationToken::new();
+        let port = 1000 + u16::try_from(id).unwrap();
+        let peer = SocketAddr::from(([127, 0, 0, 1], port));
+        let local = SocketAddr::from(([127, 0, 0, 1], 4920));
+        (clients.open(id, peer, local, cancel.clone(), monotonic()), cancel)
+    }
+
+    fn filter() -> KillFilter {
+        KillFilter { possible: true, skip_me: true, ..KillFilter::default() }
+    }
+
+    #[test]
+    fn a_line_tells_what_the_client_told() {
+        let clients = Clients::default();
+        let (client, _) = open(&clients, 7);
+        client.set_name(&Bytes::from_static(b"worker"));
+        client.follow(&Session { db: 3, protocol: Protocol::Resp3, ..Session::default() });
+        client.touch(monotonic(), table::find(b"GET").unwrap().slot);
+        let line = clients.list(Some(&[7]), monotonic());
+        for part in
+            ["id=7 addr=127.0.0.1:1007 laddr=127.0.0.1:4920 name=worker ", " db=3 ", " cmd=get ", " resp=3 "]
+        {
+            assert!(line.contains(part), "{part:?} in {line:?}");
+        }
+        assert_eq!(clients.list(Some(&[8]), monotonic()), "");
+        clients.close(7);
+        assert_eq!((clients.count(), clients.opened()), (0, 1));
+    }
+
+    #[test]
+    fn kill_signals_those_that_match_and_spares_the_caller() {
+        let clients = Clients::default();
+        let (_one, cancel_one) = open(&clients, 1);
+        let (_two, cancel_two) = open(&clients, 2);
+        assert_eq!(clients.kill(&KillFilter { id: Some(9), ..filter() }, 1), (0, false));
+        assert_eq!(clients.kill(&KillFilter { possible: false, ..filter() }, 1), (0, false));
+        assert_eq!(clients.kill(&filter(), 1), (1, false));
+        assert!(cancel_two.is_cancelled() && !cancel_one.is_cancelled());
+        let me = KillFilter { addr: Some("127.0.0.1:1001".to_owned()), skip_me: false, ..filter() };
+        assert_eq!(clients.kill(&me, 1), (1, true));
+        assert!(!cancel_one.is_cancelled(), "the caller closes after its reply");
+    }
+}

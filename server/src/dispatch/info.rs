@@ -1,0 +1,284 @@
+//! The text of INFO: facts in, sections out. Pure. A fact that is not known is left out, never made up.
+
+use std::fmt::{Display, Write as _};
+
+use super::clients::Clients;
+use super::counters::Counters;
+use super::process::Usage;
+use super::views;
+use crate::clock::UnixMs;
+use crate::command::REDIS_VERSION;
+use crate::config::{Config, Redirect};
+use crate::raft::{Role, Status};
+use crate::store::DbStats;
+
+/// Everything that INFO may tell, gathered by dispatch at one moment.
+pub struct Facts<'a> {
+    /// Configuration.
+    pub config: &'a Config,
+    /// The group.
+    pub status: &'a Status,
+    /// Counters.
+    pub counters: &'a Counters,
+    /// Connections.
+    pub clients: &'a Clients,
+    /// Per database, index = number.
+    pub databases: &'a [DbStats],
+    /// This process.
+    pub usage: Usage,
+    /// Random id of this process' life, 40 hex digits.
+    pub run_id: &'a str,
+    /// Client address told to others.
+    pub addr: &'a str,
+    /// Wall clock.
+    pub now: UnixMs,
+    /// Wall clock at start.
+    pub started: UnixMs,
+    /// Requests in the last full second.
+    pub ops_per_second: u64,
+    /// Last finished snapshot.
+    pub last_save: Option<UnixMs>,
+    /// A BGSAVE runs.
+    pub saving: bool,
+    /// The last BGSAVE of this process did not fail.
+    pub last_save_ok: bool,
+}
+
+type Section = (&'static str, fn(&mut Text, &Facts<'_>));
+
+/// Sections in Redis' order. Those that `INFO` alone shows come first in [`render`] by name.
+const SECTIONS: [Section; 12] = [
+    ("Server", server),
+    ("Clients", clients),
+    ("Memory", memory),
+    ("Persistence", persistence),
+    ("Stats", stats),
+    ("Replication", replication),
+    ("CPU", cpu),
+    ("Commandstats", command_stats),
+    ("Errorstats", error_stats),
+    ("Cluster", cluster),
+    ("Keyspace", keyspace),
+    ("Raft", raft),
+];
+
+/// Sections that only `all`, `everything` or their own name show.
+const ON_REQUEST: &str = "Commandstats";
+
+/// The text for the sections asked for (lower case); none = default. Unknown names show nothing.
+#[must_use]
+pub fn render(facts: &Facts<'_>, wanted: &[String]) -> String {
+    let asked = |name: &str| wanted.iter().any(|section| section == name);
+    let everything = asked("all") || asked("everything");
+    let default = wanted.is_empty() || asked("default");
+    let mut text = Text::default();
+    for (title, write) in SECTIONS {
+        let shown = everything || (default && title != ON_REQUEST) || asked(&title.to_ascii_lowercase());
+        if shown {
+            text.title(title);
+            write(&mut text, facts);
+        }
+    }
+    text.0
+}
+
+/// The text under construction.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn title(&mut self, title: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\r\n" };
+        let _ = write!(self.0, "{gap}# {title}\r\n");
+    }
+
+    fn field(&mut self, name: &str, value: impl Display) {
+        let _ = write!(self.0, "{name}:{value}\r\n");
+    }
+
+    fn known(&mut self, name: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.field(name, value);
+        }
+    }
+
+    fn flag(&mut self, name: &str, value: bool) {
+        self.field(name, u8::from(value));
+    }
+}
+
+fn mode(config: &Config) -> &'static str {
+    if config.redirect == Redirect::Moved { "cluster" } else { "standalone" }
+}
+
+fn server(text: &mut Text, facts: &Facts<'_>) {
+    let uptime = facts.now.0.saturating_sub(facts.started.0) / 1000;
+    text.field("redis_version", REDIS_VERSION);
+    text.field("redis_mode", mode(facts.config));
+    text.field("kvnode_version", env!("CARGO_PKG_VERSION"));
+    text.field("os", format_args!("{} {}", std::env::consts::OS, std::env::consts::ARCH));
+    text.field("arch_bits", usize::BITS);
+    text.field("process_id", std::process::id());
+    text.field("run_id", facts.run_id);
+    text.field("tcp_port", views::split(facts.addr).1);
+    text.field("server_time_usec", facts.now.0 * 1000);
+    text.field("uptime_in_seconds", uptime);
+    text.field("uptime_in_days", uptime / 86_400);
+}
+
+fn clients(text: &mut Text, facts: &Facts<'_>) {
+    text.field("connected_clients", facts.clients.count());
+    text.field("maxclients", facts.config.limits.clients_max);
+    // No command here waits for another client's write.
+    text.field("blocked_clients", 0);
+}
+
+fn memory(text: &mut Text, facts: &Facts<'_>) {
+    if let Some(bytes) = facts.usage.resident_bytes {
+        // The data is on disk, so what the process holds is the only memory there is to speak of.
+        text.field("used_memory", bytes);
+        text.field("used_memory_human", human(bytes));
+        text.field("used_memory_rss", bytes);
+        text.field("used_memory_rss_human", human(bytes));
+        text.field("mem_fragmentation_ratio", "1.00");
+    }
+    if let Some(bytes) = facts.usage.peak_bytes {
+        text.field("used_memory_peak", bytes);
+        text.field("used_memory_peak_human", human(bytes));
+    }
+    text.field("maxmemory", 0);
+    text.field("maxmemory_human", "0B");
+    text.field("maxmemory_policy", "noeviction");
+}
+
+/// Bytes as Redis writes them: `512B`, `1.50K`, `2.00M`, `3.00G`.
+#[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]
+fn human(bytes: u64) -> String {
+    const UNITS: [(u64, char); 4] = [(1 << 40, 'T'), (1 << 30, 'G'), (1 << 20, 'M'), (1 << 10, 'K')];
+    UNITS.into_iter().find(|(size, _)| bytes >= *size).map_or_else(
+        || format!("{bytes}B"),
+        |(size, unit)| format!("{:.2}{unit}", bytes as f64 / size as f64),
+    )
+}
+
+fn loading(status: &Status) -> bool {
+    status.role == Role::Unformed || !status.recovered
+}
+
+fn persistence(text: &mut Text, facts: &Facts<'_>) {
+    let loading = loading(facts.status);
+    text.flag("loading", loading);
+    if loading {
+        text.field("loading_start_time", facts.started.0 / 1000);
+        text.field("loading_eta_seconds", 1);
+    }
+    text.flag("rdb_bgsave_in_progress", facts.saving);
+    text.field("rdb_last_save_time", facts.last_save.unwrap_or(facts.started).0 / 1000);
+    text.field("rdb_last_bgsave_status", if facts.last_save_ok { "ok" } else { "err" });
+    text.field("aof_enabled", 0);
+}
+
+fn stats(text: &mut Text, facts: &Facts<'_>) {
+    let totals = facts.counters.totals_since_reset();
+    text.field("total_connections_received", facts.clients.opened());
+    text.field("total_commands_processed", totals.commands);
+    text.field("instantaneous_ops_per_sec", facts.ops_per_second);
+    // Nothing expires or is evicted by this version.
+    text.field("expired_keys", 0);
+    text.field("evicted_keys", 0);
+    text.field("keyspace_hits", totals.hits);
+    text.field("keyspace_misses", totals.misses);
+    text.field("total_error_replies", totals.errors);
+}
+
+fn replication(text: &mut Text, facts: &Facts<'_>) {
+    let status = facts.status;
+    let offset = status.applied.map_or(0, |id| id.index);
+    if views::takes_writes(status, facts.config.redirect) {
+        text.field("role", "master");
+        let known: Vec<_> = status.members.iter().filter(|member| member.matched_index.is_some()).collect();
+        let others: Vec<_> = known.into_iter().filter(|member| member.id != status.node_id).collect();
+        text.field("connected_slaves", others.len());
+        for (number, member) in others.iter().enumerate() {
+            let (host, port) = views::split(&member.addr);
+            let lag = member.last_ack_ms.unwrap_or(0) / 1000;
+            let matched = member.matched_index.unwrap_or(0);
+            text.field(
+                &format!("slave{number}"),
+                format_args!("ip={host},port={port},state=online,offset={matched},lag={lag}"),
+            );
+        }
+    } else {
+        text.field("role", "slave");
+        if let Some(leader) = &status.leader {
+            let (host, port) = views::split(&leader.addr);
+            text.field("master_host", host);
+            text.field("master_port", port);
+        }
+        text.field("master_link_status", if status.leader.is_some() { "up" } else { "down" });
+        text.field("slave_repl_offset", offset);
+        text.field("slave_read_only", 1);
+        text.field("connected_slaves", 0);
+    }
+    text.field("master_repl_offset", offset);
+}
+
+fn cpu(text: &mut Text, facts: &Facts<'_>) {
+    text.known("used_cpu_sys", facts.usage.system_seconds);
+    text.known("used_cpu_user", facts.usage.user_seconds);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]
+fn command_stats(text: &mut Text, facts: &Facts<'_>) {
+    for (name, count) in facts.counters.commands_since_reset() {
+        let each = if count.calls == 0 { 0.0 } else { count.usec as f64 / count.calls as f64 };
+        text.field(
+            &format!("cmdstat_{}", name.to_ascii_lowercase()),
+            format_args!(
+                "calls={},usec={},usec_per_call={each:.2},rejected_calls={},failed_calls={}",
+                count.calls, count.usec, count.rejected, count.failed
+            ),
+        );
+    }
+}
+
+fn error_stats(text: &mut Text, facts: &Facts<'_>) {
+    for (code, count) in facts.counters.errors_since_reset() {
+        text.field(&format!("errorstat_{code}"), format_args!("count={count}"));
+    }
+}
+
+fn cluster(text: &mut Text, facts: &Facts<'_>) {
+    text.flag("cluster_enabled", facts.config.redirect == Redirect::Moved);
+}
+
+fn keyspace(text: &mut Text, facts: &Facts<'_>) {
+    for (number, stats) in facts.databases.iter().enumerate().filter(|(_, stats)| stats.keys > 0) {
+        text.field(
+            &format!("db{number}"),
+            format_args!("keys={},expires={},avg_ttl=0", stats.keys, stats.expires),
+        );
+    }
+}
+
+fn raft(text: &mut Text, facts: &Facts<'_>) {
+    let status = facts.status;
+    let voters = status.members.iter().filter(|member| member.voter).count();
+    text.field("raft_node_id", format_args!("{:016x}", status.node_id));
+    text.known("raft_cluster_id", status.cluster_id.map(|id| format!("{id:016x}")));
+    text.field("raft_role", views::role(status.role));
+    text.field("raft_term", status.term);
+    text.known("raft_leader_id", status.leader.as_ref().map(|leader| format!("{:016x}", leader.id)));
+    text.known("raft_leader_addr", status.leader.as_ref().map(|leader| &leader.addr));
+    text.known("raft_last_log_index", status.last_log_index);
+    text.known("raft_commit_index", status.committed.map(|id| id.index));
+    text.known("raft_applied_index", status.applied.map(|id| id.index));
+    text.known("raft_durable_index", status.durable.map(|id| id.index));
+    text.known("raft_purged_index", status.purged.map(|id| id.index));
+    text.known("raft_last_contact_ms", status.last_contact_ms);
+    text.field("raft_peers", status.members.len());
+    text.field("raft_voters", voters);
+    text.field("raft_learners", status.members.len() - voters);
+    text.flag("raft_change_in_progress", status.change_in_progress);
+    text.flag("raft_recovered", status.recovered);
+}

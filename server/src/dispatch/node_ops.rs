@@ -1,0 +1,212 @@
+//! Verbs and questions that concern the node or its group: INFO, CONFIG, RAFT*, CLUSTER, SLOWLOG, SHUTDOWN.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::fault::Fault;
+use super::replica::Replica;
+use super::{Connection, Dispatcher, Flow, config_table, info, process, views};
+use crate::clock::{UnixMs, monotonic, wall};
+use crate::command::{ClusterOp, NodeOp, slot};
+use crate::config::Redirect;
+use crate::raft::{MemberError, Role, Status};
+use crate::resp::{Reply, Request};
+
+/// How often WAIT looks again.
+const WAIT_POLL: Duration = Duration::from_millis(10);
+
+fn count(n: usize) -> Reply {
+    Reply::Integer(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+fn seconds(at: UnixMs) -> Reply {
+    Reply::Integer(i64::try_from(at.0 / 1000).unwrap_or(i64::MAX))
+}
+
+impl<R: Replica> Dispatcher<R> {
+    /// Performs one; no reply means that the connection just closes.
+    pub(super) async fn node_op(
+        &self,
+        connection: &Connection,
+        op: NodeOp,
+        request: Option<&Request>,
+    ) -> (Option<Reply>, Flow) {
+        let group = &self.parts.group;
+        let reply = match op {
+            NodeOp::Shutdown => {
+                self.parts.shutdown.cancel();
+                return (None, Flow::Close);
+            }
+            NodeOp::AddPeer(addr) => self.verb(group.add_peer(addr).await, request),
+            NodeOp::RemovePeer(target) => self.verb(group.remove_peer(target).await, request),
+            NodeOp::Transfer(to) => self.verb(group.transfer_leader(to).await, request),
+            NodeOp::ShrinkLog => self.verb(group.shrink_log().await, request),
+            NodeOp::Snapshot => self.snapshot().await,
+            NodeOp::Wait { replicas, timeout_ms } => {
+                match self.wait(connection, replicas, timeout_ms).await {
+                    Some(reply) => reply,
+                    None => return (None, Flow::Close),
+                }
+            }
+            op => self.question(op),
+        };
+        (Some(reply), Flow::Continue)
+    }
+
+    fn verb(&self, result: Result<(), MemberError>, request: Option<&Request>) -> Reply {
+        match result {
+            Ok(()) => Reply::Ok,
+            Err(error) => self.refuse(&Fault::from(error), request),
+        }
+    }
+
+    /// What is answered at once.
+    fn question(&self, op: NodeOp) -> Reply {
+        let config = &self.parts.config;
+        let status = || self.parts.group.status();
+        match op {
+            NodeOp::Info(sections) => Reply::Verbatim(self.info(&sections).into()),
+            NodeOp::ConfigGet(patterns) => config_table::get(config, &self.live, &patterns),
+            NodeOp::ConfigSet(pairs) => config_table::set(config, &self.live, &pairs),
+            NodeOp::ResetStatistics => {
+                self.counters.reset();
+                self.clients.reset();
+                Reply::Ok
+            }
+            NodeOp::Leader => views::leader(&status()),
+            NodeOp::State => views::state(&status()),
+            NodeOp::Statistics => views::statistics(&status()),
+            NodeOp::Peers => {
+                let silent = config.timing.election_timeout_max.as_millis();
+                views::peers(&status(), u64::try_from(silent).unwrap_or(u64::MAX))
+            }
+            NodeOp::Identity => views::identity(&status(), &self.parts.addr, &self.parts.peer_addr),
+            NodeOp::Time => {
+                let now = wall().0;
+                let word = |n: u64| Reply::Bulk(Bytes::from(n.to_string()));
+                Reply::Array(vec![word(now / 1000), word(now % 1000 * 1000)])
+            }
+            NodeOp::LastSave => seconds(self.parts.snapshots.last_save().unwrap_or(self.parts.started)),
+            NodeOp::Role => views::redis_role(&status(), config.redirect),
+            NodeOp::Cluster(op) => self.cluster(op),
+            NodeOp::BackgroundSnapshot => self.background_snapshot(),
+            NodeOp::SlowLogGet(count) => self.slow_log.get(count),
+            NodeOp::SlowLogLength => count(self.slow_log.length()),
+            NodeOp::SlowLogReset => {
+                self.slow_log.reset();
+                Reply::Ok
+            }
+            // Served by `node_op`, which gives away only the rest.
+            NodeOp::Shutdown
+            | NodeOp::AddPeer(_)
+            | NodeOp::RemovePeer(_)
+            | NodeOp::Transfer(_)
+            | NodeOp::ShrinkLog
+            | NodeOp::Snapshot
+            | NodeOp::Wait { .. } => Reply::Error("ERR not a question".to_owned()),
+        }
+    }
+
+    fn info(&self, sections: &[String]) -> String {
+        let group = &self.parts.group;
+        let status = group.status();
+        let databases: Vec<_> = (0..self.parts.config.databases).map(|db| group.db_stats(db)).collect();
+        let second = monotonic().saturating_duration_since(self.epoch).as_secs();
+        let facts = info::Facts {
+            config: &self.parts.config,
+            status: &status,
+            counters: &self.counters,
+            clients: &self.clients,
+            databases: &databases,
+            usage: process::usage(),
+            run_id: &self.run_id,
+            addr: &self.parts.addr,
+            now: wall(),
+            started: self.parts.started,
+            ops_per_second: self.rate.per_second(second),
+            last_save: self.parts.snapshots.last_save(),
+            saving: self.saving.load(Ordering::Relaxed),
+            last_save_ok: self.last_save_ok.load(Ordering::Relaxed),
+        };
+        info::render(&facts, sections)
+    }
+
+    fn cluster(&self, op: ClusterOp) -> Reply {
+        if self.parts.config.redirect != Redirect::Moved {
+            return Reply::Error("ERR This instance has cluster support disabled".to_owned());
+        }
+        let status = self.parts.group.status();
+        match op {
+            ClusterOp::Info => views::cluster_info(&status),
+            ClusterOp::MyId => views::cluster_my_id(&status),
+            ClusterOp::Slots => views::cluster_slots(&status),
+            ClusterOp::Shards => views::cluster_shards(&status),
+            ClusterOp::Nodes => views::cluster_nodes(&status),
+            ClusterOp::KeySlot(key) => Reply::Integer(i64::from(slot::of(&key))),
+        }
+    }
+
+    async fn snapshot(&self) -> Reply {
+        match self.parts.snapshots.snapshot().await {
+            Ok(()) => Reply::Ok,
+            Err(text) => Reply::Error(format!("ERR {text}")),
+        }
+    }
+
+    /// BGSAVE: one at a time, in a task that shutdown waits for.
+    fn background_snapshot(&self) -> Reply {
+        if self.saving.swap(true, Ordering::AcqRel) {
+            return Reply::Error("ERR Background save already in progress".to_owned());
+        }
+        let work = self.parts.snapshots.snapshot();
+        let (saving, ok) = (Arc::clone(&self.saving), Arc::clone(&self.last_save_ok));
+        self.background.spawn(async move {
+            let result = work.await;
+            if let Err(text) = &result {
+                tracing::warn!(error = %text, "background snapshot failed");
+            }
+            ok.store(result.is_ok(), Ordering::Relaxed);
+            saving.store(false, Ordering::Release);
+        });
+        Reply::Simple("Background saving started")
+    }
+
+    /// WAIT: until enough other nodes are known to hold what is committed, or the time is over; `None` when the
+    /// connection was cancelled.
+    async fn wait(&self, connection: &Connection, replicas: i64, timeout_ms: u64) -> Option<Reply> {
+        let started = monotonic();
+        let patience = Duration::from_millis(timeout_ms);
+        loop {
+            let held = holders(&self.parts.group.status());
+            let enough = i64::try_from(held).unwrap_or(i64::MAX) >= replicas;
+            let over = timeout_ms > 0 && monotonic().saturating_duration_since(started) >= patience;
+            if enough || over {
+                return Some(count(held));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(WAIT_POLL) => {}
+                () = connection.client.cancelled() => return None,
+                () = self.parts.shutdown.cancelled() => return Some(count(held)),
+            }
+        }
+    }
+}
+
+/// Other nodes that hold every acknowledged write: what the leader has heard, and never below the majority that an
+/// acknowledgement takes.
+fn holders(status: &Status) -> usize {
+    let voters = status.members.iter().filter(|member| member.voter).count();
+    let quorum_others = voters / 2;
+    let committed = status.committed.map_or(0, |id| id.index);
+    let heard = status
+        .members
+        .iter()
+        .filter(|member| {
+            member.id != status.node_id && member.matched_index.is_some_and(|index| index >= committed)
+        })
+        .count();
+    if status.role == Role::Leader { heard.max(quorum_others) } else { quorum_others }
+}

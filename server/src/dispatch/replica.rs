@@ -1,0 +1,70 @@
+//! What dispatch needs of the replicated group, as a trait: the running node gives a [`Group`], tests a scripted one.
+
+use std::future::Future;
+
+use crate::config::Consistency;
+use crate::raft::{Group, MemberError, ProposeError, ReadError, Status};
+use crate::store::{Answer, DbStats, Fatal, Op, Outcome, Query};
+
+/// The replicated group and its local state. Semantics and errors are those of [`Group`].
+pub trait Replica: Clone + Send + Sync + 'static {
+    /// See [`Group::propose`].
+    fn propose(&self, ops: Vec<Op>) -> impl Future<Output = Result<Vec<Outcome>, ProposeError>> + Send;
+    /// See [`Group::read_barrier`].
+    fn read_barrier(&self, level: Consistency) -> impl Future<Output = Result<(), ReadError>> + Send;
+    /// See [`crate::store::Store::query`].
+    ///
+    /// # Errors
+    /// [`Fatal`]: the node must stop.
+    fn query(&self, query: &Query) -> Result<Answer, Fatal>;
+    /// See [`crate::store::Store::stats`].
+    fn db_stats(&self, db: u8) -> DbStats;
+    /// See [`Group::status`].
+    fn status(&self) -> Status;
+    /// See [`Group::add_peer`].
+    fn add_peer(&self, addr: String) -> impl Future<Output = Result<(), MemberError>> + Send;
+    /// See [`Group::remove_peer`].
+    fn remove_peer(&self, target: String) -> impl Future<Output = Result<(), MemberError>> + Send;
+    /// See [`Group::transfer_leader`].
+    fn transfer_leader(&self, to: Option<String>) -> impl Future<Output = Result<(), MemberError>> + Send;
+    /// See [`Group::shrink_log`].
+    fn shrink_log(&self) -> impl Future<Output = Result<(), MemberError>> + Send;
+}
+
+impl Replica for Group {
+    async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, ProposeError> {
+        Group::propose(self, ops).await
+    }
+
+    async fn read_barrier(&self, level: Consistency) -> Result<(), ReadError> {
+        Group::read_barrier(self, level).await
+    }
+
+    fn query(&self, query: &Query) -> Result<Answer, Fatal> {
+        self.store().query(query)
+    }
+
+    fn db_stats(&self, db: u8) -> DbStats {
+        self.store().stats(db)
+    }
+
+    fn status(&self) -> Status {
+        Group::status(self)
+    }
+
+    async fn add_peer(&self, addr: String) -> Result<(), MemberError> {
+        Group::add_peer(self, addr).await
+    }
+
+    async fn remove_peer(&self, target: String) -> Result<(), MemberError> {
+        Group::remove_peer(self, target).await
+    }
+
+    async fn transfer_leader(&self, to: Option<String>) -> Result<(), MemberError> {
+        Group::transfer_leader(self, to).await
+    }
+
+    async fn shrink_log(&self) -> Result<(), MemberError> {
+        Group::shrink_log(self).await
+    }
+}

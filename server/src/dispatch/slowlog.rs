@@ -1,0 +1,161 @@
+//! The slow log: the newest requests that took longer than a threshold, in bounded memory.
+//!
+//! Invariant: an entry owns copies, cut as Redis cuts them (32 words, 128 bytes each), so that it never keeps a client's
+//! read buffer alive.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::clock::UnixMs;
+use crate::resp::Reply;
+
+const WORDS_MAX: usize = 32;
+const WORD_BYTES_MAX: usize = 128;
+
+/// A noted request.
+#[derive(Clone, Debug)]
+struct Entry {
+    id: i64,
+    at: UnixMs,
+    latency: Duration,
+    words: Vec<Bytes>,
+    client: String,
+    name: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: i64,
+    entries: VecDeque<Entry>,
+}
+
+/// The slow log of this node.
+#[derive(Debug, Default)]
+pub struct SlowLog {
+    inner: Mutex<Inner>,
+}
+
+impl SlowLog {
+    /// Notes a request; keeps the newest `length_max`.
+    pub fn note(
+        &self,
+        request: &[Bytes],
+        latency: Duration,
+        at: UnixMs,
+        client: (String, Bytes),
+        length_max: usize,
+    ) {
+        let mut inner = self.inner.lock();
+        let entry =
+            Entry { id: inner.next, at, latency, words: shorten(request), client: client.0, name: client.1 };
+        inner.next += 1;
+        inner.entries.push_front(entry);
+        inner.entries.truncate(length_max);
+    }
+
+    /// SLOWLOG GET: newest first; each entry is id, Unix seconds, microseconds, words, address, name.
+    #[must_use]
+    pub fn get(&self, count: Option<usize>) -> Reply {
+        let inner = self.inner.lock();
+        let entries = inner.entries.iter().take(count.unwrap_or(usize::MAX));
+        Reply::Array(entries.map(Entry::reply).collect())
+    }
+
+    /// SLOWLOG LEN.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.inner.lock().entries.len()
+    }
+
+    /// SLOWLOG RESET; ids go on.
+    pub fn reset(&self) {
+        self.inner.lock().entries.clear();
+    }
+}
+
+impl Entry {
+    fn reply(&self) -> Reply {
+        let seconds = i64::try_from(self.at.0 / 1000).unwrap_or(i64::MAX);
+        let micros = i64::try_from(self.latency.as_micros()).unwrap_or(i64::MAX);
+        Reply::Array(vec![
+            Reply::Integer(self.id),
+            Reply::Integer(seconds),
+            Reply::Integer(micros),
+            Reply::Array(self.words.iter().cloned().map(Reply::Bulk).collect()),
+            Reply::Bulk(self.client.clone().into()),
+            Reply::Bulk(self.name.clone()),
+        ])
+    }
+}
+
+/// Copies at most 32 words of at most 128 bytes, and says what is missing in Redis' words.
+fn shorten(words: &[Bytes]) -> Vec<Bytes> {
+    let kept = if words.len() > WORDS_MAX { WORDS_MAX - 1 } else { words.len() };
+    let mut list: Vec<Bytes> = words.iter().take(kept).map(|word| shorten_word(word)).collect();
+    if kept < words.len() {
+        list.push(format!("... ({} more arguments)", words.len() - kept).into());
+    }
+    list
+}
+
+fn shorten_word(word: &[u8]) -> Bytes {
+    match word.get(..WORD_BYTES_MAX) {
+        Some(head) if word.len() > WORD_BYTES_MAX => {
+            let mut text = head.to_vec();
+            text.extend_from_slice(format!("... ({} more bytes)", word.len() - WORD_BYTES_MAX).as_bytes());
+            text.into()
+        }
+        _ => Bytes::copy_from_slice(word),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(log: &SlowLog, words: &[Bytes], length_max: usize) {
+        log.note(
+            words,
+            Duration::from_millis(20),
+            UnixMs(5_000),
+            ("a:1".to_owned(), Bytes::new()),
+            length_max,
+        );
+    }
+
+    #[test]
+    fn the_newest_come_first_and_the_length_is_bounded() {
+        let log = SlowLog::default();
+        for word in ["a", "b", "c"] {
+            note(&log, &[Bytes::from_static(word.as_bytes())], 2);
+        }
+        assert_eq!(log.length(), 2);
+        let Reply::Array(entries) = log.get(Some(1)) else { panic!() };
+        let expected = Reply::Array(vec![
+            Reply::Integer(2),
+            Reply::Integer(5),
+            Reply::Integer(20_000),
+            Reply::Array(vec![Reply::Bulk("c".into())]),
+            Reply::Bulk("a:1".into()),
+            Reply::Bulk(Bytes::new()),
+        ]);
+        assert_eq!(entries, [expected]);
+        log.reset();
+        assert_eq!(log.get(None), Reply::Array(Vec::new()));
+    }
+
+    #[test]
+    fn long_requests_are_cut() {
+        let many: Vec<Bytes> = (0..40).map(|n| Bytes::from(n.to_string())).collect();
+        let short = shorten(&many);
+        assert_eq!(short.len(), 32);
+        assert_eq!(short[31], "... (9 more arguments)");
+        assert_eq!(shorten(&many[..32]), &many[..32]);
+        let long = shorten_word(&[b'x'; 200]);
+        assert!(long.ends_with(b"... (72 more bytes)") && long.len() == 128 + 19);
+        assert_eq!(shorten_word(&[b'x'; 128]).len(), 128);
+    }
+}
