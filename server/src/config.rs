@@ -1,8 +1,30 @@
-//! Configuration: what the node was told, checked, immutable. Defaults < file < environment < flags.
+//! Configuration: what the node was told, checked, immutable.
+//!
+//! ```text
+//! defaults  <  file (YAML)  <  environment (KVNODE_*)  <  flags        later ones win, key by key
+//!      \__________\________________\_______________\___ keys.rs: one table, one row per key
+//!                                                    |
+//!                           Draft -> derived defaults -> relations -> Config
+//! ```
+//!
+//! Every key has one name everywhere: `log_dir` in the file, `KVNODE_LOG_DIR`, `--log-dir`. Reading never stops at the
+//! first fault: [`load`] returns all of them, each with the key, where it was set, the bad value and what is allowed.
+//!
+//! Invariant: a [`Config`] that [`load`] returned has every relation of [`relations::RELATIONS`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub mod keys;
+pub mod load;
+mod relations;
+#[cfg(test)]
+mod tests;
+pub mod units;
+
+pub use keys::{KEYS, Key, example_yaml};
+pub use load::{ConfigError, Fault, Loaded, Settings, Source, load};
 
 /// How fresh a read is (`--consistency`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +118,49 @@ pub struct Config {
     pub keys_default_limit: u64,
     /// RAFTSNAPSHOT exports kept.
     pub snapshots_keep: usize,
+    /// Log directives (`tracing_subscriber::EnvFilter`), until `PUT /v1/log-filter` replaces them.
+    pub log_filter: String,
+    /// Form of log lines.
+    pub log_format: LogFormat,
+}
+
+/// Form of log lines on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for Config {
+    /// The defaults of a node on loopback, with the derived ones filled in.
+    fn default() -> Self {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            addr: at(4920),
+            peer_addr: at(4920 + load::PEER_PORT_OFFSET),
+            http_addr: at(4920 + load::HTTP_PORT_OFFSET),
+            advertise_addr: None,
+            advertise_peer_addr: None,
+            data: PathBuf::from("data"),
+            log_dir: PathBuf::from("data"),
+            join: Vec::new(),
+            restore: None,
+            consistency: Consistency::High,
+            durability: Durability::High,
+            formation: Formation::Auto,
+            redirect: Redirect::Forward,
+            read_policy: ReadPolicy::Strict,
+            databases: 16,
+            timing: Timing::default(),
+            limits: Limits::default(),
+            keys_default_limit: 0,
+            snapshots_keep: 2,
+            log_filter: "info".into(),
+            log_format: LogFormat::Text,
+        }
+    }
 }
 
 /// Raft timing.
@@ -158,6 +223,8 @@ pub struct Limits {
     pub disk_quota_bytes: u64,
     /// Rate of a checkpoint sent to one peer, bytes per second; 0 = unlimited.
     pub checkpoint_bytes_per_second: u64,
+    /// Connections to the admin API at once.
+    pub http_connections_max: usize,
 }
 
 impl Default for Timing {
@@ -199,6 +266,7 @@ impl Default for Limits {
             disk_reserve_bytes: 256 * MIB as u64,
             disk_quota_bytes: 0,
             checkpoint_bytes_per_second: 0,
+            http_connections_max: 128,
         }
     }
 }

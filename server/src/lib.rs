@@ -9,8 +9,12 @@
 //!
 //! `ARCHITECTURE.md` at the top of the repository tells the life of one command along this line.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod error;
+pub mod probe;
+pub mod telemetry;
 
 pub mod net;
 pub mod resp;

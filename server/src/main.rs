@@ -1,2 +1,151 @@
 //! `kvnode-server`: command line to configuration to node; nothing else.
-fn main() {}
+//!
+//! Every failure is one line on standard error, `kvnode-server: <what>: <what to do>`, and an exit code of
+//! [`kvnode_server::error`].
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use kvnode_server::cli::{self, Cli, Command};
+use kvnode_server::config::{self, Config, KEYS, Loaded, Source};
+use kvnode_server::error::{ErrorKind, NodeError, OneLine};
+use kvnode_server::telemetry;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(cli::normalise(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    match run(&cli) {
+        Ok(code) => code,
+        Err(e) => {
+            complain(&e.to_string());
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+/// Help and version go out as they are; a mistake becomes one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(ErrorKind::Io.exit_code()),
+        };
+    }
+    let text = error.to_string();
+    let what = text.lines().next().unwrap_or_default();
+    complain(&format!("{}: kvnode-server --help lists what there is", what.trim_start_matches("error: ")));
+    ExitCode::from(ErrorKind::Usage.exit_code())
+}
+
+fn complain(line: &str) {
+    // Nothing can be done when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "kvnode-server: {}", OneLine(line));
+}
+
+fn print(text: &str) -> Result<ExitCode, NodeError> {
+    let written = std::io::stdout().write_all(text.as_bytes());
+    written.map_err(|e| NodeError::new(ErrorKind::Io, format!("write to standard output: {e}"), "look at the reader"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(cli: &Cli) -> Result<ExitCode, NodeError> {
+    match &cli.command {
+        Some(Command::ConfigExample) => return print(&config::example_yaml()),
+        Some(Command::Commands { markdown }) => return commands(*markdown),
+        Some(Command::CheckConfig) | None => {}
+    }
+    if let Some(file) = &cli.parse_snapshot {
+        return parse_snapshot(file, cli.partial);
+    }
+    let loaded = match config::load(&cli.node.settings()) {
+        Ok(loaded) => loaded,
+        Err(e) => {
+            for fault in &e.faults {
+                complain(&fault.to_string());
+            }
+            return Ok(ExitCode::from(ErrorKind::Config.exit_code()));
+        }
+    };
+    for note in &loaded.notes {
+        complain(note);
+    }
+    if cli.node.fastlog {
+        complain("--fastlog has no effect: there is one kind of log; leave the flag out");
+    }
+    if cli.command == Some(Command::CheckConfig) {
+        return print(&in_effect(&loaded));
+    }
+    serve(loaded.config)
+}
+
+/// Every key with its value and where it was set.
+fn in_effect(loaded: &Loaded) -> String {
+    let line = |key: &config::Key| {
+        let source = loaded.sources.get(key.name).unwrap_or(&Source::Default);
+        format!("{}: {} # {source}\n", key.name, key.show(&loaded.config))
+    };
+    KEYS.iter().map(line).collect()
+}
+
+fn commands(_markdown: bool) -> Result<ExitCode, NodeError> {
+    // Merge: print(&kvnode_server::command::docs::markdown()), or the names alone without `markdown`.
+    Err(NodeError::new(ErrorKind::Unavailable, "the command table is not in this build", "use a complete build"))
+}
+
+fn parse_snapshot(_file: &std::path::Path, _partial: bool) -> Result<ExitCode, NodeError> {
+    // Merge: kvnode_server::snapshot::parse verifies the file, then writes its commands to standard output.
+    Err(NodeError::new(ErrorKind::Unavailable, "snapshot reading is not in this build", "use a complete build"))
+}
+
+fn serve(config: Config) -> Result<ExitCode, NodeError> {
+    telemetry::install(&config.log_filter, config.log_format)
+        .map_err(|e| NodeError::new(ErrorKind::Config, format!("log_filter: {e}"), "set log_filter to info"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
+        NodeError::new(ErrorKind::Unavailable, format!("start threads: {e}"), "raise the limit of processes (ulimit -u)")
+    })?;
+    runtime.block_on(async {
+        let shutdown = tokio_util::sync::CancellationToken::new();
+        let mut stop = signals()?;
+        let node = node_run(config, shutdown.clone());
+        tokio::pin!(node);
+        tokio::select! {
+            ended = &mut node => return ended,
+            () = stop.wait() => shutdown.cancel(),
+        }
+        // A second signal does not cut the flush short: kill -9 is there for that, and is safe.
+        node.await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+// Merge: `kvnode_server::node::run(config, shutdown).await`.
+async fn node_run(_config: Config, shutdown: tokio_util::sync::CancellationToken) -> Result<(), NodeError> {
+    shutdown.cancelled().await;
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn signals() -> Result<Signals, NodeError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let catch = |kind| {
+        signal(kind).map_err(|e| NodeError::new(ErrorKind::Unavailable, format!("catch signals: {e}"), "report this"))
+    };
+    Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+}

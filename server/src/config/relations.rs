@@ -1,0 +1,79 @@
+//! What must hold between keys.
+
+use super::Config;
+
+/// A relation between keys.
+pub(super) struct Relation {
+    /// The keys; a relation is not looked at while one of them has a fault of its own.
+    pub(super) keys: &'static [&'static str],
+    /// Whether it holds.
+    pub(super) holds: fn(&Config) -> bool,
+    /// What is wrong and what to do when it does not.
+    pub(super) remedy: &'static str,
+}
+
+/// Every relation.
+pub(super) static RELATIONS: &[Relation] = &[
+    Relation {
+        keys: &["heartbeat", "election_timeout_min"],
+        holds: |c| c.timing.heartbeat * 3 <= c.timing.election_timeout_min,
+        remedy: "the election timeout must cover three heartbeats: raise election_timeout_min or lower heartbeat",
+    },
+    Relation {
+        keys: &["election_timeout_min", "election_timeout_max"],
+        holds: |c| c.timing.election_timeout_min < c.timing.election_timeout_max,
+        remedy: "nodes draw their timeout between the two: make election_timeout_max the larger one",
+    },
+    Relation {
+        keys: &["bulk_bytes_max", "request_bytes_max"],
+        holds: |c| c.limits.bulk_bytes_max <= c.limits.request_bytes_max,
+        remedy: "a request must be able to hold its largest argument: raise request_bytes_max",
+    },
+    Relation {
+        keys: &["key_bytes_max", "bulk_bytes_max"],
+        holds: |c| c.limits.key_bytes_max <= c.limits.bulk_bytes_max,
+        remedy: "a key is an argument: lower key_bytes_max",
+    },
+    Relation {
+        keys: &["request_bytes_max", "queue_bytes_max"],
+        holds: |c| c.limits.request_bytes_max <= c.limits.queue_bytes_max,
+        remedy: "the queue must be able to hold one request: raise queue_bytes_max",
+    },
+    Relation {
+        keys: &["entry_bytes_max", "log_segment_bytes"],
+        holds: |c| c.limits.entry_bytes_max as u64 <= c.limits.log_segment_bytes,
+        remedy: "a segment must be able to hold one entry: raise log_segment_bytes",
+    },
+    Relation {
+        keys: &["entry_bytes_max", "log_cache_bytes"],
+        holds: |c| c.limits.entry_bytes_max <= c.limits.log_cache_bytes,
+        remedy: "the log cache must be able to hold one entry: raise log_cache_bytes",
+    },
+    Relation {
+        keys: &["join", "restore"],
+        holds: |c| c.join.is_empty() || c.restore.is_none(),
+        remedy: "a node joins a cluster or founds one: give one of the two",
+    },
+    Relation {
+        keys: &["addr", "advertise_addr"],
+        holds: |c| !c.addr.ip().is_unspecified() || c.advertise_addr.is_some(),
+        remedy: "others cannot dial an address that stands for every interface: set advertise_addr to host:port",
+    },
+    Relation {
+        keys: &["peer_addr", "advertise_peer_addr"],
+        holds: |c| {
+            // Derived from advertise_addr where that exists; without it the relation above speaks.
+            !c.peer_addr.ip().is_unspecified() || c.advertise_peer_addr.is_some() || c.advertise_addr.is_none()
+        },
+        remedy: "others cannot dial an address that stands for every interface with port 0: set advertise_peer_addr",
+    },
+    Relation {
+        keys: &["addr", "peer_addr", "http_addr"],
+        holds: |c| {
+            let ports = [c.addr.port(), c.peer_addr.port(), c.http_addr.port()];
+            let same = |a: usize, b: usize| ports[a] != 0 && ports[a] == ports[b];
+            !(same(0, 1) || same(0, 2) || same(1, 2))
+        },
+        remedy: "each listener needs a port of its own",
+    },
+];
