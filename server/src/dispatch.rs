@@ -34,7 +34,6 @@ pub mod slowlog;
 mod tests;
 pub mod views;
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,6 +48,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{UnixMs, monotonic, wall};
 use crate::command::{self, Action, Context, SessionOp, View, slot, table};
 use crate::config::{Config, Consistency, Redirect};
+use crate::net::{Flow, Handler};
 use crate::resp::{Protocol, Reply, Request, reply};
 use crate::session::Session;
 use crate::store::{Answer, Fatal, Op, Outcome, Query};
@@ -61,33 +61,6 @@ use slowlog::SlowLog;
 
 /// Point reads answered in a row before other tasks of this thread get their turn.
 const READS_PER_YIELD: usize = 256;
-
-/// What a connection does after a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
-    /// Goes on.
-    Continue,
-    /// Writes what is in `out` and closes.
-    Close,
-}
-
-/// What the sockets need of dispatch.
-pub trait Handler: Send + Sync + 'static {
-    /// State of one connection.
-    type Session: Send + 'static;
-    /// Called when a connection is accepted; `cancel` closes it.
-    fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, cancel: CancellationToken) -> Self::Session;
-    /// Answers requests in order into `out`. Those left in `requests` have not been taken up: the caller writes `out`
-    /// and calls again.
-    fn turn(
-        &self,
-        session: &mut Self::Session,
-        requests: &mut Vec<Request>,
-        out: &mut BytesMut,
-    ) -> impl Future<Output = Flow> + Send;
-    /// Called once when the connection is over.
-    fn close(&self, session: Self::Session);
-}
 
 /// Where replies go: bytes for a socket, values for callers in this process.
 pub trait ReplySink: Send {

@@ -30,3 +30,5 @@ pub mod snapshot;
 
 pub mod admin;
 pub mod metrics;
+
+pub mod node;

@@ -10,7 +10,9 @@ use clap::Parser as _;
 use kvnode_server::cli::{self, Cli, Command};
 use kvnode_server::config::{self, Config, KEYS, Loaded, Source};
 use kvnode_server::error::{ErrorKind, NodeError, OneLine};
-use kvnode_server::telemetry;
+use kvnode_server::command::{docs, table};
+use kvnode_server::snapshot::{ParseOptions, SnapshotError, Summary, write_redis_commands};
+use kvnode_server::{node, telemetry};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(cli::normalise(std::env::args_os())) {
@@ -90,14 +92,37 @@ fn in_effect(loaded: &Loaded) -> String {
     KEYS.iter().map(line).collect()
 }
 
-fn commands(_markdown: bool) -> Result<ExitCode, NodeError> {
-    // Merge: print(&kvnode_server::command::docs::markdown()), or the names alone without `markdown`.
-    Err(NodeError::new(ErrorKind::Unavailable, "the command table is not in this build", "use a complete build"))
+fn commands(markdown: bool) -> Result<ExitCode, NodeError> {
+    if markdown {
+        return print(&docs::markdown());
+    }
+    print(&table::rows().map(|row| format!("{}\n", row.name)).collect::<String>())
 }
 
-fn parse_snapshot(_file: &std::path::Path, _partial: bool) -> Result<ExitCode, NodeError> {
-    // Merge: kvnode_server::snapshot::parse verifies the file, then writes its commands to standard output.
-    Err(NodeError::new(ErrorKind::Unavailable, "snapshot reading is not in this build", "use a complete build"))
+/// Prints the Redis commands that rebuild a snapshot's content. The whole file is verified before the first one.
+fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<ExitCode, NodeError> {
+    let options = ParseOptions { hash: kvnode_server::store::record_hash, partial };
+    let mut out = std::io::BufWriter::with_capacity(256 * 1024, std::io::stdout().lock());
+    let summary = write_redis_commands(file, &mut out, options).and_then(|summary| {
+        out.flush().map_err(|source| SnapshotError::Io { doing: "write commands to", path: "standard output".into(), source })?;
+        Ok(summary)
+    });
+    match summary {
+        Ok(Summary { damage: None, .. }) => Ok(ExitCode::SUCCESS),
+        Ok(Summary { damage: Some(damage), records, .. }) => Err(NodeError::new(
+            ErrorKind::Data,
+            format!("{}: salvaged {records} records: {damage}", file.display()),
+            "take the newest snapshot that verifies, if there is one",
+        )),
+        Err(error @ SnapshotError::Io { .. }) => {
+            Err(NodeError::new(ErrorKind::NoInput, error, "check the file's name and its owner"))
+        }
+        Err(error) => Err(NodeError::new(
+            ErrorKind::Data,
+            error,
+            "nothing was printed; take another snapshot, or add --partial to salvage what is readable",
+        )),
+    }
 }
 
 fn serve(config: Config) -> Result<ExitCode, NodeError> {
@@ -109,7 +134,7 @@ fn serve(config: Config) -> Result<ExitCode, NodeError> {
     runtime.block_on(async {
         let shutdown = tokio_util::sync::CancellationToken::new();
         let mut stop = signals()?;
-        let node = node_run(config, shutdown.clone());
+        let node = node::run(config, shutdown.clone());
         tokio::pin!(node);
         tokio::select! {
             ended = &mut node => return ended,
@@ -119,12 +144,6 @@ fn serve(config: Config) -> Result<ExitCode, NodeError> {
         node.await
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-// Merge: `kvnode_server::node::run(config, shutdown).await`.
-async fn node_run(_config: Config, shutdown: tokio_util::sync::CancellationToken) -> Result<(), NodeError> {
-    shutdown.cancelled().await;
-    Ok(())
 }
 
 /// SIGTERM and SIGINT.

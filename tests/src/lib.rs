@@ -1,1 +1,21 @@
 //! Harness of the suites that run the real program.
+//!
+//! Order of use: [`binary`] finds the server, [`cluster`] runs nodes of it as real processes on loopback, [`client`]
+//! talks RESP to them, [`nemesis`] hurts them, [`history`] records what clients saw, [`checker`] judges it.
+//! [`wait`] is the only way to wait: a condition with a deadline. [`tool`] finds programs that a suite needs.
+
+pub mod binary;
+pub mod checker;
+pub mod client;
+pub mod cluster;
+pub mod history;
+pub mod http;
+pub mod nemesis;
+pub mod node;
+pub mod reference;
+pub mod resp;
+pub mod scenario;
+pub mod tool;
+pub mod wait;
+pub mod words;
+pub mod writer;

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use super::fault::Fault;
 use super::replica::Replica;
-use super::{Connection, Dispatcher, Flow, config_table, info, process, views};
+use super::{Connection, Dispatcher, config_table, info, process, views};
+use crate::net::Flow;
 use crate::clock::{UnixMs, monotonic, wall};
 use crate::command::{ClusterOp, NodeOp, slot};
 use crate::config::Redirect;

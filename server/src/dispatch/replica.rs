@@ -53,11 +53,11 @@ impl Replica for Group {
     }
 
     async fn add_peer(&self, addr: String) -> Result<(), MemberError> {
-        Group::add_peer(self, addr).await
+        Group::add_peer(self, addr, true, None).await
     }
 
     async fn remove_peer(&self, target: String) -> Result<(), MemberError> {
-        Group::remove_peer(self, target).await
+        Group::remove_peer(self, target, None).await
     }
 
     async fn transfer_leader(&self, to: Option<String>) -> Result<(), MemberError> {

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::clients::Client;
 use super::replica::Replica;
-use super::{Connection, Dispatcher, Flow, views};
+use super::{Connection, Dispatcher, views};
+use crate::net::Flow;
 use crate::clock::monotonic;
 use crate::command::{self, SessionOp};
 use crate::config::Redirect;

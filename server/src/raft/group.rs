@@ -388,6 +388,11 @@ impl Group {
         }
     }
 
+    /// Runs a task that ends with the group.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.core.tasks.spawn(task);
+    }
+
     /// Counters of the Raft log.
     #[must_use]
     pub fn log_stats(&self) -> log::LogStats {

@@ -95,6 +95,9 @@ pub async fn start(
     let identity = Identity::open(&config.data)?;
     let dirs = Dirs::new(&config);
     dirs.create()?;
+    if restore.is_some() && identity.cluster_id().is_none() {
+        dirs.wipe()?;
+    }
     let (log, recovered) = RaftLog::open(log_options(&config, &dirs))?;
     let (store, mut applier) = Store::open(&dirs.state, store_options(&config))?;
     if let Some(records) = restore {
@@ -172,6 +175,15 @@ impl Dirs {
             state: config.data.join(&group).join("state"),
             checkpoints: config.data.join(&group).join("checkpoints"),
         }
+    }
+
+    /// Removes what a restore that did not finish left behind. Only for a node without a cluster.
+    fn wipe(&self) -> Result<(), StartError> {
+        for dir in [&self.log, &self.state, &self.checkpoints] {
+            let doing = format!("empty {}", dir.display());
+            fs::remove_dir_all(dir).map_err(|error| StartError::Io { doing, error })?;
+        }
+        self.create()
     }
 
     fn create(&self) -> Result<(), StartError> {

@@ -108,6 +108,29 @@ impl Batch {
     }
 }
 
+/// What stands before the ops of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchHead {
+    /// Log time proposed by the leader.
+    pub at: UnixMs,
+    /// See [`Batch::origin`].
+    pub origin: u64,
+    /// See [`Batch::sequence`].
+    pub sequence: u64,
+}
+
+/// Appends the encoding of a batch whose ops lie in several places, without collecting them first.
+pub fn encode_batch<'a>(head: BatchHead, ops: impl Iterator<Item = &'a Op> + Clone, out: &mut BytesMut) {
+    out.put_u8(BATCH_VERSION);
+    out.put_u64_le(head.origin);
+    out.put_u64_le(head.sequence);
+    out.put_u64_le(head.at.0);
+    put_varint(out, ops.clone().count() as u64);
+    for op in ops {
+        encode_op(op, out);
+    }
+}
+
 /// Appends a list of ops.
 pub fn encode_ops(ops: &[Op], out: &mut BytesMut) {
     put_varint(out, ops.len() as u64);

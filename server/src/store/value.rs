@@ -15,7 +15,7 @@
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{DbIndex, TypeTag};
+use super::{DbIndex, Record, TypeTag};
 use crate::clock::UnixMs;
 
 /// Bytes before the payload.
@@ -87,6 +87,14 @@ pub(crate) fn digest(
     scratch.extend_from_slice(key);
     scratch.extend_from_slice(payload);
     xxh3_128(scratch)
+}
+
+/// What a record adds to the content digest of its database ([`super::DbStats::digest`]); the same for a record read
+/// from a snapshot.
+#[must_use]
+pub fn record_hash(record: &Record) -> u128 {
+    let mut scratch = Vec::with_capacity(32 + record.key.len() + record.value.len());
+    digest(&mut scratch, record.db, record.tag, record.deadline, &record.key, &record.value)
 }
 
 #[cfg(test)]

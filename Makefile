@@ -1,0 +1,70 @@
+# The front door. Every target installs what it lacks on Debian 12, Debian 13 and Ubuntu 24.04 (git and make are enough).
+#
+#   make run [NODES=3]   build the server and run it: one node on 127.0.0.1:4920, or a cluster on 4920, 4921, ...
+#   make demo            three nodes, a live view, a key that kills the leader
+#   make test            everything that can be proved without Kubernetes
+#   make verify          formats, lints, tidiness, docs; writes nothing
+#   make fix | gen       write what `verify` asks for | write the generated files
+#   make bench [QUICK=1] ours against redis-server and etcd, interleaved
+
+NODES ?= 1
+PORT  ?= 4920
+DATA  ?= data
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/kvnode/target
+export KVNODE_CACHE ?= $(HOME)/.cache/kvnode
+
+# RocksDB's C++ is the long pole: with ccache it is compiled once for all profiles and clones.
+CACHED = $(if $(shell command -v ccache 2>/dev/null),CC="ccache gcc" CXX="ccache g++")
+CARGO  = $(CACHED) cargo
+SERVER = $(CARGO_TARGET_DIR)/release/kvnode-server
+DEBUG_SERVER = $(CARGO_TARGET_DIR)/debug/kvnode-server
+
+.PHONY: run demo test verify fix gen bench clean build setup-build setup-test setup-bench
+
+build: setup-build
+	$(CARGO) build --release -p kvnode-server
+
+# Node 1 founds, the others join it. Ctrl-C stops all of them and waits for their orderly end.
+run: build
+	@trap 'kill $$pids 2>/dev/null; wait' INT TERM; pids=; i=0; \
+	while [ $$i -lt $(NODES) ]; do \
+	  join=; [ $$i -eq 0 ] || join="--join 127.0.0.1:$(PORT)"; \
+	  $(SERVER) --addr 127.0.0.1:$$(($(PORT) + i)) --data $(DATA)/$$((i + 1)) $$join & \
+	  pids="$$pids $$!"; i=$$((i + 1)); \
+	done; wait
+
+demo: build
+	$(CARGO) build --release -p kvnode-tests --bin demo
+	KVNODE_SERVER_BIN=$(SERVER) $(CARGO_TARGET_DIR)/release/demo
+
+test: setup-test
+	$(CARGO) build -p kvnode-server
+	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test --workspace
+
+verify: setup-build
+	cargo fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+	$(CARGO) build -p kvnode-server
+	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test -p kvnode-tests --test tidy
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; fi
+
+fix: setup-build
+	cargo fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+gen: setup-build
+	$(CARGO) build -p kvnode-server
+	$(DEBUG_SERVER) commands --markdown > server/COMMANDS.md
+
+bench: setup-bench build
+	$(CARGO) build --release -p kvnode-tests --bin bench
+	KVNODE_SERVER_BIN=$(SERVER) $(CARGO_TARGET_DIR)/release/bench $(if $(QUICK),--quick)
+
+clean:
+	cargo clean
+
+setup-build setup-test setup-bench: setup-%:
+	@sh tests/setup.sh $*

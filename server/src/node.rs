@@ -1,0 +1,315 @@
+//! Composition root: opens the group, binds the listeners, wires the services, stops in order.
+//!
+//! ```text
+//! start   lock -> bind (client, peer, admin) -> admin serves -> group (log, state, Raft) -> clients are accepted
+//! stop    not ready -> hand leadership over -> drain clients -> drain snapshots -> group (flush, sync) -> admin ends
+//! ```
+//!
+//! Invariant: a client is never accepted before the group is open, and never cut off with a request unanswered.
+
+mod control;
+mod lock;
+mod scrape;
+mod snapshots;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::serve::ServeLimits;
+use crate::admin::{self, Admin};
+use crate::clock;
+use crate::config::Config;
+use crate::dispatch::{Dispatcher, DispatcherParts};
+use crate::error::{ErrorKind, NodeError};
+use crate::metrics::Metrics;
+use crate::net;
+use crate::probe;
+use crate::raft::{self, Addresses, Group, IdentityError, RestoreRecords, StartError, Stopped};
+use crate::snapshot;
+use crate::store::{self, Fatal};
+
+pub use control::Control;
+pub use snapshots::Snapshots;
+
+/// Time that clients get to take their last replies.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Admin connections at once.
+const ADMIN_CONNECTIONS_MAX: usize = 128;
+/// Raft tasks are told to stop, then awaited for this long.
+const GROUP_STOP: Duration = Duration::from_secs(30);
+
+/// Where a running node listens and what it is; also written to `ready.json` in the data directory.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ready {
+    /// Client listener.
+    pub addr: SocketAddr,
+    /// Peer listener.
+    pub peer_addr: SocketAddr,
+    /// Admin listener.
+    pub http_addr: SocketAddr,
+    /// Node id, hex.
+    pub node_id: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// A running node.
+pub struct Node {
+    group: Group,
+    dispatcher: Arc<Dispatcher<Group>>,
+    ready: Ready,
+    shutdown: CancellationToken,
+    fatal: Arc<Mutex<Option<String>>>,
+    tasks: Tasks,
+    _lock: lock::DirLock,
+}
+
+struct Tasks {
+    clients_stop: CancellationToken,
+    clients: TaskTracker,
+    admin_stop: CancellationToken,
+    admin: TaskTracker,
+}
+
+/// Runs a node until `shutdown` is cancelled or something fatal happens.
+///
+/// # Errors
+/// [`NodeError`]: what and what to do, with the exit code.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), NodeError> {
+    let data = config.data.clone();
+    let node = Node::start(config, shutdown).await?;
+    announce(&node.ready, &data)?;
+    node.wait().await
+}
+
+fn announce(ready: &Ready, data: &Path) -> Result<(), NodeError> {
+    let path = data.join("ready.json");
+    let text = serde_json::to_vec(ready).unwrap_or_default();
+    raft::replace_file(&path, &text).map_err(|error| cannot_write(&path, &error))?;
+    tracing::info!(
+        addr = %ready.addr, peer_addr = %ready.peer_addr, http_addr = %ready.http_addr, node_id = %ready.node_id,
+        data = %data.display(), "kvnode-server ready"
+    );
+    Ok(())
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> NodeError {
+    NodeError::new(ErrorKind::CannotCreate, format!("write {}: {error}", path.display()), "check the directory's owner and free space")
+}
+
+async fn bind(addr: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr), NodeError> {
+    let fail = |error: std::io::Error| {
+        NodeError::new(
+            ErrorKind::Unavailable,
+            format!("listen on {addr}: {error}"),
+            format!("stop the program that uses it, or choose another --{key}"),
+        )
+    };
+    let listener = TcpListener::bind(addr).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((listener, bound))
+}
+
+fn advertised(configured: Option<&String>, bound: SocketAddr, key: &str) -> Result<String, NodeError> {
+    match configured {
+        Some(addr) => Ok(addr.clone()),
+        None if bound.ip().is_unspecified() => Err(NodeError::new(
+            ErrorKind::Config,
+            format!("{bound} is not an address that others can dial"),
+            format!("give the name or address of this machine with --{key}"),
+        )),
+        None => Ok(bound.to_string()),
+    }
+}
+
+fn start_error(error: StartError) -> NodeError {
+    let (kind, remedy) = match &error {
+        StartError::Identity(IdentityError::OtherCluster { .. }) => (ErrorKind::Refused, "use an empty data directory"),
+        StartError::Identity(IdentityError::Io { .. }) | StartError::Io { .. } => {
+            (ErrorKind::CannotCreate, "check the directory's owner and free space")
+        }
+        StartError::Identity(IdentityError::Damaged { .. }) | StartError::Log(_) | StartError::State(_) => {
+            (ErrorKind::Data, "if it cannot be repaired, empty the data directory and let the node join its cluster again")
+        }
+        StartError::Raft(_) => (ErrorKind::Data, "empty the data directory and let the node join its cluster again"),
+        StartError::Restore(_) => (ErrorKind::NoInput, "give --restore a good state.bin"),
+        StartError::Timing(_) => (ErrorKind::Config, "see config-example for the timing keys"),
+    };
+    NodeError::new(kind, error, remedy)
+}
+
+fn restore_source(config: &Config) -> Option<Box<dyn FnOnce() -> Result<RestoreRecords, StartError> + Send>> {
+    let path = config.restore.clone()?;
+    Some(Box::new(move || {
+        let bad = |error: snapshot::SnapshotError| StartError::Restore(error.to_string());
+        let (verified, records) = snapshot::open_records(&path, store::record_hash).map_err(bad)?;
+        tracing::info!(file = %path.display(), keys = verified.totals.records, "snapshot verified");
+        let records = records.map(|record| record.map_err(|error| Fatal::new("read the snapshot", error)));
+        let boxed: RestoreRecords = Box::new(records);
+        Ok(boxed)
+    }))
+}
+
+fn look_at_disk(config: &Config) -> Result<(), NodeError> {
+    let unwritable = |error: std::io::Error| cannot_write(&config.log_dir, &error);
+    std::fs::create_dir_all(&config.log_dir).map_err(unwritable)?;
+    let times = probe::sync_times(&config.log_dir).map_err(unwritable)?;
+    if let Some(line) = probe::verdict(&times, &config.log_dir, config.timing.election_timeout_min) {
+        tracing::warn!("{line}");
+    }
+    let space = probe::space(&config.log_dir).map_err(unwritable)?;
+    if let Some(line) = probe::space_verdict(space, &config.log_dir, config.limits.disk_reserve_bytes) {
+        tracing::warn!("{line}");
+    }
+    Ok(())
+}
+
+impl Node {
+    /// Starts a node; it serves when this returns. Stops when `shutdown` is cancelled: await [`Node::wait`].
+    ///
+    /// # Errors
+    /// [`NodeError`]: what and what to do.
+    pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, NodeError> {
+        let config = Arc::new(config);
+        let lock = lock::DirLock::take(&config.data)?;
+        look_at_disk(&config)?;
+        let (clients, addr) = bind(config.addr, "addr").await?;
+        let (peers, peer_addr) = bind(config.peer_addr, "peer-addr").await?;
+        let (http, http_addr) = bind(config.http_addr, "http-addr").await?;
+        let addresses = Addresses {
+            addr: advertised(config.advertise_addr.as_ref(), addr, "advertise-addr")?,
+            peer_addr: advertised(config.advertise_peer_addr.as_ref(), peer_addr, "advertise-peer-addr")?,
+        };
+        let restore = restore_source(&config);
+        let group = raft::start(config.clone(), addresses, peers, restore, shutdown.clone()).await;
+        let group = group.map_err(start_error)?;
+        let fatal = Arc::new(Mutex::new(None));
+        let snapshots = Snapshots::new(group.clone(), config.clone());
+        snapshots.clear_leftovers();
+        let (dispatcher, net_stats) = dispatcher(&config, &group, &snapshots, &shutdown, &fatal);
+        let tasks = Tasks {
+            clients_stop: CancellationToken::new(),
+            clients: TaskTracker::new(),
+            admin_stop: CancellationToken::new(),
+            admin: TaskTracker::new(),
+        };
+        let control = Control::new(group.clone(), http_addr, shutdown.clone());
+        let metrics = metrics(&group, &dispatcher, &net_stats, &snapshots);
+        let admin = Admin::new(control, Arc::new(snapshots), metrics, ADMIN_CONNECTIONS_MAX, tasks.admin_stop.clone());
+        tasks.admin.spawn(admin::serve(http, admin, ServeLimits::new(ADMIN_CONNECTIONS_MAX)));
+        let stop = tasks.clients_stop.clone();
+        let listener = net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats, stop);
+        tasks.clients.spawn(listener.run(DRAIN));
+        let node_id = format!("{:016x}", group.node_id());
+        let ready = Ready { addr, peer_addr, http_addr, node_id, pid: std::process::id() };
+        Ok(Self { group, dispatcher, ready, shutdown, fatal, tasks, _lock: lock })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// The replicated group, for commands in this process.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// The dispatcher, for requests in this process.
+    #[must_use]
+    pub fn dispatcher(&self) -> &Arc<Dispatcher<Group>> {
+        &self.dispatcher
+    }
+
+    /// Serves until `shutdown` is cancelled, then stops in order.
+    ///
+    /// # Errors
+    /// [`NodeError`] of kind fatal when the node had to stop by itself.
+    pub async fn wait(self) -> Result<(), NodeError> {
+        let died = tokio::select! {
+            () = self.shutdown.cancelled() => None,
+            stopped = self.group.stopped() => match stopped {
+                Stopped::Shutdown => None,
+                Stopped::Fatal(text) => Some(text),
+            },
+        };
+        let died = died.or_else(|| self.fatal.lock().clone());
+        if let Some(text) = died {
+            // Nothing that is left can be trusted to finish; what was acknowledged is in the log.
+            return Err(NodeError::fatal(text));
+        }
+        self.stop().await
+    }
+
+    async fn stop(self) -> Result<(), NodeError> {
+        tracing::info!("stopping");
+        self.group.hand_over().await;
+        self.tasks.clients_stop.cancel();
+        self.tasks.clients.close();
+        self.tasks.clients.wait().await;
+        self.dispatcher.drain().await;
+        let stopped = tokio::time::timeout(GROUP_STOP, self.group.shutdown()).await;
+        self.tasks.admin_stop.cancel();
+        self.tasks.admin.close();
+        self.tasks.admin.wait().await;
+        match stopped {
+            Ok(Ok(())) => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+            Ok(Err(error)) => Err(NodeError::fatal(error)),
+            Err(_) => Err(NodeError::fatal(format!("the group did not stop within {} s", GROUP_STOP.as_secs()))),
+        }
+    }
+}
+
+fn dispatcher(
+    config: &Arc<Config>,
+    group: &Group,
+    snapshots: &Snapshots,
+    shutdown: &CancellationToken,
+    fatal: &Arc<Mutex<Option<String>>>,
+) -> (Arc<Dispatcher<Group>>, Arc<net::Stats>) {
+    let (note, stop) = (fatal.clone(), shutdown.clone());
+    let parts = DispatcherParts {
+        group: group.clone(),
+        config: config.clone(),
+        snapshots: Arc::new(snapshots.clone()),
+        shutdown: shutdown.clone(),
+        fatal: Arc::new(move |error: Fatal| {
+            tracing::error!(%error, "the state cannot be read");
+            *note.lock() = Some(error.to_string());
+            stop.cancel();
+        }),
+        started: clock::wall(),
+        addr: group.addr().to_owned(),
+        peer_addr: group.peer_addr().to_owned(),
+    };
+    (Arc::new(Dispatcher::new(parts)), Arc::new(net::Stats::default()))
+}
+
+fn metrics(
+    group: &Group,
+    dispatcher: &Arc<Dispatcher<Group>>,
+    net_stats: &Arc<net::Stats>,
+    snapshots: &Snapshots,
+) -> Arc<Metrics> {
+    let metrics = Arc::new(Metrics::new());
+    metrics.register(Arc::new(scrape::Source {
+        group: group.clone(),
+        dispatcher: dispatcher.clone(),
+        net: net_stats.clone(),
+        snapshots: snapshots.clone(),
+    }));
+    metrics
+}

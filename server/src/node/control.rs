@@ -1,0 +1,254 @@
+//! What the admin API may do with the node.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kvnode_api::members::{
+    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, Transfer,
+};
+use kvnode_api::status::{
+    Addresses, DiskState, LeaderInfo, LogPositions, MemberInfo, Membership, NodeStatus, Phase, Role as ApiRole,
+};
+use kvnode_api::watch::LeaderEvent;
+use kvnode_api::{CONTRACT, Id};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Answer, ControlError, NodeControl};
+use crate::clock;
+use crate::raft::{Group, Leader, MemberError, Role, Status};
+use crate::store::LogId;
+
+/// The node as the admin API sees it.
+pub struct Control {
+    group: Group,
+    http_addr: SocketAddr,
+    shutdown: CancellationToken,
+    started: Instant,
+    events: watch::Receiver<LeaderEvent>,
+}
+
+fn role(role: Role) -> ApiRole {
+    match role {
+        Role::Leader => ApiRole::Leader,
+        Role::Follower => ApiRole::Follower,
+        Role::Candidate => ApiRole::Candidate,
+        Role::Learner => ApiRole::Learner,
+        Role::Unformed => ApiRole::Unformed,
+        Role::Shutdown => ApiRole::Shutdown,
+    }
+}
+
+fn leader(leader: Option<&Leader>) -> Option<LeaderInfo> {
+    leader.map(|leader| LeaderInfo { id: Id(leader.id), addr: leader.addr.clone() })
+}
+
+fn event(status: &Status) -> LeaderEvent {
+    LeaderEvent {
+        cluster_id: status.cluster_id.map(Id),
+        node_id: Id(status.node_id),
+        role: role(status.role),
+        term: status.term,
+        leader: leader(status.leader.as_ref()),
+    }
+}
+
+fn text(id: Option<LogId>) -> Option<String> {
+    id.map(|id| id.to_string())
+}
+
+/// Reads `<term>-<node in hex>-<index>` back.
+fn log_id(text: Option<&str>) -> Result<Option<LogId>, ControlError> {
+    let Some(text) = text else { return Ok(None) };
+    let parse = || {
+        let mut parts = text.split('-');
+        let id = LogId {
+            term: parts.next()?.parse().ok()?,
+            node: u64::from_str_radix(parts.next()?, 16).ok()?,
+            index: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(id)
+    };
+    let wrong = || ControlError::Invalid(format!("if_membership {text:?} is not a log id such as 3-1f-900"));
+    parse().map(Some).ok_or_else(wrong)
+}
+
+impl Control {
+    /// Begins to watch the group.
+    #[must_use]
+    pub fn new(group: Group, http_addr: SocketAddr, shutdown: CancellationToken) -> Arc<Self> {
+        let (tx, events) = watch::channel(event(&group.status()));
+        let (watched, ended) = (group.clone(), shutdown.clone());
+        group.spawn(async move {
+            loop {
+                let known = watched.leader();
+                tx.send_if_modified(|old| {
+                    let new = event(&watched.status());
+                    let changed = *old != new;
+                    *old = new;
+                    changed
+                });
+                tokio::select! {
+                    () = ended.cancelled() => return,
+                    _ = watched.leader_changed(known.as_ref()) => {}
+                }
+            }
+        });
+        Arc::new(Self { group, http_addr, shutdown, started: clock::monotonic(), events })
+    }
+
+    fn phase(&self, status: &Status) -> Phase {
+        if self.shutdown.is_cancelled() {
+            Phase::Stopping
+        } else if status.cluster_id.is_none() {
+            Phase::Unformed
+        } else if status.recovered {
+            Phase::Running
+        } else {
+            Phase::Recovering
+        }
+    }
+
+    fn member_infos(status: &Status) -> Vec<MemberInfo> {
+        let leads = |id: u64| status.leader.as_ref().is_some_and(|leader| leader.id == id);
+        let info = |member: &crate::raft::MemberStatus| MemberInfo {
+            id: Id(member.id),
+            addr: member.addr.clone(),
+            peer_addr: member.peer_addr.clone(),
+            voter: member.voter,
+            leader: leads(member.id),
+            matched_index: member.matched_index,
+            lag_entries: member.lag_entries,
+            last_ack_ms: member.last_ack_ms,
+        };
+        status.members.iter().map(info).collect()
+    }
+
+    /// Runs a membership verb and says whether it changed the membership.
+    fn verb<F>(&self, verb: impl FnOnce(Group) -> F + Send + 'static) -> Answer<MembershipChanged>
+    where
+        F: Future<Output = Result<(), MemberError>> + Send + 'static,
+    {
+        let group = self.group.clone();
+        Box::pin(async move {
+            let before = group.status().membership_log_id;
+            verb(group.clone()).await?;
+            let after = group.status().membership_log_id;
+            Ok(MembershipChanged { changed: before != after, membership_log_id: text(after) })
+        })
+    }
+}
+
+impl NodeControl for Control {
+    fn status(&self) -> NodeStatus {
+        let status = self.group.status();
+        let applied = status.applied.map_or(0, |id| id.index);
+        let lag = status.committed.map_or(0, |id| id.index.saturating_sub(applied));
+        let disk = match (self.group.disk_problem(), self.group.log_stats().disk_full) {
+            (None, _) => DiskState::Ok,
+            (Some(_), None) => DiskState::Quota,
+            (Some(_), Some(_)) => DiskState::Full,
+        };
+        NodeStatus {
+            contract: CONTRACT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_id: Some(Id(status.node_id)),
+            cluster_id: status.cluster_id.map(Id),
+            phase: self.phase(&status),
+            role: role(status.role),
+            term: status.term,
+            leader: leader(status.leader.as_ref()),
+            last_contact_ms: status.last_contact_ms,
+            log: LogPositions {
+                last_index: status.last_log_index,
+                committed: text(status.committed),
+                applied: text(status.applied),
+                durable: text(status.durable),
+                purged: text(status.purged),
+                apply_lag_entries: lag,
+            },
+            membership: Membership {
+                log_id: text(status.membership_log_id),
+                change_in_progress: status.change_in_progress,
+                members: Self::member_infos(&status),
+            },
+            disk,
+            addresses: Addresses {
+                client: self.group.addr().to_owned(),
+                peer: self.group.peer_addr().to_owned(),
+                http: self.http_addr.to_string(),
+            },
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn watch(&self) -> watch::Receiver<LeaderEvent> {
+        self.events.clone()
+    }
+
+    fn initialize(&self, request: Initialize) -> Answer<Initialized> {
+        let group = self.group.clone();
+        Box::pin(async move {
+            let before = group.cluster_id();
+            let id = group.found(request.cluster_id.map(|id| id.0)).await?;
+            for addr in request.members.into_iter().filter(|addr| *addr != group.addr()) {
+                group.add_peer(addr, true, None).await?;
+            }
+            Ok(Initialized { changed: before.is_none(), cluster_id: Id(id) })
+        })
+    }
+
+    fn add_member(&self, request: AddMember) -> Answer<MembershipChanged> {
+        match log_id(request.if_membership.as_deref()) {
+            Ok(expect) => self.verb(move |group| async move { group.add_peer(request.addr, request.promote, expect).await }),
+            Err(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+
+    fn remove_member(&self, request: RemoveMember) -> Answer<MembershipChanged> {
+        match log_id(request.if_membership.as_deref()) {
+            Ok(expect) => self.verb(move |group| async move { group.remove_peer(request.target, expect).await }),
+            Err(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+
+    fn promote(&self, request: PromoteMember) -> Answer<MembershipChanged> {
+        match log_id(request.if_membership.as_deref()) {
+            Ok(expect) => self.verb(move |group| async move { group.promote(request.target, expect).await }),
+            Err(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+
+    fn transfer(&self, request: Transfer) -> Answer<Done> {
+        let group = self.group.clone();
+        Box::pin(async move {
+            let before = group.leader();
+            group.transfer_leader(request.to).await?;
+            Ok(Done { changed: before != group.leader() })
+        })
+    }
+
+    fn shrink_log(&self) -> Answer<Done> {
+        let group = self.group.clone();
+        Box::pin(async move {
+            let before = group.status().purged;
+            group.shrink_log().await?;
+            Ok(Done { changed: before != group.status().purged })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_id_reads_back() {
+        let id = LogId { term: 3, node: 0x1f, index: 900 };
+        assert_eq!(log_id(Some(&id.to_string())), Ok(Some(id)));
+        for wrong in ["", "3", "3-1f", "3-zz-900", "3-1f-900-1", "-1-1f-900"] {
+            assert!(log_id(Some(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! End to end: real processes, one file per behaviour.
+
+mod commands;
+mod failover;
+mod formation;
+mod hostile;
+mod membership;
+mod paging;
+mod pipelining;
+mod snapshots;
+mod startup;
+mod stopping;
+mod stress;
+mod words;
