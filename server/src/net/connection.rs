@@ -20,7 +20,6 @@
 //! - A client that neither takes its replies nor goes on with a large request is closed after `output_stall`.
 //! - Asked to stop, the connection finishes its turn, answers what has already arrived, and closes.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +63,9 @@ const BUDGET_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a stopping connection waits for the rest of a request that has begun to arrive.
 const STOP_WAIT: Duration = Duration::from_millis(500);
+
+/// How long a stopping connection goes on with a client that never pauses.
+const STOP_MAX: Duration = Duration::from_secs(3);
 
 /// How long, and for how many bytes, a closed connection swallows what the client still sends.
 const LINGER: Duration = Duration::from_millis(250);
@@ -125,6 +127,8 @@ pub(super) struct Connection<S> {
     read_bytes: usize,
     /// Runs while a large request is unfinished; fires when too few bytes come.
     stall: Option<Stall>,
+    /// Runs once the connection was asked to stop.
+    last_call: Option<Pin<Box<Sleep>>>,
 }
 
 /// A deadline that moves on with each `output_bytes_pause` bytes.
@@ -161,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             share,
             read_bytes: READ_BYTES_MIN,
             stall: None,
+            last_call: None,
         }
     }
 
@@ -219,6 +224,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let waiting = self.requests.len();
             let flow = handler.turn(session, &mut self.requests, &mut self.out).await;
             let is_stuck = self.requests.len() == waiting && self.out.is_empty();
+            if self.requests.is_empty() {
+                // A client that is slow to take its replies must not keep others from sending.
+                self.share.release_to(self.decoder.held_bytes() + self.buffer.len());
+            }
             self.write().await?;
             if is_stuck {
                 tracing::error!(requests = waiting, "handler leaves its turn untouched, connection closes");
@@ -262,10 +271,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return self.read_last(room).await;
         }
         let is_bloated = self.is_bloated();
-        let read = tokio::select! {
+        let length = tokio::select! {
             biased;
             () = self.kill.cancelled() => return Err(End::Killed),
-            read = read_some(&mut self.stream, &mut self.buffer, room) => read,
+            read = read_some(&mut self.stream, &mut self.buffer, room) => read?,
             () = self.stop.cancelled() => return Ok(()),
             () = wait_for(self.stall.as_mut()) => return Err(End::Stalled),
             () = sleep(IDLE), if is_bloated => {
@@ -273,25 +282,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(());
             }
         };
-        self.note_read(read, room)
+        self.note_read(length, room);
+        Ok(())
     }
 
     /// Reads what has already arrived, and the rest of a request that has begun; with neither, the connection is done.
     async fn read_last(&mut self, room: usize) -> Result<(), End> {
         let patience = if self.decoder.is_mid_request(&self.buffer) { STOP_WAIT } else { Duration::ZERO };
+        let last_call = self.last_call.get_or_insert_with(|| Box::pin(sleep(STOP_MAX)));
         // Lets the runtime look at its sockets, so that the read below knows of everything that has arrived.
         tokio::task::yield_now().await;
-        let read = tokio::select! {
+        let length = tokio::select! {
             biased;
-            read = read_some(&mut self.stream, &mut self.buffer, room) => read,
+            () = last_call.as_mut() => return Err(End::Stopped),
+            read = read_some(&mut self.stream, &mut self.buffer, room) => read?,
             () = self.kill.cancelled() => return Err(End::Killed),
             () = sleep(patience) => return Err(End::Stopped),
         };
-        self.note_read(read, room)
+        self.note_read(length, room);
+        Ok(())
     }
 
-    fn note_read(&mut self, read: io::Result<usize>, room: usize) -> Result<(), End> {
-        let Ok(length @ 1..) = read else { return Err(End::Gone) };
+    fn note_read(&mut self, length: usize, room: usize) {
         Stats::add(&self.shared.stats.read_bytes, length);
         if length == room {
             self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
@@ -304,7 +316,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.stall = None;
             }
         }
-        Ok(())
     }
 
     /// Makes room for the next read within the budget, and says for how many bytes.
@@ -393,13 +404,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Reads at most `room` bytes; 0 is the end of the stream. Cancel safe.
+/// Reads between 1 and `room` bytes. Cancel safe.
 async fn read_some<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
     room: usize,
-) -> io::Result<usize> {
-    stream.read_buf(&mut buffer.limit(room)).await
+) -> Result<usize, End> {
+    match stream.read_buf(&mut buffer.limit(room)).await {
+        Ok(length @ 1..) => Ok(length),
+        Ok(0) | Err(_) => Err(End::Gone),
+    }
 }
 
 /// Pends for ever without a stall deadline.

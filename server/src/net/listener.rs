@@ -33,7 +33,7 @@ use crate::config::Limits;
 mod tests;
 
 /// Idle time after which the kernel asks a silent client whether it is still there (Redis: tcp-keepalive).
-const KEEPALIVE: Duration = Duration::from_secs(300);
+const KEEPALIVE: Duration = Duration::from_mins(5);
 
 /// First and longest pause after accepting has failed.
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);

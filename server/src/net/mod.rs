@@ -77,13 +77,13 @@ pub enum Flow {
 pub struct Stats {
     /// Connections that are open now.
     pub open: AtomicU64,
-    /// Connections ever accepted, also those turned away; the last client id (INFO total_connections_received).
+    /// Connections ever accepted, also those turned away; the last client id (INFO `total_connections_received`).
     pub accepted: AtomicU64,
-    /// Connections turned away at the client limit (INFO rejected_connections).
+    /// Connections turned away at the client limit (INFO `rejected_connections`).
     pub rejected: AtomicU64,
-    /// Bytes read from clients (INFO total_net_input_bytes).
+    /// Bytes read from clients (INFO `total_net_input_bytes`).
     pub read_bytes: AtomicU64,
-    /// Bytes written to clients (INFO total_net_output_bytes).
+    /// Bytes written to clients (INFO `total_net_output_bytes`).
     pub written_bytes: AtomicU64,
     /// Connections closed because of bytes that are no request.
     pub protocol_errors: AtomicU64,

@@ -293,7 +293,11 @@ fn parse_length(digits: &[u8], error: &str) -> Result<i64, ProtocolError> {
     value.ok_or_else(|| ProtocolError::new(error))
 }
 
-/// A byte as it may stand in an error line.
+/// A byte as it may stand in an error line; a line end shows as a space, as in Redis.
 fn printable(byte: u8) -> char {
-    if byte == b' ' || byte.is_ascii_graphic() { char::from(byte) } else { '?' }
+    match byte {
+        b' ' | b'\r' | b'\n' => ' ',
+        _ if byte.is_ascii_graphic() => char::from(byte),
+        _ => '?',
+    }
 }

@@ -78,7 +78,8 @@ async fn answers_in_order_however_the_bytes_are_cut() {
         input.extend_from_slice(
             format!("*2\r\n$4\r\nECHO\r\n$3\r\n{number:03}\r\nECHO {number}\r\n").as_bytes(),
         );
-        expected.push_str(&format!("$3\r\n{number:03}\r\n${}\r\n{number}\r\n", number.to_string().len()));
+        let reply = format!("$3\r\n{number:03}\r\n${}\r\n{number}\r\n", number.to_string().len());
+        expected.push_str(&reply);
     }
     for piece in input.chunks(7) {
         client.write_all(piece).await.unwrap();
@@ -192,8 +193,9 @@ async fn half_a_large_request_is_closed_after_the_stall_half_a_small_one_never()
     large.write_all(b"*2\r\n$3\r\nLEN\r\n$100000\r\n").await.unwrap();
     large.write_all(&vec![b'x'; 50_000]).await.unwrap();
     small.write_all(b"*2\r\n$3\r\nLEN\r\n$3\r\n").await.unwrap();
-    assert_eq!(large_task.await.unwrap(), End::Stalled);
-    assert!(timeout(Duration::from_secs(3600), std::future::pending::<()>()).await.is_err());
+    let large_end = timeout(Duration::from_hours(1), large_task).await.expect("the large one is closed");
+    assert_eq!(large_end.unwrap(), End::Stalled);
+    assert!(timeout(Duration::from_hours(1), std::future::pending::<()>()).await.is_err());
     assert!(!small_task.is_finished());
     small.write_all(b"abc\r\n").await.unwrap();
     expect(&mut small, ":3\r\n").await;
@@ -292,6 +294,28 @@ async fn a_stopping_connection_answers_what_has_arrived() {
     expect(&mut client, "+OK\r\n$1\r\na\r\n").await;
     client.write_all(b"b\r\n").await.unwrap();
     assert_eq!(read_to_end(&mut client).await, "$1\r\nb\r\n");
+    drop(client);
+    assert_eq!(task.await.unwrap(), End::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopping_connection_parts_with_a_client_that_never_pauses() {
+    let bench = Bench::new(Limits::default());
+    let (mut client, task) = bench.connect();
+    client.write_all(b"ECHO").await.unwrap();
+    bench.stop.cancel();
+    let mut answered = 0;
+    // Always in the middle of a request when the other one is answered.
+    while client.write_all(b" a\r\nECHO").await.is_ok() {
+        let mut reply = [0; 7];
+        if client.read_exact(&mut reply).await.is_err() {
+            break;
+        }
+        answered += 1;
+        assert!(answered < 100, "the connection does not stop");
+        tokio::time::advance(Duration::from_millis(400)).await;
+    }
+    assert!(answered > 1, "it goes on for a while");
     drop(client);
     assert_eq!(task.await.unwrap(), End::Stopped);
 }

@@ -88,8 +88,11 @@ async fn clients_are_numbered_and_served_side_by_side() {
 async fn a_pipeline_of_100_000_requests_is_answered_in_order() {
     let server = Server::start(Limits::default(), DRAIN).await;
     let (mut reader, mut writer) = server.connect().await.into_split();
-    let input: String = (0..100_000).map(|number| format!("ECHO {number:06}\r\n")).collect();
-    let expected: String = (0..100_000).map(|number| format!("$6\r\n{number:06}\r\n")).collect();
+    let lines = |prefix: &str| -> String {
+        (0..100_000).flat_map(|number| [prefix.to_owned(), format!("{number:06}\r\n")]).collect()
+    };
+    let input = lines("ECHO ");
+    let expected = lines("$6\r\n");
     let mut read = vec![0; expected.len()];
     let (written, length) = tokio::join!(writer.write_all(input.as_bytes()), reader.read_exact(&mut read));
     written.unwrap();
