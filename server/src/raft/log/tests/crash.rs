@@ -87,7 +87,7 @@ fn run(disk: &MemDisk, durability: Durability, synced: &mut usize) -> usize {
 
 /// The timer of durability medium must not sync at a moment that the test does not know.
 fn slow_timer() -> Tuning {
-    Tuning { sync_interval: Duration::from_secs(3600), ..tuning() }
+    Tuning { sync_interval: Duration::from_hours(1), ..tuning() }
 }
 
 /// What a power cut keeps of the unsynced sectors and names.
