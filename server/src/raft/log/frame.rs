@@ -16,7 +16,7 @@
 //! id?     present u64 (0 or 1) | term u64 | node u64 | index u64
 //! ```
 //!
-//! BATCH_END: `start` is the offset of the first frame of the batch, `count` the number of frames before BATCH_END,
+//! In the end of a batch, `start` is the offset of its first frame, `count` the number of frames before the end,
 //! the crc that over their crc fields. `synced` is the offset up to which this file was known to be synced when the batch
 //! was written: what tells a tail that a power cut tore (nothing behind it was written after a sync of it) from
 //! damage of something that was durable.
@@ -36,7 +36,7 @@ pub(super) const ENTRY_HEAD_BYTES: usize = 24;
 const ID_BYTES: usize = 32;
 const VOTE_BYTES: usize = 24;
 const END_BYTES: usize = 24;
-/// Size of a BATCH_END frame.
+/// Size of a `BATCH_END` frame.
 pub(super) const BATCH_END_BYTES: u64 = (HEAD_BYTES + END_BYTES) as u64;
 /// Size of a SEAL frame.
 pub(super) const SEAL_BYTES: u64 = (HEAD_BYTES + 8) as u64;
@@ -184,7 +184,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// What a BATCH_END says.
+/// What a `BATCH_END` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BatchEnd {
     pub(super) start: u64,
@@ -194,7 +194,7 @@ pub(super) struct BatchEnd {
 }
 
 impl BatchEnd {
-    /// Reads the body of a BATCH_END.
+    /// Reads the body of a `BATCH_END`.
     pub(super) fn decode(body: &[u8]) -> Option<Self> {
         (body.len() == END_BYTES).then(|| Self {
             start: word(body, 0),
@@ -204,11 +204,11 @@ impl BatchEnd {
         })
     }
 
-    /// Quick look whether a BATCH_END may stand here, before the crc is computed.
+    /// Quick look whether a `BATCH_END` may stand here, before the crc is computed.
     pub(super) fn may_start(bytes: &[u8]) -> bool {
         bytes.len() as u64 >= BATCH_END_BYTES
             && bytes[8] == Kind::BatchEnd as u8
-            && half(bytes, 4) == END_BYTES as u32
+            && half(bytes, 4) as usize == END_BYTES
     }
 }
 

@@ -120,7 +120,7 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct Places {
     first: u64,
-    places: VecDeque<Place>,
+    list: VecDeque<Place>,
     /// (first index, sequence of the segment)
     runs: VecDeque<(u64, u64)>,
 }
@@ -128,17 +128,17 @@ pub(super) struct Places {
 impl Places {
     /// Index behind the last place.
     pub(super) fn next_index(&self) -> u64 {
-        self.first + self.places.len() as u64
+        self.first + self.list.len() as u64
     }
 
     /// Index of the first place, if there is one.
     pub(super) fn first_index(&self) -> Option<u64> {
-        (!self.places.is_empty()).then_some(self.first)
+        (!self.list.is_empty()).then_some(self.first)
     }
 
     /// Adds the place behind the last one (or the first one at all).
     pub(super) fn push(&mut self, index: u64, segment: u64, place: Place) {
-        if self.places.is_empty() {
+        if self.list.is_empty() {
             self.first = index;
             self.runs.clear();
         }
@@ -146,12 +146,12 @@ impl Places {
         if self.runs.back().is_none_or(|(_, sequence)| *sequence != segment) {
             self.runs.push_back((index, segment));
         }
-        self.places.push_back(place);
+        self.list.push_back(place);
     }
 
     /// Segment and place of an entry.
     pub(super) fn get(&self, index: u64) -> Option<(u64, Place)> {
-        let place = self.places.get(usize::try_from(index.checked_sub(self.first)?).ok()?)?;
+        let place = self.list.get(usize::try_from(index.checked_sub(self.first)?).ok()?)?;
         let after = self.runs.partition_point(|(start, _)| *start <= index);
         self.runs.get(after.checked_sub(1)?).map(|(_, segment)| (*segment, *place))
     }
@@ -159,7 +159,7 @@ impl Places {
     /// Keeps the entries below `next`.
     pub(super) fn truncate(&mut self, next: u64) {
         let keep = usize::try_from(next.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        self.places.truncate(keep);
+        self.list.truncate(keep);
         while self.runs.back().is_some_and(|(start, _)| *start >= next) {
             self.runs.pop_back();
         }
@@ -168,10 +168,10 @@ impl Places {
     /// Drops the entries up to and with `upto`.
     pub(super) fn purge(&mut self, upto: u64) {
         let Some(drop) = (upto + 1).checked_sub(self.first) else { return };
-        let drop = usize::try_from(drop).unwrap_or(usize::MAX).min(self.places.len());
-        self.places.drain(..drop);
+        let drop = usize::try_from(drop).unwrap_or(usize::MAX).min(self.list.len());
+        self.list.drain(..drop);
         self.first += drop as u64;
-        if self.places.is_empty() {
+        if self.list.is_empty() {
             self.runs.clear();
         }
         while self.runs.get(1).is_some_and(|(start, _)| *start <= self.first) {
@@ -181,8 +181,8 @@ impl Places {
             *start = self.first.max(*start);
         }
         // A big purge gives its memory back.
-        if self.places.capacity() > 1024 && self.places.len() < self.places.capacity() / 4 {
-            self.places.shrink_to(self.places.len() * 2);
+        if self.list.capacity() > 1024 && self.list.len() < self.list.capacity() / 4 {
+            self.list.shrink_to(self.list.len() * 2);
         }
     }
 

@@ -27,6 +27,7 @@ impl RaftLog {
     /// # Errors
     /// [`LogError::Damaged`] names file, offset and remedy when something that was durable is not as it was written;
     /// [`LogError::DiskFull`] when not even the first segment fits; [`LogError::Io`].
+    #[allow(clippy::needless_pass_by_value, reason = "options are made for one log")]
     pub fn open(options: LogOptions) -> Result<(Arc<Self>, Recovered), LogError> {
         let disk = OsDisk::open(&options.dir)
             .map_err(|error| LogError::io("make the directory", options.dir.clone(), &error))?;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, read_up_to, write_all};
 use super::error::{LogError, REBUILD};
-use super::frame::{BATCH_END_BYTES, BatchEnd, Frame, Kind, get_id, get_vote};
+use super::frame::{BatchEnd, Frame, Kind, get_id, get_vote};
 use super::index::{Ids, Place, Places};
 use super::segment::{HEADER_BYTES, Header, Marks, Segment, UNFINISHED, index_of, parse_name};
 use crate::store::LogId;
@@ -100,7 +100,7 @@ pub(super) fn replay(disk: &dyn Disk, group: u32) -> Result<Option<Replayed>, Lo
 }
 
 /// Files of the log by sequence; unlinks what a crash left unfinished.
-fn inventory(disk: &dyn Disk, group: u32) -> Result<Vec<(u64, String)>, LogError> {
+fn inventory(disk: &dyn Disk, group: u32) -> Result<Names, LogError> {
     let failed = |error| LogError::io("list", disk.path(""), &error);
     let mut found = Vec::new();
     for name in disk.list().map_err(failed)? {
@@ -142,8 +142,11 @@ fn open_segment(disk: &dyn Disk, group: u32, sequence: u64, name: String) -> Res
     Ok(Opened { name, file, header })
 }
 
-/// Splits off what is before the last gap in the sequence.
-fn split_at_gap(mut found: Vec<(u64, String)>) -> (Vec<(u64, String)>, Vec<(u64, String)>) {
+/// Sequence and name of segments.
+type Names = Vec<(u64, String)>;
+
+/// Splits what is before the last gap in the sequence from the run behind it.
+fn split_at_gap(mut found: Names) -> (Names, Names) {
     let gap = found.windows(2).rposition(|pair| pair[1].0 != pair[0].0 + 1);
     let run = found.split_off(gap.map_or(0, |gap| gap + 1));
     (found, run)
@@ -351,12 +354,11 @@ fn batch_at(buffer: &[u8], start: u64, salt: u64) -> Result<Vec<Frame<'_>>, NoBa
 /// Offset of a frame behind `bad` which proves that the bytes at `bad` had been synced: a batch that says so, or a
 /// seal (written only after a sync of everything).
 fn newer_batch(rest: &[u8], bad: u64, salt: u64) -> Option<u64> {
-    let ends = (BATCH_END_BYTES as usize).min(rest.len());
     // Frames start at multiples of 8, and so does `bad`.
     (0..rest.len()).step_by(8).find_map(|at| {
         let bytes = &rest[at..];
-        let seal = bytes.len() >= 24 && bytes[8] == Kind::Seal as u8;
-        if !(seal || ends <= bytes.len() && BatchEnd::may_start(bytes)) {
+        let seal = bytes.get(8) == Some(&(Kind::Seal as u8));
+        if !(seal || BatchEnd::may_start(bytes)) {
             return None;
         }
         let offset = bad + at as u64;

@@ -241,14 +241,14 @@ impl Writer {
             }
         }
         if batch.count() > 0 {
-            self.encode_committed(&mut batch, &mut marks, committed);
+            Self::encode_committed(&mut batch, &mut marks, committed);
             batch.finish(self.active.synced);
         }
         Encoded { batch, places, marks }
     }
 
     /// Adds the committed id if it moved, but never one that is ahead of the entries in the file.
-    fn encode_committed(&self, batch: &mut BatchEncoder, marks: &mut Marks, committed: Option<LogId>) {
+    fn encode_committed(batch: &mut BatchEncoder, marks: &mut Marks, committed: Option<LogId>) {
         if committed.is_some() && committed != marks.committed && index_of(committed) <= index_of(marks.last)
         {
             batch.id(Kind::Committed, committed);
@@ -473,7 +473,7 @@ impl Writer {
         let mut batch = BatchEncoder::new(self.active.salt, self.active.end);
         let committed = self.shared.inner.lock().committed;
         let mut marks = self.marks;
-        self.encode_committed(&mut batch, &mut marks, committed);
+        Self::encode_committed(&mut batch, &mut marks, committed);
         batch.mark(Kind::Clean);
         batch.finish(self.active.synced);
         if batch.end() + SEAL_BYTES > self.active.capacity {
@@ -534,14 +534,15 @@ pub(super) enum Step {
     Sync,
 }
 
+/// The step, the final name, the cause.
+type NotMade = (Step, String, std::io::Error);
+
 /// Makes a segment: allocate, write the head, sync, give it its name, sync the directory.
-///
-/// On failure returns the step and the final name.
 pub(super) fn create_segment(
     disk: &dyn Disk,
     header: &Header,
     capacity: u64,
-) -> Result<(String, Arc<dyn DiskFile>), (Step, String, std::io::Error)> {
+) -> Result<(String, Arc<dyn DiskFile>), NotMade> {
     let name = file_name(header.group, header.sequence, header.marks.next_index());
     let unfinished = format!("{name}{UNFINISHED}");
     let make = |error| (Step::Make, name.clone(), error);

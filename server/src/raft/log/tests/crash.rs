@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::raft::log::segment::HEADER_BYTES;
+use crate::raft::log::recovery::replay;
+use crate::raft::log::segment::{HEADER_BYTES, index_of};
 
 /// What a log holds, as far as it must survive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ fn run(disk: &MemDisk, durability: Durability, synced: &mut usize) -> usize {
 
 /// The timer of durability medium must not sync at a moment that the test does not know.
 fn slow_timer() -> Tuning {
-    Tuning { sync_interval: Duration::from_secs(3600), ..tuning() }
+    Tuning { sync_interval: Duration::from_hours(1), ..tuning() }
 }
 
 /// What a power cut keeps of the unsynced sectors and names.
@@ -332,6 +333,26 @@ fn segments_in_a_wrong_place_refuse_to_open() {
     assert!(refuses(&MemDisk::of(Files::from([(name.clone(), newer)]))).to_string().contains("version 2"));
 }
 
+#[test]
+fn a_segment_of_another_log_refuses_to_open() {
+    let life = |term: u64| {
+        let disk = MemDisk::new();
+        let (log, _) = open(&disk);
+        for index in 0..8 {
+            append_ok(&log, vec![long(term, index)]);
+        }
+        drop(log);
+        disk.files()
+    };
+    let (ours, theirs) = (life(1), life(2));
+    assert!(ours.len() >= 2 && ours.keys().eq(theirs.keys()));
+    let mut mixed = theirs;
+    let (name, bytes) = ours.into_iter().next().unwrap();
+    mixed.insert(name, bytes);
+    let error = refuses(&MemDisk::of(mixed)).to_string();
+    assert!(error.contains("does not continue"), "{error}");
+}
+
 /// Point 12, with unlinks that reach the disk in another order than they were made.
 #[test]
 fn what_an_unfinished_purge_left_is_unlinked() {
@@ -412,7 +433,11 @@ fn the_committed_id_is_never_ahead_of_the_entries() {
         log.save_committed(id(1, 9));
         let _ = answer(&appended);
         drop(log);
-        let (_, recovered) = open(&disk.after_kill());
+        let disk = disk.after_kill();
+        // Recovery hides an id that it does not find; here it must not even be in the file.
+        let marks = replay(&disk, 3).unwrap().unwrap().marks;
+        assert!(index_of(marks.committed) <= index_of(marks.last), "{marks:?}");
+        let (_, recovered) = open(&disk);
         assert!(
             recovered.committed.is_none_or(|committed| Some(committed) == recovered.last),
             "{recovered:?}"

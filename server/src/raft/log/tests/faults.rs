@@ -138,7 +138,11 @@ fn a_purge_goes_through_on_a_full_disk_and_frees_it() {
     eventually("full", || log.stats().disk_full.is_some());
     assert!(waiting.iter().any(|waiting| waiting.try_recv().is_err()));
     let written = log.flushed().unwrap();
-    log.purge(written).unwrap();
+    let (sender, purged) = channel(1);
+    let shared = Arc::clone(&log);
+    let thread = std::thread::spawn(move || sender.send(shared.purge(written)).unwrap());
+    purged.recv_timeout(WAIT).expect("the purge goes through").unwrap();
+    thread.join().unwrap();
     // The space of the unlinked segments is enough for what waits.
     log.sync().unwrap();
     assert_eq!(log.stats().disk_full, None);

@@ -55,6 +55,6 @@ fn version_1_is_read_as_ever() {
         dropped_bytes: 0,
     };
     assert_eq!(recovered, expected);
-    let long = LogEntry { id: id(2, 6), bytes: Bytes::from(vec![0x55; 2700]) };
-    assert_eq!(content(&log), [entries(1, 2..5), entries(2, 5..6), vec![long], entries(3, 7..9)].concat());
+    let big = LogEntry { id: id(2, 6), bytes: Bytes::from(vec![0x55; 2700]) };
+    assert_eq!(content(&log), [entries(1, 2..5), entries(2, 5..6), vec![big], entries(3, 7..9)].concat());
 }

@@ -129,10 +129,6 @@ impl MemDisk {
         self.state.lock().faults.push(fault);
     }
 
-    pub(super) fn clear_faults(&self) {
-        self.state.lock().faults.clear();
-    }
-
     /// From the n-th mutating operation from now on everything fails.
     pub(super) fn cut_power_after(&self, operations: usize) {
         self.state.lock().power_left = Some(operations);

@@ -140,10 +140,10 @@ impl Life {
         (self.disk, self.log) = (disk, Some(log));
     }
 
-    fn act(&mut self, act: Act) {
+    fn act(&mut self, act: &Act) {
         let log = self.log();
         let mut model = self.now();
-        match act {
+        match *act {
             Act::Append { count, bytes, new_term } => {
                 self.term += u64::from(new_term);
                 let payload = |index: u64| Bytes::from(vec![u8::try_from(index % 256).unwrap(); bytes]);
@@ -165,13 +165,13 @@ impl Life {
                 self.term += 1;
                 self.reach(model, true, answer);
             }
-            Act::Purge(at) if !model.entries.is_empty() => {
+            Act::Purge(_) | Act::Commit(_) if model.entries.is_empty() => {}
+            Act::Purge(at) => {
                 let drop = at.index(model.entries.len());
                 let upto = model.entries[drop].id;
                 model.entries.drain(..=drop);
                 self.purge(&log, model, upto);
             }
-            Act::Purge(_) => {}
             Act::PurgeBeyond(distance) => {
                 self.term += 1;
                 let upto = id(self.term, model.next() + distance);
@@ -184,16 +184,15 @@ impl Life {
                 let answer = save_vote(&log, vote(self.term));
                 self.reach(model, true, answer);
             }
-            Act::Commit(at) if !model.entries.is_empty() => {
+            Act::Commit(at) => {
                 // Committed entries are never truncated; the truncations here ignore that, and recovery must cope.
                 log.save_committed(model.entries[at.index(model.entries.len())].id);
             }
-            Act::Commit(_) => {}
             Act::Sync => {
                 log.sync().unwrap();
                 self.all_synced();
             }
-            Act::Read { from, bytes_max } => self.read(&log, &model, from, bytes_max),
+            Act::Read { from, bytes_max } => read(&log, &model, from, bytes_max),
             Act::Close => {
                 log.close().unwrap();
                 self.all_synced();
@@ -203,7 +202,7 @@ impl Life {
             Act::Kill | Act::PowerCut(_) => {
                 self.log = None;
                 drop(log);
-                self.crash(&act);
+                self.crash(act);
             }
         }
     }
@@ -229,21 +228,22 @@ impl Life {
             _ => self.reopen(self.disk.after_kill(), self.written, false),
         }
     }
+}
 
-    fn read(&self, log: &RaftLog, model: &Model, from: Index, bytes_max: u64) {
-        let first = model.first();
-        let at = from.index(model.entries.len() + 1);
-        let found = log.read(first + at as u64, u64::MAX, bytes_max).unwrap();
-        let mut bytes = 0;
-        let expected = model.entries[at..].iter().enumerate().take_while(|(nth, entry)| {
-            bytes += entry.bytes.len() as u64;
-            *nth == 0 || bytes <= bytes_max
-        });
-        assert_eq!(found, expected.map(|(_, entry)| entry.clone()).collect::<Vec<_>>());
-        assert_eq!((log.bounds().purged, log.bounds().last), (model.purged, model.last()));
-        for entry in &model.entries {
-            assert_eq!(log.id_at(entry.id.index), Some(entry.id));
-        }
+/// Reads at a random place.
+fn read(log: &RaftLog, model: &Model, from: Index, bytes_max: u64) {
+    let first = model.first();
+    let at = from.index(model.entries.len() + 1);
+    let found = log.read(first + at as u64, u64::MAX, bytes_max).unwrap();
+    let mut bytes = 0;
+    let expected = model.entries[at..].iter().enumerate().take_while(|(nth, entry)| {
+        bytes += entry.bytes.len() as u64;
+        *nth == 0 || bytes <= bytes_max
+    });
+    assert_eq!(found, expected.map(|(_, entry)| entry.clone()).collect::<Vec<_>>());
+    assert_eq!((log.bounds().purged, log.bounds().last), (model.purged, model.last()));
+    for entry in &model.entries {
+        assert_eq!(log.id_at(entry.id.index), Some(entry.id));
     }
 }
 
@@ -263,8 +263,8 @@ proptest! {
         let mut life = Life::new(durability, cache_bytes);
         for act in acts {
             life.note_answers();
-            life.act(act);
+            life.act(&act);
         }
-        life.act(Act::Close);
+        life.act(&Act::Close);
     }
 }
