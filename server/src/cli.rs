@@ -131,7 +131,9 @@ impl NodeArgs {
             file: self.config.clone(),
             // Names that are not UTF-8 cannot be keys; values that are not are shown as such and then refused.
             environment: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+                })
                 .collect(),
             flags: self.given(),
             memory_bytes: crate::probe::memory_bytes(),
@@ -176,12 +178,18 @@ mod tests {
                 .into_iter()
                 .map(|(k, v)| (k.to_owned(), v))
                 .collect::<Vec<_>>();
-            for spelling in [vec![format!("-{flag}"), value.into()], vec![format!("--{flag}"), value.into()], vec![
-                format!("-{flag}={value}"),
-            ]] {
+            for spelling in [
+                vec![format!("-{flag}"), value.into()],
+                vec![format!("--{flag}"), value.into()],
+                vec![format!("-{flag}={value}")],
+            ] {
                 let args: Vec<&str> = spelling.iter().map(String::as_str).collect();
                 let given = parse(&args).unwrap().node.given();
-                assert_eq!(given.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Vec<_>>(), want, "{args:?}");
+                assert_eq!(
+                    given.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Vec<_>>(),
+                    want,
+                    "{args:?}"
+                );
             }
         }
         let cli = parse(&["-parse-snapshot", "state.bin", "-partial"]).unwrap();
@@ -191,7 +199,9 @@ mod tests {
 
     #[test]
     fn unknown_words_and_flags_are_refused() {
-        for args in [&["serve"][..], &["--adr", "x"], &["-x"], &["--addr"], &["check-config", "more"], &["--partial"]] {
+        for args in
+            [&["serve"][..], &["--adr", "x"], &["-x"], &["--addr"], &["check-config", "more"], &["--partial"]]
+        {
             assert!(parse(args).is_err(), "{args:?}");
         }
         assert!(parse(&["--parse-snapshot", "f", "check-config"]).is_err());
@@ -204,7 +214,10 @@ mod tests {
         assert_eq!(cli.node.given(), [("addr", "a:1".to_owned())]);
         let cli = parse(&["-addr", "a:1", "check-config"]).unwrap();
         assert_eq!(cli.node.given(), [("addr", "a:1".to_owned())]);
-        assert_eq!(parse(&["commands", "-markdown"]).unwrap().command, Some(Command::Commands { markdown: true }));
+        assert_eq!(
+            parse(&["commands", "-markdown"]).unwrap().command,
+            Some(Command::Commands { markdown: true })
+        );
     }
 
     #[test]
@@ -218,7 +231,8 @@ mod tests {
         use clap::CommandFactory as _;
         let foreign = ["help", "version", "parse_snapshot", "partial", "config", "fastlog"];
         let command = Cli::command();
-        let flags = command.get_arguments().map(|arg| arg.get_id().as_str()).filter(|id| !foreign.contains(id));
+        let flags =
+            command.get_arguments().map(|arg| arg.get_id().as_str()).filter(|id| !foreign.contains(id));
         let flags: Vec<&str> = flags.collect();
         assert_eq!(flags.len(), 14);
         for flag in flags {

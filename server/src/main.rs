@@ -47,7 +47,9 @@ fn complain(line: &str) {
 
 fn print(text: &str) -> Result<ExitCode, NodeError> {
     let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|e| NodeError::new(ErrorKind::Io, format!("write to standard output: {e}"), "look at the reader"))?;
+    written.map_err(|e| {
+        NodeError::new(ErrorKind::Io, format!("write to standard output: {e}"), "look at the reader")
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -92,19 +94,32 @@ fn in_effect(loaded: &Loaded) -> String {
 
 fn commands(_markdown: bool) -> Result<ExitCode, NodeError> {
     // Merge: print(&kvnode_server::command::docs::markdown()), or the names alone without `markdown`.
-    Err(NodeError::new(ErrorKind::Unavailable, "the command table is not in this build", "use a complete build"))
+    Err(NodeError::new(
+        ErrorKind::Unavailable,
+        "the command table is not in this build",
+        "use a complete build",
+    ))
 }
 
 fn parse_snapshot(_file: &std::path::Path, _partial: bool) -> Result<ExitCode, NodeError> {
     // Merge: kvnode_server::snapshot::parse verifies the file, then writes its commands to standard output.
-    Err(NodeError::new(ErrorKind::Unavailable, "snapshot reading is not in this build", "use a complete build"))
+    Err(NodeError::new(
+        ErrorKind::Unavailable,
+        "snapshot reading is not in this build",
+        "use a complete build",
+    ))
 }
 
 fn serve(config: Config) -> Result<ExitCode, NodeError> {
-    telemetry::install(&config.log_filter, config.log_format)
-        .map_err(|e| NodeError::new(ErrorKind::Config, format!("log_filter: {e}"), "set log_filter to info"))?;
+    telemetry::install(&config.log_filter, config.log_format).map_err(|e| {
+        NodeError::new(ErrorKind::Config, format!("log_filter: {e}"), "set log_filter to info")
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
-        NodeError::new(ErrorKind::Unavailable, format!("start threads: {e}"), "raise the limit of processes (ulimit -u)")
+        NodeError::new(
+            ErrorKind::Unavailable,
+            format!("start threads: {e}"),
+            "raise the limit of processes (ulimit -u)",
+        )
     })?;
     runtime.block_on(async {
         let shutdown = tokio_util::sync::CancellationToken::new();
@@ -145,7 +160,8 @@ impl Signals {
 fn signals() -> Result<Signals, NodeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let catch = |kind| {
-        signal(kind).map_err(|e| NodeError::new(ErrorKind::Unavailable, format!("catch signals: {e}"), "report this"))
+        signal(kind)
+            .map_err(|e| NodeError::new(ErrorKind::Unavailable, format!("catch signals: {e}"), "report this"))
     };
     Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
 }

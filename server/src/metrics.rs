@@ -17,7 +17,9 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use prometheus::core::Collector;
-use prometheus::{Counter, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Counter, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 mod latency;
 mod process;
@@ -207,8 +209,20 @@ metrics! {
 
 /// Error prefixes that get a label of their own; all others count as `other`.
 const ERROR_PREFIXES: [&str; 14] = [
-    "ERR", "WRONGTYPE", "MOVED", "TRY", "LOADING", "OOM", "BUSY", "NOPROTO", "NOAUTH", "NOPERM", "READONLY",
-    "CLUSTERDOWN", "TRYAGAIN", "MISCONF",
+    "ERR",
+    "WRONGTYPE",
+    "MOVED",
+    "TRY",
+    "LOADING",
+    "OOM",
+    "BUSY",
+    "NOPROTO",
+    "NOAUTH",
+    "NOPERM",
+    "READONLY",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MISCONF",
 ];
 
 /// Handles of one command, looked up once at start.
@@ -247,7 +261,11 @@ impl Metrics {
     /// Handles of one command. `name` comes from the command table, or is `unknown`.
     #[must_use]
     pub fn command(&self, name: &'static str) -> CommandMetrics {
-        CommandMetrics { name, duration: self.command_duration.with(name), errors: self.command_errors.clone() }
+        CommandMetrics {
+            name,
+            duration: self.command_duration.with(name),
+            errors: self.command_errors.clone(),
+        }
     }
 
     /// Adds a source that is asked at each scrape.
