@@ -5,7 +5,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::Settings;
 
@@ -20,7 +21,7 @@ pub struct Cli {
     #[command(flatten)]
     pub node: NodeArgs,
     /// Print the Redis commands of a snapshot (a `state.bin`, ours or the ancestor's), for `redis-cli --pipe`, and exit
-    #[arg(long, value_name = "FILE", conflicts_with = "command")]
+    #[arg(long, value_name = "FILE")]
     pub parse_snapshot: Option<PathBuf>,
     /// With --parse-snapshot: print what is readable of a damaged file, and exit non-zero
     #[arg(long, requires = "parse_snapshot")]
@@ -141,6 +142,21 @@ impl NodeArgs {
     }
 }
 
+impl Cli {
+    /// Reads the arguments of the process, the program's name first.
+    ///
+    /// # Errors
+    /// Help and version (to be printed as they are), or what is wrong.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(normalise(args))?;
+        if cli.command.is_some() && cli.parse_snapshot.is_some() {
+            let text = "--parse-snapshot cannot be used with a subcommand";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
+        }
+        Ok(cli)
+    }
+}
+
 /// Rewrites the single-dash spelling of long flags: `-addr` becomes `--addr`. Short flags (`-h`, `-V`), values and
 /// what follows `--` stay.
 pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -160,7 +176,7 @@ mod tests {
 
     fn parse(args: &[&str]) -> Result<Cli, String> {
         let args = std::iter::once("kvnode-server").chain(args.iter().copied()).map(OsString::from);
-        Cli::try_parse_from(normalise(args)).map_err(|e| e.to_string())
+        Cli::read(args).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -228,7 +244,6 @@ mod tests {
 
     #[test]
     fn every_flag_is_a_key() {
-        use clap::CommandFactory as _;
         let foreign = ["help", "version", "parse_snapshot", "partial", "config", "fastlog"];
         let command = Cli::command();
         let flags =

@@ -6,14 +6,13 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use kvnode_server::cli::{self, Cli, Command};
+use kvnode_server::cli::{Cli, Command};
 use kvnode_server::config::{self, Config, KEYS, Loaded, Source};
 use kvnode_server::error::{ErrorKind, NodeError, OneLine};
 use kvnode_server::telemetry;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(cli::normalise(std::env::args_os())) {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };

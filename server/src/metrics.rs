@@ -12,6 +12,7 @@
 //! Names are `kvnode_<noun>_<unit>[_total]`; label values come from enums, the command table, member ids and database
 //! numbers only, so their number is bounded.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -319,7 +320,8 @@ pub fn markdown() -> String {
     for spec in METRICS {
         let group = spec.group.then_some("group").into_iter();
         let labels = group.chain(spec.labels.iter().copied()).collect::<Vec<_>>().join(", ");
-        out.push_str(&format!("| `{}` | {} | {labels} | {} |\n", spec.name, spec.kind, spec.help));
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "| `{}` | {} | {labels} | {} |", spec.name, spec.kind, spec.help);
     }
     out
 }

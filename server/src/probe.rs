@@ -14,7 +14,7 @@ const PROBE_TIME: Duration = Duration::from_millis(200);
 const PROBE_SYNCS: usize = 32;
 /// Bytes of one probe write: a small batch.
 const PROBE_BYTES: usize = 4096;
-/// A sync that reaches a disk or a flash cell takes longer than this; NVMe with a protected cache needs about 30 us.
+/// A sync that reaches a disk or a flash cell takes longer than this; one with a protected cache needs about 30 us.
 const TOO_FAST: Duration = Duration::from_micros(20);
 
 /// What the sync probe found.

@@ -191,7 +191,7 @@ fn units_read_and_show() {
         assert!(units::bytes(text).is_err(), "{text}");
     }
     assert_eq!(units::duration("350ms"), Ok(Duration::from_millis(350)));
-    assert_eq!(units::duration("2m"), Ok(Duration::from_secs(120)));
+    assert_eq!(units::duration("2m"), Ok(Duration::from_mins(2)));
     for text in ["", "5", "ms", "-1s", "1.5s", "18446744073709551615h"] {
         assert!(units::duration(text).is_err(), "{text}");
     }

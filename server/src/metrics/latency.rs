@@ -111,14 +111,15 @@ impl Cells {
         let mut out = proto::Histogram::default();
         let mut total = 0;
         let mut buckets = Vec::with_capacity(self.buckets.len());
-        let bounds = BOUNDS_US.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
-        for (cell, bound) in self.buckets.iter().zip(bounds) {
+        for (cell, bound) in self.buckets.iter().zip(BOUNDS_US) {
             total += cell.load(Relaxed);
             let mut bucket = proto::Bucket::default();
             bucket.set_cumulative_count(total);
-            bucket.set_upper_bound(bound);
+            bucket.set_upper_bound(seconds(bound));
             buckets.push(bucket);
         }
+        // The encoder writes the last bucket, `+Inf`, from the count.
+        total += self.buckets.last().map_or(0, |cell| cell.load(Relaxed));
         out.set_bucket(buckets);
         out.set_sample_count(total);
         out.set_sample_sum(Duration::from_nanos(self.sum_ns.load(Relaxed)).as_secs_f64());
