@@ -5,7 +5,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::Settings;
 
@@ -20,7 +21,7 @@ pub struct Cli {
     #[command(flatten)]
     pub node: NodeArgs,
     /// Print the Redis commands of a snapshot (a `state.bin`, ours or the ancestor's), for `redis-cli --pipe`, and exit
-    #[arg(long, value_name = "FILE", conflicts_with = "command")]
+    #[arg(long, value_name = "FILE")]
     pub parse_snapshot: Option<PathBuf>,
     /// With --parse-snapshot: print what is readable of a damaged file, and exit non-zero
     #[arg(long, requires = "parse_snapshot")]
@@ -131,11 +132,28 @@ impl NodeArgs {
             file: self.config.clone(),
             // Names that are not UTF-8 cannot be keys; values that are not are shown as such and then refused.
             environment: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+                })
                 .collect(),
             flags: self.given(),
             memory_bytes: crate::probe::memory_bytes(),
         }
+    }
+}
+
+impl Cli {
+    /// Reads the arguments of the process, the program's name first.
+    ///
+    /// # Errors
+    /// Help and version (to be printed as they are), or what is wrong.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(normalise(args))?;
+        if cli.command.is_some() && cli.parse_snapshot.is_some() {
+            let text = "--parse-snapshot cannot be used with a subcommand";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
+        }
+        Ok(cli)
     }
 }
 
@@ -158,7 +176,7 @@ mod tests {
 
     fn parse(args: &[&str]) -> Result<Cli, String> {
         let args = std::iter::once("kvnode-server").chain(args.iter().copied()).map(OsString::from);
-        Cli::try_parse_from(normalise(args)).map_err(|e| e.to_string())
+        Cli::read(args).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -176,12 +194,18 @@ mod tests {
                 .into_iter()
                 .map(|(k, v)| (k.to_owned(), v))
                 .collect::<Vec<_>>();
-            for spelling in [vec![format!("-{flag}"), value.into()], vec![format!("--{flag}"), value.into()], vec![
-                format!("-{flag}={value}"),
-            ]] {
+            for spelling in [
+                vec![format!("-{flag}"), value.into()],
+                vec![format!("--{flag}"), value.into()],
+                vec![format!("-{flag}={value}")],
+            ] {
                 let args: Vec<&str> = spelling.iter().map(String::as_str).collect();
                 let given = parse(&args).unwrap().node.given();
-                assert_eq!(given.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Vec<_>>(), want, "{args:?}");
+                assert_eq!(
+                    given.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Vec<_>>(),
+                    want,
+                    "{args:?}"
+                );
             }
         }
         let cli = parse(&["-parse-snapshot", "state.bin", "-partial"]).unwrap();
@@ -191,7 +215,9 @@ mod tests {
 
     #[test]
     fn unknown_words_and_flags_are_refused() {
-        for args in [&["serve"][..], &["--adr", "x"], &["-x"], &["--addr"], &["check-config", "more"], &["--partial"]] {
+        for args in
+            [&["serve"][..], &["--adr", "x"], &["-x"], &["--addr"], &["check-config", "more"], &["--partial"]]
+        {
             assert!(parse(args).is_err(), "{args:?}");
         }
         assert!(parse(&["--parse-snapshot", "f", "check-config"]).is_err());
@@ -204,7 +230,10 @@ mod tests {
         assert_eq!(cli.node.given(), [("addr", "a:1".to_owned())]);
         let cli = parse(&["-addr", "a:1", "check-config"]).unwrap();
         assert_eq!(cli.node.given(), [("addr", "a:1".to_owned())]);
-        assert_eq!(parse(&["commands", "-markdown"]).unwrap().command, Some(Command::Commands { markdown: true }));
+        assert_eq!(
+            parse(&["commands", "-markdown"]).unwrap().command,
+            Some(Command::Commands { markdown: true })
+        );
     }
 
     #[test]
@@ -215,10 +244,10 @@ mod tests {
 
     #[test]
     fn every_flag_is_a_key() {
-        use clap::CommandFactory as _;
         let foreign = ["help", "version", "parse_snapshot", "partial", "config", "fastlog"];
         let command = Cli::command();
-        let flags = command.get_arguments().map(|arg| arg.get_id().as_str()).filter(|id| !foreign.contains(id));
+        let flags =
+            command.get_arguments().map(|arg| arg.get_id().as_str()).filter(|id| !foreign.contains(id));
         let flags: Vec<&str> = flags.collect();
         assert_eq!(flags.len(), 14);
         for flag in flags {

@@ -71,9 +71,9 @@ pub enum Redirect {
 /// How a linearizable read is confirmed (`read_policy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadPolicy {
-    /// One ReadIndex round, shared by all waiting reads.
+    /// One `ReadIndex` round, shared by all waiting reads.
     Strict,
-    /// The leader's lease when it is fresh, else ReadIndex.
+    /// The leader's lease when it is fresh, else `ReadIndex`.
     Lease,
 }
 
@@ -209,7 +209,7 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// State bytes in memory before a flush.
     pub memtable_bytes: usize,
-    /// RocksDB block cache.
+    /// `RocksDB` block cache.
     pub block_cache_bytes: usize,
     /// Raft log bytes kept behind the durable state for slow followers.
     pub log_keep_bytes: u64,
@@ -252,7 +252,7 @@ impl Default for Limits {
             key_bytes_max: 64 * KIB,
             reply_bytes_max: 256 * MIB as u64,
             output_bytes_pause: MIB,
-            output_stall: Duration::from_secs(60),
+            output_stall: Duration::from_mins(1),
             turn_requests_max: 4096,
             entry_ops_max: 4096,
             entry_bytes_max: MIB,

@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_and_has_its_code() {
-        let error = NodeError::new(ErrorKind::Unavailable, "listen on 127.0.0.1:1\nx: in use", "choose\x1b another");
+        let error =
+            NodeError::new(ErrorKind::Unavailable, "listen on 127.0.0.1:1\nx: in use", "choose\x1b another");
         assert_eq!(error.to_string(), r"listen on 127.0.0.1:1\nx: in use: choose\u{1b} another");
         assert_eq!(error.exit_code(), 69);
         assert_eq!(NodeError::fatal("sync").exit_code(), 70);

@@ -6,8 +6,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use kvnode_server::cli::{self, Cli, Command};
+use kvnode_server::cli::{Cli, Command};
 use kvnode_server::config::{self, Config, KEYS, Loaded, Source};
 use kvnode_server::error::{ErrorKind, NodeError, OneLine};
 use kvnode_server::command::{docs, table};
@@ -15,7 +14,7 @@ use kvnode_server::snapshot::{ParseOptions, SnapshotError, Summary, write_redis_
 use kvnode_server::{node, telemetry};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(cli::normalise(std::env::args_os())) {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
@@ -49,7 +48,9 @@ fn complain(line: &str) {
 
 fn print(text: &str) -> Result<ExitCode, NodeError> {
     let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|e| NodeError::new(ErrorKind::Io, format!("write to standard output: {e}"), "look at the reader"))?;
+    written.map_err(|e| {
+        NodeError::new(ErrorKind::Io, format!("write to standard output: {e}"), "look at the reader")
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -126,10 +127,15 @@ fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<ExitCode, Nod
 }
 
 fn serve(config: Config) -> Result<ExitCode, NodeError> {
-    telemetry::install(&config.log_filter, config.log_format)
-        .map_err(|e| NodeError::new(ErrorKind::Config, format!("log_filter: {e}"), "set log_filter to info"))?;
+    telemetry::install(&config.log_filter, config.log_format).map_err(|e| {
+        NodeError::new(ErrorKind::Config, format!("log_filter: {e}"), "set log_filter to info")
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
-        NodeError::new(ErrorKind::Unavailable, format!("start threads: {e}"), "raise the limit of processes (ulimit -u)")
+        NodeError::new(
+            ErrorKind::Unavailable,
+            format!("start threads: {e}"),
+            "raise the limit of processes (ulimit -u)",
+        )
     })?;
     runtime.block_on(async {
         let shutdown = tokio_util::sync::CancellationToken::new();
@@ -164,7 +170,8 @@ impl Signals {
 fn signals() -> Result<Signals, NodeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let catch = |kind| {
-        signal(kind).map_err(|e| NodeError::new(ErrorKind::Unavailable, format!("catch signals: {e}"), "report this"))
+        signal(kind)
+            .map_err(|e| NodeError::new(ErrorKind::Unavailable, format!("catch signals: {e}"), "report this"))
     };
     Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
 }

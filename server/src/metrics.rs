@@ -12,12 +12,15 @@
 //! Names are `kvnode_<noun>_<unit>[_total]`; label values come from enums, the command table, member ids and database
 //! numbers only, so their number is bounded.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use prometheus::core::Collector;
-use prometheus::{Counter, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Counter, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 mod latency;
 mod process;
@@ -207,8 +210,20 @@ metrics! {
 
 /// Error prefixes that get a label of their own; all others count as `other`.
 const ERROR_PREFIXES: [&str; 14] = [
-    "ERR", "WRONGTYPE", "MOVED", "TRY", "LOADING", "OOM", "BUSY", "NOPROTO", "NOAUTH", "NOPERM", "READONLY",
-    "CLUSTERDOWN", "TRYAGAIN", "MISCONF",
+    "ERR",
+    "WRONGTYPE",
+    "MOVED",
+    "TRY",
+    "LOADING",
+    "OOM",
+    "BUSY",
+    "NOPROTO",
+    "NOAUTH",
+    "NOPERM",
+    "READONLY",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MISCONF",
 ];
 
 /// Handles of one command, looked up once at start.
@@ -247,7 +262,11 @@ impl Metrics {
     /// Handles of one command. `name` comes from the command table, or is `unknown`.
     #[must_use]
     pub fn command(&self, name: &'static str) -> CommandMetrics {
-        CommandMetrics { name, duration: self.command_duration.with(name), errors: self.command_errors.clone() }
+        CommandMetrics {
+            name,
+            duration: self.command_duration.with(name),
+            errors: self.command_errors.clone(),
+        }
     }
 
     /// Adds a source that is asked at each scrape.
@@ -301,7 +320,8 @@ pub fn markdown() -> String {
     for spec in METRICS {
         let group = spec.group.then_some("group").into_iter();
         let labels = group.chain(spec.labels.iter().copied()).collect::<Vec<_>>().join(", ");
-        out.push_str(&format!("| `{}` | {} | {labels} | {} |\n", spec.name, spec.kind, spec.help));
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "| `{}` | {} | {labels} | {} |", spec.name, spec.kind, spec.help);
     }
     out
 }

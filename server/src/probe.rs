@@ -14,7 +14,7 @@ const PROBE_TIME: Duration = Duration::from_millis(200);
 const PROBE_SYNCS: usize = 32;
 /// Bytes of one probe write: a small batch.
 const PROBE_BYTES: usize = 4096;
-/// A sync that reaches a disk or a flash cell takes longer than this; NVMe with a protected cache needs about 30 us.
+/// A sync that reaches a disk or a flash cell takes longer than this; one with a protected cache needs about 30 us.
 const TOO_FAST: Duration = Duration::from_micros(20);
 
 /// What the sync probe found.
@@ -161,7 +161,10 @@ mod tests {
     fn the_summary_is_of_the_sorted_times() {
         let mut all = [5, 1, 9].map(Duration::from_millis);
         let found = summary(&mut all);
-        assert_eq!((found.count, found.median, found.max), (3, Duration::from_millis(5), Duration::from_millis(9)));
+        assert_eq!(
+            (found.count, found.median, found.max),
+            (3, Duration::from_millis(5), Duration::from_millis(9))
+        );
     }
 
     #[test]
@@ -170,7 +173,9 @@ mod tests {
         let dir = Path::new("d");
         assert_eq!(verdict(&times(100, 20_000), dir, timeout), None);
         let fast = verdict(&times(3, 9), dir, timeout).unwrap();
-        assert!(fast.starts_with("fsync in d returns before a disk can have the data (median 3µs, slowest 9µs of 9)"));
+        assert!(fast.starts_with(
+            "fsync in d returns before a disk can have the data (median 3µs, slowest 9µs of 9)"
+        ));
         let slow = verdict(&times(9_000, 175_001), dir, timeout).unwrap();
         assert!(slow.contains("is slow") && !slow.contains('\n'), "{slow}");
         assert_eq!(verdict(&times(9_000, 175_000), dir, timeout), None);

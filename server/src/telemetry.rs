@@ -24,6 +24,14 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// A filter of a subscriber that nobody uses; it lives as long as the process.
+    #[cfg(test)]
+    pub(crate) fn leaked(text: &str) -> &'static Filter {
+        let (layer, handle) = reload::Layer::new(parse(text).expect("a filter"));
+        Box::leak(Box::new(layer));
+        Box::leak(Box::new(Filter { handle, text: Mutex::new(text.to_owned()) }))
+    }
+
     /// The directives in force.
     #[must_use]
     pub fn text(&self) -> String {
@@ -87,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_filter_is_checked_before_it_replaces_the_old_one() {
-        let (layer, handle) = reload::Layer::new(parse("info").unwrap());
+        let (layer, handle) = reload::Layer::<EnvFilter, Registry>::new(parse("info").unwrap());
         let filter = Filter { handle, text: Mutex::new("info".into()) };
         filter.replace("warn,kvnode_server::raft=debug").unwrap();
         assert_eq!(filter.text(), "warn,kvnode_server::raft=debug");

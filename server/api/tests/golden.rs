@@ -2,7 +2,9 @@
 
 use kvnode_api::error::ErrorBody;
 use kvnode_api::health::Health;
-use kvnode_api::members::{AddMember, Done, Initialize, Initialized, MembershipChanged, RemoveMember, Transfer};
+use kvnode_api::members::{
+    AddMember, Done, Initialize, Initialized, MembershipChanged, RemoveMember, Transfer,
+};
 use kvnode_api::status::{
     Addresses, DiskState, LeaderInfo, LogPositions, MemberInfo, Membership, NodeStatus, Phase, Role,
 };
@@ -82,7 +84,10 @@ fn members_json() {
         &Initialize { cluster_id: Some(Id(7)), members: vec!["a:1".into()] },
         r#"{"cluster_id":"0000000000000007","members":["a:1"]}"#,
     );
-    golden(&Initialized { changed: true, cluster_id: Id(7) }, r#"{"changed":true,"cluster_id":"0000000000000007"}"#);
+    golden(
+        &Initialized { changed: true, cluster_id: Id(7) },
+        r#"{"changed":true,"cluster_id":"0000000000000007"}"#,
+    );
     golden(
         &AddMember { addr: "a:1".into(), if_membership: Some("1-1f-0".into()), promote: false },
         r#"{"addr":"a:1","if_membership":"1-1f-0","promote":false}"#,

@@ -43,9 +43,15 @@ impl From<ControlError> for Refusal {
             ControlError::Invalid(_) => (StatusCode::BAD_REQUEST, "correct the request"),
             ControlError::NotFound(_) => (StatusCode::NOT_FOUND, "list what there is"),
             ControlError::Conflict(_) => (StatusCode::CONFLICT, "read /v1/status and decide anew"),
-            ControlError::Stale { .. } => (StatusCode::PRECONDITION_FAILED, "read /v1/members and decide anew"),
-            ControlError::NotLeader { .. } => (StatusCode::MISDIRECTED_REQUEST, "ask the node named by leader"),
-            ControlError::NoLeader => (StatusCode::SERVICE_UNAVAILABLE, "repeat once the cluster has a leader"),
+            ControlError::Stale { .. } => {
+                (StatusCode::PRECONDITION_FAILED, "read /v1/members and decide anew")
+            }
+            ControlError::NotLeader { .. } => {
+                (StatusCode::MISDIRECTED_REQUEST, "ask the node named by leader")
+            }
+            ControlError::NoLeader => {
+                (StatusCode::SERVICE_UNAVAILABLE, "repeat once the cluster has a leader")
+            }
             ControlError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "repeat later"),
             ControlError::Unknown(_) => (StatusCode::GATEWAY_TIMEOUT, "read the state before repeating"),
             ControlError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "see the log of the node"),
@@ -67,7 +73,11 @@ pub(super) async fn no_method() -> Refusal {
 }
 
 pub(super) fn web_page() -> Refusal {
-    Refusal::new(StatusCode::FORBIDDEN, "requests from web pages are refused", "use a program, without Origin")
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        "requests from web pages are refused",
+        "use a program, without Origin",
+    )
 }
 
 /// A JSON body within [`BODY_BYTES_MAX`].
@@ -126,6 +136,7 @@ fn read<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, Ref
             "send Content-Type: application/json",
         ));
     }
-    serde_json::from_slice(bytes)
-        .map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, format!("the body is wrong: {e}"), "correct the body"))
+    serde_json::from_slice(bytes).map_err(|e| {
+        Refusal::new(StatusCode::BAD_REQUEST, format!("the body is wrong: {e}"), "correct the body")
+    })
 }

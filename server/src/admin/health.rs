@@ -49,7 +49,9 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Verdict {
 pub fn why_not_started(status: &NodeStatus) -> Vec<String> {
     match status.phase {
         Phase::Starting => vec!["opening files".into()],
-        Phase::Recovering => vec![format!("applying the log again, {} entries to go", status.log.apply_lag_entries)],
+        Phase::Recovering => {
+            vec![format!("applying the log again, {} entries to go", status.log.apply_lag_entries)]
+        }
         Phase::Unformed | Phase::Running | Phase::Stopping => Vec::new(),
     }
 }
@@ -147,7 +149,10 @@ mod tests {
     #[test]
     fn a_node_far_behind_is_not_ready_and_a_full_disk_is() {
         assert!(why_not_ready(&with(|s| s.log.apply_lag_entries = 1000)).is_empty());
-        assert_eq!(why_not_ready(&with(|s| s.log.apply_lag_entries = 1001)), ["1001 committed entries behind"]);
+        assert_eq!(
+            why_not_ready(&with(|s| s.log.apply_lag_entries = 1001)),
+            ["1001 committed entries behind"]
+        );
         assert!(why_not_ready(&with(|s| s.disk = kvnode_api::status::DiskState::Full)).is_empty());
     }
 }

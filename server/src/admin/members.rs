@@ -20,7 +20,9 @@ pub(super) struct If {
 }
 
 /// Query parameters, with our own error body.
-fn condition(query: Result<Query<If>, axum::extract::rejection::QueryRejection>) -> Result<Option<String>, Refusal> {
+fn condition(
+    query: Result<Query<If>, axum::extract::rejection::QueryRejection>,
+) -> Result<Option<String>, Refusal> {
     match query {
         Ok(Query(found)) => Ok(found.if_membership),
         Err(e) => Err(ControlError::Invalid(format!("the query is wrong: {}", e.body_text())).into()),

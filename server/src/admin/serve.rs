@@ -89,7 +89,10 @@ pub async fn serve(listener: TcpListener, admin: Admin, limits: ServeLimits) {
         });
     }
     drop(listener);
-    if timeout(limits.drain_timeout, async { while connections.join_next().await.is_some() {} }).await.is_err() {
+    if timeout(limits.drain_timeout, async { while connections.join_next().await.is_some() {} })
+        .await
+        .is_err()
+    {
         tracing::info!(connections = connections.len(), "admin connections cut off");
     }
     connections.shutdown().await;
@@ -139,7 +142,11 @@ impl Guarded {
 }
 
 impl AsyncRead for Guarded {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

@@ -38,11 +38,17 @@ pub(super) async fn list(State(admin): State<Admin>) -> Result<Json<Vec<serde_js
     Ok(Json(admin.snapshots.list().await?))
 }
 
-pub(super) async fn remove(State(admin): State<Admin>, Path(id): Path<String>) -> Result<Json<Done>, Refusal> {
+pub(super) async fn remove(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+) -> Result<Json<Done>, Refusal> {
     Ok(Json(admin.snapshots.remove(checked(id)?).await?))
 }
 
-pub(super) async fn meta(State(admin): State<Admin>, Path(id): Path<String>) -> Result<impl IntoResponse, Refusal> {
+pub(super) async fn meta(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+) -> Result<impl IntoResponse, Refusal> {
     let found = admin.snapshots.open(checked(id)?).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], found.meta))
 }
@@ -96,7 +102,8 @@ fn respond(
         Asked::Nothing => {
             let remedy = format!("the file has {size} bytes");
             let mut response =
-                Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "no byte lies in the range", remedy).into_response();
+                Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "no byte lies in the range", remedy)
+                    .into_response();
             insert(response.headers_mut(), "content-range", &format!("bytes */{size}"));
             return Ok(response);
         }
@@ -143,8 +150,10 @@ enum Asked {
 /// Reads a Range header (RFC 9110 14.2). Forms that we do not serve (several ranges, other units, nonsense) stand for
 /// the whole file, which that section allows.
 fn asked(range: &str, size: u64) -> Asked {
-    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
-    let Some((first, last)) = range.trim().strip_prefix("bytes=").and_then(|r| r.trim().split_once('-')) else {
+    let number =
+        |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let Some((first, last)) = range.trim().strip_prefix("bytes=").and_then(|r| r.trim().split_once('-'))
+    else {
         return Asked::Whole;
     };
     let part = |start: u64, end: u64| if start < end { Asked::Part { start, end } } else { Asked::Nothing };
@@ -164,7 +173,9 @@ fn asked(range: &str, size: u64) -> Asked {
 fn body(file: File, start: u64, end: u64, place: OwnedSemaphorePermit) -> Body {
     let file = Arc::new(file);
     Body::from_stream(try_unfold((file, start, place), move |(file, at, place)| async move {
-        let Some(count @ 1..) = end.checked_sub(at).map(|rest| rest.min(CHUNK_BYTES)) else { return Ok(None) };
+        let Some(count @ 1..) = end.checked_sub(at).map(|rest| rest.min(CHUNK_BYTES)) else {
+            return Ok(None);
+        };
         let source = Arc::clone(&file);
         let read = tokio::task::spawn_blocking(move || {
             let mut chunk = vec![0; usize::try_from(count).map_err(std::io::Error::other)?];

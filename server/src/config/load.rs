@@ -242,7 +242,10 @@ impl Loader {
                 }
                 _ => {
                     if let Some(near) = nearest(&name).and_then(Key::find) {
-                        self.notes.push(format!("environment {variable} is ignored: did you mean {}?", near.variable()));
+                        self.notes.push(format!(
+                            "environment {variable} is ignored: did you mean {}?",
+                            near.variable()
+                        ));
                     }
                 }
             }
@@ -252,14 +255,17 @@ impl Loader {
     fn derive(&mut self, memory_bytes: Option<u64>) {
         let addr = self.draft.config.addr;
         let (peer, http) = (self.draft.peer_addr, self.draft.http_addr);
-        self.draft.config.peer_addr = peer.unwrap_or_else(|| self.beside("peer_addr", addr, PEER_PORT_OFFSET));
-        self.draft.config.http_addr = http.unwrap_or_else(|| self.beside("http_addr", addr, HTTP_PORT_OFFSET));
+        self.draft.config.peer_addr =
+            peer.unwrap_or_else(|| self.beside("peer_addr", addr, PEER_PORT_OFFSET));
+        self.draft.config.http_addr =
+            http.unwrap_or_else(|| self.beside("http_addr", addr, HTTP_PORT_OFFSET));
         let config = &mut self.draft.config;
         config.log_dir = self.draft.log_dir.take().unwrap_or_else(|| config.data.clone());
         let unasked = if addr.ip().is_loopback() { Formation::Auto } else { Formation::Wait };
         config.formation = self.draft.formation.unwrap_or(unasked);
         if config.advertise_peer_addr.is_none() && config.peer_addr.ip().is_unspecified() {
-            let host = config.advertise_addr.as_deref().and_then(|a| a.rsplit_once(':')).map(|(host, _)| host);
+            let host =
+                config.advertise_addr.as_deref().and_then(|a| a.rsplit_once(':')).map(|(host, _)| host);
             if let (Some(host), 1..) = (host, config.peer_addr.port()) {
                 config.advertise_peer_addr = Some(format!("{host}:{}", config.peer_addr.port()));
             }

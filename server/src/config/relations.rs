@@ -63,7 +63,9 @@ pub(super) static RELATIONS: &[Relation] = &[
         keys: &["peer_addr", "advertise_peer_addr"],
         holds: |c| {
             // Derived from advertise_addr where that exists; without it the relation above speaks.
-            !c.peer_addr.ip().is_unspecified() || c.advertise_peer_addr.is_some() || c.advertise_addr.is_none()
+            !c.peer_addr.ip().is_unspecified()
+                || c.advertise_peer_addr.is_some()
+                || c.advertise_addr.is_none()
         },
         remedy: "others cannot dial an address that stands for every interface with port 0: set advertise_peer_addr",
     },

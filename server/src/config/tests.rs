@@ -108,7 +108,8 @@ fn what_is_no_mapping_is_one_fault() {
 
 #[test]
 fn an_environment_variable_near_a_key_is_noted_and_foreign_ones_are_not() {
-    let environment = [("KVNODE_LOGDIR", "x"), ("KVNODE_SERVICE_HOST", "10.0.0.1"), ("KVNODE_PORT", "tcp://1")];
+    let environment =
+        [("KVNODE_LOGDIR", "x"), ("KVNODE_SERVICE_HOST", "10.0.0.1"), ("KVNODE_PORT", "tcp://1")];
     let notes = loaded("", &environment, &[]).notes;
     assert_eq!(notes, ["environment KVNODE_LOGDIR is ignored: did you mean KVNODE_LOG_DIR?"]);
 }
@@ -129,7 +130,9 @@ fn ports_beside_the_client_port() {
     assert_eq!((config.peer_addr.port(), config.http_addr.port()), (0, 0));
     let got = faults("", &[], &[("addr", "127.0.0.1:50000")]);
     assert_eq!(got, ["http_addr is not set, and its default 50000 + 20000 is no port: set http_addr"]);
-    assert!(loaded("http_addr: 127.0.0.1:1", &[], &[("addr", "127.0.0.1:50000")]).config.http_addr.port() == 1);
+    assert!(
+        loaded("http_addr: 127.0.0.1:1", &[], &[("addr", "127.0.0.1:50000")]).config.http_addr.port() == 1
+    );
     let got = faults("peer_addr: 127.0.0.1:4920", &[], &[]);
     assert!(got[0].ends_with("do not go together: each listener needs a port of its own"), "{got:?}");
 }
@@ -178,15 +181,17 @@ fn small_memory_bounds_the_default_caches_only() {
 
 #[test]
 fn units_read_and_show() {
-    for (text, want) in [("0", 0), ("4096", 4096), ("64KiB", 65_536), ("10Gi", 10 << 30), ("1MB", 1_000_000), ("7 B", 7)]
+    for (text, want) in
+        [("0", 0), ("4096", 4096), ("64KiB", 65_536), ("10Gi", 10 << 30), ("1MB", 1_000_000), ("7 B", 7)]
     {
         assert_eq!(units::bytes(text), Ok(want), "{text}");
     }
-    for text in ["", "MiB", "-1", "1.5GiB", "1mib", "1 2", "99999999999999999999", "18446744073709551615KiB"] {
+    for text in ["", "MiB", "-1", "1.5GiB", "1mib", "1 2", "99999999999999999999", "18446744073709551615KiB"]
+    {
         assert!(units::bytes(text).is_err(), "{text}");
     }
     assert_eq!(units::duration("350ms"), Ok(Duration::from_millis(350)));
-    assert_eq!(units::duration("2m"), Ok(Duration::from_secs(120)));
+    assert_eq!(units::duration("2m"), Ok(Duration::from_mins(2)));
     for text in ["", "5", "ms", "-1s", "1.5s", "18446744073709551615h"] {
         assert!(units::duration(text).is_err(), "{text}");
     }
@@ -238,7 +243,8 @@ fn the_example_file_is_fresh_and_means_the_defaults() {
         "regenerate: kvnode-server config-example > server/config.example.yaml"
     );
     assert_eq!(shown(&loaded(&example, &[], &[]).config), shown(&Config::default()));
-    let uncommented: Vec<_> = example.lines().map(|l| if l.starts_with("# ") { l } else { l.trim_start_matches('#') }).collect();
+    let uncommented: Vec<_> =
+        example.lines().map(|l| if l.starts_with("# ") { l } else { l.trim_start_matches('#') }).collect();
     let config = loaded(&uncommented.join("\n"), &[], &[]);
     assert_eq!(shown(&config.config), shown(&Config::default()));
     assert!(config.sources.len() > KEYS.len() - 15, "most keys are set in the example");

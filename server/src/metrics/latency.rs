@@ -16,8 +16,26 @@ use prometheus::proto;
 
 /// Upper bounds of the buckets in microseconds, inclusive; the last bucket has none.
 const BOUNDS_US: [u64; 20] = [
-    25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    5_000_000, 10_000_000, 60_000_000, 300_000_000,
+    25,
+    50,
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    60_000_000,
+    300_000_000,
 ];
 
 #[derive(Default)]
@@ -93,14 +111,15 @@ impl Cells {
         let mut out = proto::Histogram::default();
         let mut total = 0;
         let mut buckets = Vec::with_capacity(self.buckets.len());
-        let bounds = BOUNDS_US.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
-        for (cell, bound) in self.buckets.iter().zip(bounds) {
+        for (cell, bound) in self.buckets.iter().zip(BOUNDS_US) {
             total += cell.load(Relaxed);
             let mut bucket = proto::Bucket::default();
             bucket.set_cumulative_count(total);
-            bucket.set_upper_bound(bound);
+            bucket.set_upper_bound(seconds(bound));
             buckets.push(bucket);
         }
+        // The encoder writes the last bucket, `+Inf`, from the count.
+        total += self.buckets.last().map_or(0, |cell| cell.load(Relaxed));
         out.set_bucket(buckets);
         out.set_sample_count(total);
         out.set_sample_sum(Duration::from_nanos(self.sum_ns.load(Relaxed)).as_secs_f64());

@@ -19,7 +19,8 @@ pub(super) fn scrape(metrics: &Metrics) {
         // The listing itself holds one open.
         set(&metrics.process_open_files, (files.count() as u64).saturating_sub(1));
     }
-    if let Some(seconds) = std::fs::read_to_string("/proc/self/stat").ok().and_then(|text| cpu_seconds(&text)) {
+    if let Some(seconds) = std::fs::read_to_string("/proc/self/stat").ok().and_then(|text| cpu_seconds(&text))
+    {
         metrics.process_cpu.inc_by((seconds - metrics.process_cpu.get()).max(0.0));
     }
 }

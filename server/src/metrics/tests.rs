@@ -74,7 +74,11 @@ fn names_and_helps_keep_to_the_rules() {
         assert!(spec.help.ends_with('.') && spec.help.len() > 5, "{}", spec.name);
         assert!(!spec.name.contains("_ms"), "{}: base units only", spec.name);
         let scoped = ["kvnode_raft_", "kvnode_log_", "kvnode_store_", "kvnode_snapshot", "kvnode_checkpoint"];
-        assert!(!scoped.iter().any(|s| spec.name.starts_with(s)) || spec.group, "{} needs its group", spec.name);
+        assert!(
+            !scoped.iter().any(|s| spec.name.starts_with(s)) || spec.group,
+            "{} needs its group",
+            spec.name
+        );
     }
     assert_eq!(markdown().lines().count(), METRICS.len() + 2);
 }
@@ -92,13 +96,10 @@ fn a_latency_counts_into_the_inclusive_bucket_and_sums() {
         let start = format!("kvnode_command_duration_seconds_bucket{{command=\"GET\",le=\"{le}\"}} ");
         text.lines().find_map(|l| l.strip_prefix(&start)).unwrap_or_else(|| panic!("{start}")).to_owned()
     };
-    assert_eq!((line("0.000025"), line("0.00005"), line("1"), line("300"), line("+Inf")), (
-        "2".into(),
-        "4".into(),
-        "5".into(),
-        "5".into(),
-        "6".into()
-    ));
+    assert_eq!(
+        (line("0.000025"), line("0.00005"), line("1"), line("300"), line("+Inf")),
+        ("2".into(), "4".into(), "5".into(), "5".into(), "6".into())
+    );
     assert!(text.contains("kvnode_command_duration_seconds_count{command=\"GET\"} 6\n"));
     assert_eq!(get.count(), 6);
     assert_eq!(get.sum(), Duration::from_nanos(1_000_000_051_000 + 25_001));
