@@ -161,9 +161,8 @@ impl<R: Replica> Dispatcher<R> {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: DispatcherParts<R>) -> Self {
-        let words: [u64; 3] = rand::random();
-        let mut run_id: String = words.iter().map(|word| format!("{word:016x}")).collect();
-        run_id.truncate(40);
+        let (head, tail): (u128, u32) = (rand::random(), rand::random());
+        let run_id = format!("{head:032x}{tail:08x}");
         Self {
             live: config_table::Live::new(&parts.config),
             clients: Clients::default(),
