@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{UnixMs, monotonic, wall};
-use crate::command::{self, Action, Context, SessionOp, View, slot, table};
+use crate::command::{self, Action, Context, View, slot, table};
 use crate::config::{Config, Consistency, Redirect};
 use crate::net::{Flow, Handler};
 use crate::resp::{Protocol, Reply, Request, reply};
@@ -134,9 +134,8 @@ impl<R: Replica> Dispatcher<R> {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: DispatcherParts<R>) -> Self {
-        let words: [u64; 3] = rand::random();
-        let mut run_id: String = words.iter().map(|word| format!("{word:016x}")).collect();
-        run_id.truncate(40);
+        let (head, tail): (u128, u32) = (rand::random(), rand::random());
+        let run_id = format!("{head:032x}{tail:08x}");
         Self {
             live: config_table::Live::new(&parts.config),
             clients: Clients::default(),
@@ -251,10 +250,6 @@ impl<R: Replica> Dispatcher<R> {
                     return (run, alone);
                 }
                 (_, Err(error)) => {
-                    // A browser tricked into speaking to us: HTTP in the shape of commands. Nothing after it is trusted.
-                    if is_http(request) {
-                        return (run, Some((usize::MAX, Action::Session(SessionOp::Quit))));
-                    }
                     run.push_ready(None, error.reply());
                 }
                 (None, Ok(_)) => break,
@@ -412,11 +407,9 @@ impl<R: Replica> Dispatcher<R> {
         let started = monotonic();
         let is_reset = matches!(action, Action::Node(command::NodeOp::ResetStatistics));
         let (reply, flow) = match action {
-            Action::Session(op) if slot != usize::MAX => self.session_op(connection, op),
+            Action::Session(op) => self.session_op(connection, op),
             Action::Node(op) => self.node_op(connection, op, requests.get(at)).await,
-            Action::Session(_) | Action::Reply(_) | Action::Read(..) | Action::Write(_) => {
-                (None, Flow::Close)
-            }
+            Action::Reply(_) | Action::Read(..) | Action::Write(_) => (None, Flow::Close),
         };
         let latency = monotonic().saturating_duration_since(started);
         let failed = matches!(reply, Some(Reply::Error(_)));
@@ -497,13 +490,6 @@ impl<R: Replica> Handler for Dispatcher<R> {
 fn first_slot(words: &[Bytes]) -> u16 {
     let Ok(found) = command::resolve(words) else { return 0 };
     found.spec.keys.keys(words).next().map_or(0, |key| slot::of(key))
-}
-
-fn is_http(request: &Request) -> bool {
-    request
-        .args
-        .first()
-        .is_some_and(|name| name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:"))
 }
 
 /// Not reached: the number of outcomes was checked.

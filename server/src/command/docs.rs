@@ -225,7 +225,7 @@ fn word_argument(word: &str, token: Option<&str>) -> Vec<(Reply, Reply)> {
         map.push((bulk("token"), bulk(word)));
     } else {
         let kind = match word {
-            "key" => "key",
+            "key" if token.is_none() => "key",
             "pattern" => "pattern",
             "count" | "cursor" | "index" | "numreplicas" | "timeout" => "integer",
             _ => "string",

@@ -246,7 +246,11 @@ mod tests {
         let clients = Clients::default();
         let (client, _) = open(&clients, 7);
         client.set_name(&Bytes::from_static(b"worker"));
-        client.follow(&Session { db: 3, protocol: Protocol::Resp3, ..Session::default() });
+        let mut session = Session::default();
+        session.set_replies(crate::command::ReplyMode::On);
+        session.db = 3;
+        session.protocol = Protocol::Resp3;
+        client.follow(&session);
         client.touch(monotonic(), table::find(b"GET").unwrap().slot);
         let line = clients.list(Some(&[7]), monotonic());
         for part in

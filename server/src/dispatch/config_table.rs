@@ -38,12 +38,15 @@ impl Live {
     }
 }
 
+/// Puts a checked value in force.
+type Store = fn(&Live, i64);
+
 /// How a parameter is changed.
 enum Change {
     /// Not while the node runs.
     Never,
     /// To an integer within bounds.
-    Integer { least: i64, most: i64, store: fn(&Live, i64) },
+    Integer { least: i64, most: i64, store: Store },
 }
 
 /// One parameter.
@@ -184,7 +187,7 @@ pub fn get(config: &Config, live: &Live, patterns: &[Bytes]) -> Reply {
 /// is accepted, as tools do that at start.
 #[must_use]
 pub fn set(config: &Config, live: &Live, pairs: &[(Bytes, Bytes)]) -> Reply {
-    let mut stores: Vec<(&'static str, fn(&Live, i64), i64)> = Vec::new();
+    let mut stores: Vec<(&'static str, Store, i64)> = Vec::new();
     let mut seen: Vec<&'static str> = Vec::new();
     for (name, value) in pairs {
         let found = PARAMETERS.iter().find(|parameter| name.eq_ignore_ascii_case(parameter.name.as_bytes()));

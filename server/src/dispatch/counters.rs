@@ -273,7 +273,7 @@ mod tests {
         let slot = table::find(b"get").unwrap().slot;
         counters.executed(slot, 3, 1, Duration::from_micros(50));
         counters.executed(slot, 1, 0, Duration::from_micros(51));
-        counters.executed(slot, 1, 0, Duration::from_secs(60));
+        counters.executed(slot, 1, 0, Duration::from_mins(1));
         let (_, count) = counters.commands().find(|(name, _)| *name == "GET").unwrap();
         assert_eq!((count.calls, count.failed, count.usec), (5, 1, 3 * 50 + 51 + 60_000_000));
         assert_eq!((count.buckets[0], count.buckets[1], count.buckets[BUCKETS_US.len()]), (3, 1, 1));
