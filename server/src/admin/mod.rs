@@ -15,13 +15,13 @@
 //! | `GET /livez`, `/readyz`, `/startupz` | see [`health`] |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /v1/status` | [`kvnode_api::status::NodeStatus`] |
-//! | `GET /v1/members`, `POST` [`AddMember`], `DELETE /v1/members/{id or addr}` | membership |
+//! | `GET /v1/members`, `POST` [`kvnode_api::members::AddMember`], `DELETE /v1/members/{id or addr}` | membership |
 //! | `POST /v1/members/{id or addr}/promote` | learner to voter |
-//! | `POST /v1/transfer` [`Transfer`] | hand leadership over |
-//! | `POST /v1/initialize` [`Initialize`] | found a cluster on an unformed node |
+//! | `POST /v1/transfer` [`kvnode_api::members::Transfer`] | hand leadership over |
+//! | `POST /v1/initialize` [`kvnode_api::members::Initialize`] | found a cluster on an unformed node |
 //! | `POST /v1/snapshots`, `GET`, `DELETE /v1/snapshots/{id}` | take, list, remove |
 //! | `GET /v1/snapshots/{id}/meta.json`, `.../state.bin` | the files; `Range` and `If-Range` work |
-//! | `GET /v1/watch` | server-sent [`LeaderEvent`]s |
+//! | `GET /v1/watch` | server-sent [`kvnode_api::watch::LeaderEvent`]s |
 //! | `GET`, `PUT /v1/log-filter` | [`kvnode_api::LogFilter`] |
 //! | `POST /v1/log/shrink` | make the state durable, purge the log behind it |
 //!
@@ -60,12 +60,6 @@ pub use serve::serve;
 
 use crate::metrics::Metrics;
 use crate::telemetry::Filter;
-
-#[allow(unused_imports, reason = "named by the table above")]
-use kvnode_api::{
-    members::{AddMember, Initialize, Transfer},
-    watch::LeaderEvent,
-};
 
 /// What the handlers work with.
 #[derive(Clone)]

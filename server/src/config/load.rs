@@ -230,13 +230,15 @@ impl Loader {
         }
     }
 
-    /// Unknown `KVNODE_*` variables are not refused: Kubernetes sets `KVNODE_PORT` and its kin in every pod when a
+    /// An empty variable counts as not set. Unknown `KVNODE_*` variables are not refused: Kubernetes sets `KVNODE_PORT` and its kin in every pod when a
     /// Service is named kvnode. One that is close to a key is told.
     fn read_environment(&mut self, environment: &[(String, String)]) {
         for (variable, value) in environment {
             let Some(name) = variable.strip_prefix("KVNODE_") else { continue };
             let name = name.to_ascii_lowercase();
             match Key::find(&name) {
+                // Manifests set what they leave out to nothing.
+                Some(key) if *variable == key.variable() && value.is_empty() => {}
                 Some(key) if *variable == key.variable() => {
                     self.set(key, value, Source::Environment(variable.clone()));
                 }

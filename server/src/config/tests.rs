@@ -62,6 +62,12 @@ fn flags_beat_environment_beats_file_beats_default() {
 }
 
 #[test]
+fn an_empty_variable_is_not_set() {
+    let loaded = loaded("databases: 3", &[("KVNODE_DATABASES", ""), ("KVNODE_ADVERTISE_ADDR", "")], &[]);
+    assert_eq!((loaded.config.databases, loaded.config.advertise_addr), (3, None));
+}
+
+#[test]
 fn the_environment_names_the_file() {
     let (file, mut settings) = settings("databases: 3", &[], &[]);
     settings.file = None;
