@@ -3,6 +3,7 @@
 mod commands;
 mod failover;
 mod formation;
+mod full_disk;
 mod hostile;
 mod membership;
 mod paging;
@@ -10,5 +11,5 @@ mod pipelining;
 mod snapshots;
 mod startup;
 mod stopping;
-mod stress;
+
 mod words;

@@ -88,13 +88,28 @@ impl Client {
         timeout(patience, self.receive_patiently()).await.unwrap_or(Err(CallError::Timeout(patience)))
     }
 
+    /// Receives the next reply as the bytes that came.
+    ///
+    /// # Errors
+    /// As [`Client::receive`].
+    pub async fn receive_raw(&mut self) -> Result<Vec<u8>, CallError> {
+        let patience = self.patience;
+        let framed = timeout(patience, self.receive_framed()).await.unwrap_or(Err(CallError::Timeout(patience)));
+        let (_, used) = framed?;
+        Ok(self.input.drain(..used).collect())
+    }
+
     async fn receive_patiently(&mut self) -> Result<Value, CallError> {
+        let (value, used) = self.receive_framed().await?;
+        self.input.drain(..used);
+        Ok(value)
+    }
+
+    /// Waits for a whole reply at the start of the input, which it leaves there.
+    async fn receive_framed(&mut self) -> Result<(Value, usize), CallError> {
         loop {
             match resp::decode(&self.input) {
-                Ok(Some((value, used))) => {
-                    self.input.drain(..used);
-                    return Ok(value);
-                }
+                Ok(Some(framed)) => return Ok(framed),
                 Ok(None) => {}
                 Err(error) => return Err(CallError::Broken(format!("bad reply: {error:#}"))),
             }

@@ -17,6 +17,7 @@ pub struct Redis {
     /// `host:port`.
     pub addr: String,
     child: Child,
+    command: Command,
     _dir: TempDir,
 }
 
@@ -33,13 +34,29 @@ impl Redis {
         let mut command = Command::new(program);
         command.args(["--bind", host, "--port", port, "--save", "", "--dir"]).arg(dir.path()).args(arguments);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let redis = Self { addr: addr.clone(), child, _dir: dir };
+        let redis = Self { addr, child, command, _dir: dir };
+        redis.await_answer().await?;
+        Ok(Some(redis))
+    }
+
+    /// kill -9 and a start over the same files, until it answers.
+    ///
+    /// # Errors
+    /// It does not answer in time.
+    pub async fn kill_and_restart(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = self.command.spawn()?;
+        self.await_answer().await
+    }
+
+    async fn await_answer(&self) -> Result<()> {
         eventually("redis-server answers", SOON, async || {
-            let reply = Client::connect(&addr).await?.run("PING").await?;
-            Ok((reply.as_text() == Some("PONG")).then_some(()))
+            let reply = Client::connect(&self.addr).await?.run("DBSIZE").await?;
+            Ok(reply.as_int())
         })
         .await?;
-        Ok(Some(redis))
+        Ok(())
     }
 
     /// Process id.

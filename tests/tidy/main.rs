@@ -1,1 +1,78 @@
-//! stub
+//! The rules of the house that a machine can check: sizes, heads, who imports whom, fences, leftovers, fresh files, links.
+
+mod rules;
+mod tree;
+
+use std::process::Command;
+
+use kvnode_tests::binary;
+use rules::Fault;
+use tree::{Source, markdown_files, sources};
+
+/// Fails with all faults at once.
+fn none(faults: Vec<Fault>) {
+    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert!(faults.is_empty(), "{} faults:\n{}", lines.len(), lines.join("\n"));
+}
+
+fn each(rule: impl Fn(&Source) -> Vec<Fault>) {
+    let all = sources();
+    assert!(all.len() > 20, "only {} source files found", all.len());
+    none(all.iter().flat_map(rule).collect());
+}
+
+#[test]
+fn files_are_short() {
+    each(rules::short);
+}
+
+#[test]
+fn files_begin_with_what_they_are() {
+    each(rules::headed);
+}
+
+#[test]
+fn modules_import_only_what_the_table_allows() {
+    each(rules::imports);
+}
+
+#[test]
+fn external_crates_stay_behind_their_fences() {
+    each(rules::fences);
+}
+
+#[test]
+fn nothing_is_left_over() {
+    each(rules::leftovers);
+}
+
+#[test]
+fn tests_do_not_sleep() {
+    each(rules::sleeps);
+}
+
+#[test]
+fn every_command_is_played_by_a_script() {
+    let all = sources();
+    let table: Vec<String> = all.iter().flat_map(rules::command_names).collect();
+    assert!(table.len() > 20, "only {} commands found: {table:?}", table.len());
+    let played = tree::played_text().to_uppercase();
+    let missing: Vec<&String> = table.iter().filter(|name| !rules::mentions(&played, name)).collect();
+    assert!(missing.is_empty(), "no conformance script and no e2e test plays {missing:?}");
+}
+
+#[test]
+fn generated_files_are_fresh() {
+    let file = binary::repository().join("server/COMMANDS.md");
+    let found = std::fs::read_to_string(&file).expect("server/COMMANDS.md is in the repository");
+    let output = Command::new(binary::server()).args(["commands", "--markdown"]).output().expect("the server runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(found.as_bytes() == output.stdout, "server/COMMANDS.md is stale: make gen");
+}
+
+#[test]
+fn relative_links_in_markdown_resolve() {
+    let files = markdown_files();
+    assert!(!files.is_empty(), "no Markdown file found");
+    none(files.iter().flat_map(|file| rules::links(file)).collect());
+}

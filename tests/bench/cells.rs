@@ -1,0 +1,51 @@
+//! What is measured: one cell is an operation, a number of clients, a pipeline depth and a value size.
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Operation {
+    /// Write.
+    Set,
+    /// Linearizable read where the system has one.
+    Get,
+}
+
+/// One cell of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Cell {
+    /// What.
+    pub(crate) operation: Operation,
+    /// Connections.
+    pub(crate) clients: usize,
+    /// Requests in flight per connection.
+    pub(crate) pipeline: usize,
+    /// Bytes of a value.
+    pub(crate) value_bytes: usize,
+}
+
+/// Bytes of every key.
+pub(crate) const KEY_BYTES: usize = 16;
+
+/// All cells, writes first.
+pub(crate) fn all() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for operation in [Operation::Set, Operation::Get] {
+        for pipeline in [1, 16] {
+            for (clients, value_bytes) in [(1, 64), (50, 64), (512, 64), (50, 1024)] {
+                cells.push(Cell { operation, clients, pipeline, value_bytes });
+            }
+        }
+    }
+    cells
+}
+
+impl std::fmt::Display for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let operation = if self.operation == Operation::Set { "SET" } else { "GET" };
+        write!(f, "{operation} | {} | {} | {}", self.clients, self.pipeline, self.value_bytes)
+    }
+}
+
+/// Key of a number, always [`KEY_BYTES`] long.
+pub(crate) fn key(number: usize) -> String {
+    format!("key:{number:012}")
+}

@@ -1,0 +1,252 @@
+//! Each rule as a function from a file to its faults.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+use kvnode_tests::binary::repository;
+
+use crate::tree::Source;
+
+const LINES_MAX: usize = 600;
+
+/// Who may import whom inside the server (`ARCHITECTURE.md`). A module may always import itself.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("clock", &[]),
+    ("error", &[]),
+    ("resp", &["error"]),
+    ("store", &["clock", "error"]),
+    ("snapshot", &["store", "clock", "error"]),
+    ("command", &["resp", "store", "clock", "error", "config"]),
+    ("session", &["command", "resp", "config"]),
+    ("metrics", &["clock", "error"]),
+    ("config", &["error"]),
+    ("telemetry", &["error", "config"]),
+    ("raft", &["store", "config", "clock", "metrics", "error", "snapshot"]),
+    (
+        "dispatch",
+        &["command", "session", "raft", "snapshot", "store", "resp", "metrics", "config", "clock", "error"],
+    ),
+    ("net", &["resp", "session", "dispatch", "config", "metrics", "clock", "error"]),
+    ("admin", &["raft", "snapshot", "metrics", "config", "clock", "store", "error", "telemetry"]),
+    ("cli", &["node", "config", "telemetry", "command", "snapshot", "error"]),
+];
+
+/// Crates that only these files may name, so that each can be exchanged in one place.
+const FENCES: &[(&str, &[&str])] = &[
+    ("rocksdb", &["server/src/store/"]),
+    ("openraft", &["server/src/raft/"]),
+    ("redis_protocol", &["server/src/resp/", "server/src/raft/"]),
+    ("axum", &["server/src/admin/"]),
+    ("prometheus", &["server/src/metrics", "server/src/admin/"]),
+    ("serde_yaml", &["server/src/config", "operator/src/cli.rs"]),
+];
+
+/// A broken rule.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    place: String,
+    what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+fn fault(source: &Source, line: Option<usize>, what: impl Into<String>) -> Fault {
+    let place = line.map_or_else(|| source.path.clone(), |line| format!("{}:{}", source.path, line + 1));
+    Fault { place, what: what.into() }
+}
+
+/// Lines of code with their numbers, without comments.
+fn code(source: &Source) -> impl Iterator<Item = (usize, &str)> {
+    source.text.lines().enumerate().map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
+}
+
+/// At most 600 lines.
+pub(crate) fn short(source: &Source) -> Vec<Fault> {
+    let lines = source.text.lines().count();
+    if lines <= LINES_MAX { Vec::new() } else { vec![fault(source, None, format!("{lines} lines, split it by knowledge"))] }
+}
+
+/// The module head.
+pub(crate) fn headed(source: &Source) -> Vec<Fault> {
+    if source.text.starts_with("//!") { Vec::new() } else { vec![fault(source, None, "does not begin with `//!`")] }
+}
+
+/// The import table.
+pub(crate) fn imports(source: &Source) -> Vec<Fault> {
+    let Some(inside) = source.path.strip_prefix("server/src/") else { return Vec::new() };
+    let module = inside.split('/').next().unwrap_or_default().trim_end_matches(".rs");
+    let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else { return Vec::new() };
+    imported(&source.text)
+        .into_iter()
+        .filter(|name| name != module && !allowed.contains(&name.as_str()))
+        .filter(|name| name.chars().next().is_some_and(char::is_lowercase))
+        .map(|name| fault(source, None, format!("`{module}` may not import `{name}`")))
+        .collect()
+}
+
+/// First path segments after `crate::`, also of `crate::{a, b::c}`; comments do not count.
+fn imported(text: &str) -> BTreeSet<String> {
+    let stripped: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    let mut names = BTreeSet::new();
+    for (at, mark) in stripped.match_indices("crate::") {
+        // `pub(in crate::x)` and `$crate::x` count as well: they name the module.
+        let rest = &stripped[at + mark.len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 0_usize;
+            let mut start = true;
+            let mut name = String::new();
+            for letter in group.chars() {
+                match letter {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => {
+                        names.insert(std::mem::take(&mut name));
+                        start = true;
+                    }
+                    letter if depth == 0 && start && (letter.is_alphanumeric() || letter == '_') => name.push(letter),
+                    letter if letter.is_whitespace() => {}
+                    _ => start = false,
+                }
+            }
+            names.insert(name);
+        } else {
+            names.insert(rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect());
+        }
+    }
+    names.remove("");
+    names
+}
+
+/// The fences round external crates.
+pub(crate) fn fences(source: &Source) -> Vec<Fault> {
+    if source.path.starts_with("tests/") {
+        return Vec::new();
+    }
+    let mut faults = Vec::new();
+    for (name, places) in FENCES {
+        if places.iter().any(|place| source.path.starts_with(place)) {
+            continue;
+        }
+        let path = format!("{name}::");
+        for (number, line) in code(source) {
+            if mentions_path(line, &path) {
+                faults.push(fault(source, Some(number), format!("`{name}` belongs only into {places:?}")));
+            }
+        }
+    }
+    faults
+}
+
+fn mentions_path(line: &str, path: &str) -> bool {
+    line.match_indices(path).any(|(at, _)| {
+        !line[..at].chars().next_back().is_some_and(|before| before.is_alphanumeric() || before == '_' || before == ':')
+    })
+}
+
+/// Marks of unfinished work, put together here so that this file does not hold them.
+pub(crate) fn leftovers(source: &Source) -> Vec<Fault> {
+    let marks: Vec<String> = [("TO", "DO"), ("FIX", "ME"), ("XX", "X:"), ("db", "g!("), ("to", "do!("), ("unimpl", "emented!("), ("#[ign", "ore")]
+        .iter()
+        .map(|(left, right)| format!("{left}{right}"))
+        .collect();
+    let lines = source.text.lines().enumerate();
+    lines
+        .filter_map(|(number, line)| {
+            let mark = marks.iter().find(|mark| line.contains(mark.as_str()))?;
+            Some(fault(source, Some(number), format!("{mark} is left over")))
+        })
+        .collect()
+}
+
+/// Suites wait for conditions; only `wait.rs` lets time pass. In the server no thread sleeps in a test.
+pub(crate) fn sleeps(source: &Source) -> Vec<Fault> {
+    if source.path == "tests/src/wait.rs" || source.path.starts_with("tests/tidy/") {
+        return Vec::new();
+    }
+    let is_suite = source.path.starts_with("tests/");
+    let in_tests = source.path.ends_with("/tests.rs");
+    let test_part = source.text.find("#[cfg(test)]\nmod tests {").map(|at| source.text[..at].lines().count());
+    code(source)
+        .filter(|(number, line)| {
+            let tested = is_suite || in_tests || test_part.is_some_and(|from| *number >= from);
+            tested && (line.contains("thread::sleep(") || is_suite && line.contains("time::sleep("))
+        })
+        .map(|(number, _)| fault(source, Some(number), "a test sleeps: await a condition"))
+        .collect()
+}
+
+/// Names of the rows of the command table.
+pub(crate) fn command_names(source: &Source) -> Vec<String> {
+    if !source.path.starts_with("server/src/command/") || source.path.ends_with("tests.rs") {
+        return Vec::new();
+    }
+    let rows = source.text.lines().filter_map(|line| line.trim().strip_prefix("name: \""));
+    let names = rows.filter_map(|rest| rest.split_once('"').map(|(name, _)| name.to_owned()));
+    names.filter(|name| name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '|')).collect()
+}
+
+/// The word as a whole word.
+pub(crate) fn mentions(text: &str, word: &str) -> bool {
+    let part_of_word = |letter: Option<char>| letter.is_some_and(char::is_alphanumeric);
+    text.match_indices(word).any(|(at, _)| {
+        !part_of_word(text[..at].chars().next_back()) && !part_of_word(text[at + word.len()..].chars().next())
+    })
+}
+
+/// Relative links `[text](path#part)` name files that exist.
+pub(crate) fn links(file: &Path) -> Vec<Fault> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let place = file.strip_prefix(repository()).unwrap_or(file).display().to_string();
+    let mut faults = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        for (at, _) in line.match_indices("](") {
+            let target = line[at + 2..].split(')').next().unwrap_or_default();
+            let path = target.split('#').next().unwrap_or_default();
+            if path.is_empty() || path.contains("://") || path.starts_with("mailto:") {
+                continue;
+            }
+            if !file.parent().unwrap_or(Path::new(".")).join(path).exists() {
+                let place = format!("{place}:{}", number + 1);
+                faults.push(Fault { place, what: format!("the link to {path} leads nowhere") });
+            }
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(path: &str, text: &str) -> Source {
+        Source { path: path.into(), text: text.into() }
+    }
+
+    #[test]
+    fn each_rule_finds_its_fault_and_lets_good_code_pass() {
+        let bad = "use crate::{net, raft::group, store};\nlet x = openraft::Raft::new();\nstd::thread::sleep(d);\n";
+        let bad_store = source("server/src/store/tests.rs", bad);
+        assert_eq!(imports(&bad_store).len(), 2, "{:?}", imports(&bad_store));
+        assert_eq!(fences(&bad_store).len(), 1);
+        assert_eq!(sleeps(&bad_store).len(), 1);
+        assert_eq!(headed(&bad_store).len(), 1);
+        assert_eq!(short(&source("a.rs", &"x\n".repeat(601))).len(), 1);
+        assert_eq!(leftovers(&source("a.rs", concat!("// TO", "DO later\n#[ign", "ore]\n"))).len(), 2);
+        let good = source("server/src/store/db.rs", "//! Store.\nuse crate::clock::UnixMs;\n// crate::net is above us\n");
+        let all = [short, headed, imports, fences, leftovers, sleeps];
+        assert_eq!(all.iter().flat_map(|rule| rule(&good)).count(), 0);
+    }
+
+    #[test]
+    fn whole_words_only() {
+        assert!(mentions("> GET K", "GET") && !mentions("> MGET K", "GET") && !mentions("GETNAME", "GET"));
+        let row = source("server/src/command/string.rs", "    name: \"SET\",\n    name: \"not a row\",\n");
+        assert_eq!(command_names(&row), ["SET"]);
+    }
+}
