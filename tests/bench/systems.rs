@@ -106,9 +106,9 @@ pub(crate) async fn measure(kind: Kind, plan: Plan, results: &mut Results) -> Re
     let addr = system.leader().await?;
     let is_etcd = matches!(system, System::Etcd(_));
     if is_etcd {
-        etcd::preload(&addr, plan.keys).await?
+        etcd::preload(&addr, plan.keys).await?;
     } else {
-        load::preload(&addr, plan.keys).await?
+        load::preload(&addr, plan.keys).await?;
     }
     for cell in cells::all() {
         // The leader may have moved; asking costs nothing.

@@ -71,9 +71,9 @@ fn parse(text: &str) -> Result<Vec<Step>> {
         let words = split(command).with_context(|| format!("line {number}"))?;
         let mut bytes = Vec::new();
         if compare == Compare::Raw {
-            bytes.clone_from(&words[0])
+            bytes.clone_from(&words[0]);
         } else {
-            resp::encode(&words, &mut bytes)
+            resp::encode(&words, &mut bytes);
         }
         steps.push(Step { line: number, compare, bytes, shown: command.to_owned(), expected: None });
     }

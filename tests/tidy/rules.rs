@@ -123,7 +123,7 @@ fn imported(text: &str) -> BTreeSet<String> {
                         start = true;
                     }
                     letter if depth == 0 && start && (letter.is_alphanumeric() || letter == '_') => {
-                        name.push(letter)
+                        name.push(letter);
                     }
                     letter if letter.is_whitespace() => {}
                     _ => start = false,
