@@ -29,7 +29,11 @@ fn killing_the_leader_loses_no_acknowledged_write() {
             cluster.nodes[leader].kill()?;
             writer.progress(200).await?;
             let report = writer.stop().await?;
-            println!("round {round}: longest gap {:?}, 200 writes after {:?}", report.longest_gap, killed.elapsed());
+            println!(
+                "round {round}: longest gap {:?}, 200 writes after {:?}",
+                report.longest_gap,
+                killed.elapsed()
+            );
             ensure!(report.longest_gap < FAILOVER_MAX, "no write for {:?}", report.longest_gap);
             report.verify(&mut cluster.leader_client().await?).await?;
             cluster.nodes[leader].start().await?;

@@ -96,8 +96,10 @@ fn formation_wait_stays_unformed_until_told() {
         cluster.nodes[2].client().await?.ok("SET k v").await?;
         for node in &cluster.nodes {
             let http_addr = node.http().to_owned();
-            eventually("ready", SOON, async || Ok((http::get(&http_addr, "/readyz").await?.status == 200).then_some(())))
-                .await?;
+            eventually("ready", SOON, async || {
+                Ok((http::get(&http_addr, "/readyz").await?.status == 200).then_some(()))
+            })
+            .await?;
         }
         Ok(())
     });

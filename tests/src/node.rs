@@ -82,7 +82,14 @@ impl Node {
         let _ = fs::remove_file(self.ready_file());
         let mut command = Command::new(binary::server());
         match &self.ready {
-            None => command.args(["--addr", &self.addr, "--peer-addr", &any_port(&self.addr), "--http-addr", &any_port(&self.addr)]),
+            None => command.args([
+                "--addr",
+                &self.addr,
+                "--peer-addr",
+                &any_port(&self.addr),
+                "--http-addr",
+                &any_port(&self.addr),
+            ]),
             Some(ready) => command.args([
                 "--addr",
                 &ready.addr,
