@@ -77,6 +77,16 @@ impl Drop for Home {
     }
 }
 
+/// Answer of [`Live::get_now`].
+pub(crate) enum Found<'a> {
+    /// The stored value.
+    Value(DBPinnableSlice<'a>),
+    /// No such key.
+    Nothing,
+    /// An op is hidden just now: the caller must [`Live::pin`].
+    Unknown,
+}
+
 type Snapshot<'a> = SnapshotWithThreadMode<'a, DB>;
 
 self_cell!(
@@ -174,26 +184,26 @@ impl Live {
         }
     }
 
-    /// Reads one value without a snapshot. `None` if the caller must [`Live::pin`]: an op is hidden just now.
-    pub(crate) fn get_now(&self, raw_key: &[u8]) -> Result<Option<Option<DBPinnableSlice<'_>>>, Fatal> {
+    /// Reads one value without a snapshot.
+    pub(crate) fn get_now(&self, raw_key: &[u8]) -> Result<Found<'_>, Fatal> {
         let epoch = self.epoch.load(Ordering::Acquire);
         if epoch & 1 == 1 {
-            return Ok(None);
+            return Ok(Found::Unknown);
         }
         let value =
             self.db.get_pinned_cf(self.family(DATA)?, raw_key).map_err(|e| self.failed("read key", &e))?;
-        Ok(self.unchanged(epoch).then_some(value))
+        Ok(if self.unchanged(epoch) { value.map_or(Found::Nothing, Found::Value) } else { Found::Unknown })
     }
 
     /// Remembers or forgets why nothing can be written just now.
     pub(crate) fn set_disk_error(&self, error: Option<String>) {
         let mut now = self.disk_error.lock();
         if now.is_some() != error.is_some() {
-            match &error {
-                Some(error) => {
-                    tracing::error!(path = %self.home.path.display(), error, "state disk refuses writes")
-                }
-                None => tracing::info!(path = %self.home.path.display(), "state disk accepts writes again"),
+            let path = self.home.path.display();
+            if let Some(error) = &error {
+                tracing::error!(%path, error, "state disk refuses writes");
+            } else {
+                tracing::info!(%path, "state disk accepts writes again");
             }
         }
         *now = error;
@@ -288,6 +298,9 @@ impl Pinned {
     }
 }
 
+/// Key and value where an iterator stands; `None` at its end.
+pub(crate) type Item<'a> = Option<(&'a [u8], &'a [u8])>;
+
 /// An iterator whose end can be told from its failure.
 pub(crate) struct Cursor<'a> {
     raw: rocksdb::DBRawIteratorWithThreadMode<'a, DB>,
@@ -316,8 +329,11 @@ impl<'a> Cursor<'a> {
         if descending { self.raw.prev() } else { self.raw.next() }
     }
 
-    /// Key and value here; `None` at the end.
-    pub(crate) fn item(&self) -> Result<Option<(&[u8], &[u8])>, Fatal> {
+    /// What is here.
+    ///
+    /// # Errors
+    /// [`Fatal`] if the iterator ended by a failure and not at the end of its range.
+    pub(crate) fn item(&self) -> Result<Item<'_>, Fatal> {
         match self.raw.item() {
             Some(item) => Ok(Some(item)),
             None => self.raw.status().map(|()| None).map_err(|error| self.live.failed("read range", &error)),
