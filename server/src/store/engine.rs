@@ -119,6 +119,7 @@ impl Live {
             flushes: Mutex::new(Flushes::default()),
             disk_error: Mutex::new(None),
         };
+        live.lift_memtable_sizes(sizes)?;
         if create {
             live.write_format()?;
         }
@@ -238,6 +239,10 @@ impl Live {
     /// An integer property, summed over the column families where it is theirs.
     pub(crate) fn property(&self, name: &str) -> Option<u64> {
         let value = |family| self.db.property_int_value_cf(self.db.cf_handle(family)?, name).ok().flatten();
+        if name == BACKGROUND_ERRORS {
+            // Counted in the family `default`, which we do not use otherwise.
+            return self.db.property_int_value(name).ok().flatten();
+        }
         if WHOLE_DB.contains(&name) {
             return value(DATA);
         }
@@ -251,6 +256,23 @@ impl Live {
     fn unchanged(&self, epoch: u64) -> bool {
         fence(Ordering::Acquire);
         self.epoch.load(Ordering::Relaxed) == epoch
+    }
+
+    /// Gives the memtables a size that they never reach. Not at open: of the size given there RocksDB wants that much free
+    /// space before it resumes after a full disk.
+    fn lift_memtable_sizes(&self, sizes: StoreOptions) -> Result<(), Fatal> {
+        #[allow(clippy::cast_precision_loss, reason = "a filter size need not be exact")]
+        let ratio = memtable_filter_bytes(sizes) as f64 / MEMTABLE_NEVER_FULL as f64;
+        let (size, ratio) = (MEMTABLE_NEVER_FULL.to_string(), format!("{ratio:.12}"));
+        for name in FAMILIES {
+            let mut options = vec![("write_buffer_size", size.as_str())];
+            if name == DATA {
+                options.push(("memtable_prefix_bloom_size_ratio", ratio.as_str()));
+            }
+            let set = self.db.set_options_cf(self.family(name)?, &options);
+            set.map_err(|error| self.failed("set memtable size", &error))?;
+        }
+        Ok(())
     }
 
     fn write_format(&self) -> Result<(), Fatal> {
@@ -375,9 +397,11 @@ fn range_options(from: &[u8], to: Option<Vec<u8>>, cached: bool) -> ReadOptions 
     options
 }
 
+/// Property that counts failures of flushes and compactions since open.
+pub(crate) const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
+
 /// Properties of the whole database rather than of a column family.
 const WHOLE_DB: &[&str] = &[
-    "rocksdb.background-errors",
     "rocksdb.block-cache-capacity",
     "rocksdb.block-cache-pinned-usage",
     "rocksdb.block-cache-usage",
@@ -420,6 +444,11 @@ fn options(create: bool) -> Result<Options, rocksdb::Error> {
     Ok(options)
 }
 
+/// Bytes of the filter over a memtable: about 10 bits per 100-byte record of what is gathered between flushes.
+fn memtable_filter_bytes(sizes: StoreOptions) -> usize {
+    (sizes.memtable_bytes / 80).clamp(4 << 10, 16 << 20)
+}
+
 /// Options of one column family.
 fn family_options(name: &str, sizes: StoreOptions) -> Options {
     let mut table = BlockBasedOptions::default();
@@ -437,7 +466,8 @@ fn family_options(name: &str, sizes: StoreOptions) -> Options {
     }
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(MEMTABLE_NEVER_FULL);
+    // Lifted after open, see `lift_memtable_sizes`.
+    options.set_write_buffer_size(sizes.memtable_bytes);
     options.set_arena_block_size(1 << 20);
     options.set_max_write_buffer_number(6);
     options.set_compression_type(DBCompressionType::Lz4);
@@ -448,11 +478,10 @@ fn family_options(name: &str, sizes: StoreOptions) -> Options {
     // Files in which deletions gather are rewritten soon, so that space comes back after many DEL too.
     options.add_compact_on_deletion_collector_factory(16_384, 8_192, 0.5);
     if name == DATA {
-        // Most lookups of new keys end at this filter, before the skip list. The ratio is of the size that is never
-        // reached, so it is worked out from the size at which we flush: about 10 bits per 100-byte record.
-        let bytes = (sizes.memtable_bytes / 80).clamp(64 << 10, 16 << 20);
+        // Most lookups of new keys end at this filter, before the skip list.
         #[allow(clippy::cast_precision_loss, reason = "a filter size need not be exact")]
-        options.set_memtable_prefix_bloom_ratio(bytes as f64 / MEMTABLE_NEVER_FULL as f64);
+        let ratio = memtable_filter_bytes(sizes) as f64 / sizes.memtable_bytes.max(1) as f64;
+        options.set_memtable_prefix_bloom_ratio(ratio);
         options.set_memtable_whole_key_filtering(true);
     }
     options
