@@ -63,6 +63,7 @@ fn a_full_disk_stops_writes_not_reads_and_is_left_by_itself() {
     let filler = small.join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     while std::io::Write::write(&mut file, &[7; 4096]).is_ok() {}
+    drop(file);
     applier.apply(&[entry(1, 0, vec![mset(1)])]).unwrap();
     applier.flush(false).unwrap();
     until(|| store.disk_error().is_some());
