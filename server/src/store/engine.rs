@@ -105,7 +105,9 @@ impl Live {
         if !create && !path.join("CURRENT").exists() {
             return Err(Fatal::new(doing(), format!("file CURRENT is missing; {REMEDY}")));
         }
-        let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, sizes)));
+        // `default` cannot be left out; with its own defaults it would ask for 64 MiB of free space as well.
+        let names = FAMILIES.into_iter().chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]);
+        let families = names.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, sizes)));
         let options = options(create).map_err(|error| failed(&doing(), &error))?;
         let db =
             DB::open_cf_descriptors(&options, path, families).map_err(|error| failed(&doing(), &error))?;
