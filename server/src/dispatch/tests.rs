@@ -162,27 +162,7 @@ struct Bench {
 }
 
 fn config() -> Config {
-    Config {
-        addr: SocketAddr::from(([127, 0, 0, 1], 4920)),
-        peer_addr: SocketAddr::from(([127, 0, 0, 1], 14920)),
-        http_addr: SocketAddr::from(([127, 0, 0, 1], 24920)),
-        advertise_addr: None,
-        advertise_peer_addr: None,
-        data: "data".into(),
-        log_dir: "data".into(),
-        join: Vec::new(),
-        restore: None,
-        consistency: Consistency::High,
-        durability: crate::config::Durability::High,
-        formation: crate::config::Formation::Auto,
-        redirect: Redirect::Forward,
-        read_policy: crate::config::ReadPolicy::Strict,
-        databases: 16,
-        timing: crate::config::Timing::default(),
-        limits: crate::config::Limits::default(),
-        keys_default_limit: 0,
-        snapshots_keep: 2,
-    }
+    Config::default()
 }
 
 impl Bench {
