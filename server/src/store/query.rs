@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::engine::{Cursor, DATA, Live, Pinned, SCAN, split_value};
+use super::engine::{Cursor, DATA, Found, Live, Pinned, SCAN, split_value};
 use super::meta::State;
 use super::op::Pivot;
 use super::value::Header;
@@ -45,21 +45,18 @@ pub(crate) fn answer(live: &Arc<Live>, databases: u8, query: &Query) -> Result<A
         Query::Type { db, key } => {
             with_key(live, databases, *db, key, |found| found.map(|(header, _)| header.tag)).map(Answer::Type)
         }
-        Query::MGet { db, keys } => match &keys[..] {
-            [key] => {
-                let get = Query::Get { db: *db, key: key.clone() };
-                let Answer::Value(value) = answer(live, databases, &get)? else {
-                    return Ok(Answer::WrongType);
+        Query::MGet { db, keys } => {
+            // One key needs no snapshot.
+            if let [key] = &keys[..] {
+                let take = |found: Option<(Header, &[u8])>| {
+                    found.map(|(_, payload)| Bytes::copy_from_slice(payload))
                 };
-                Ok(Answer::Values(vec![value]))
+                return Ok(Answer::Values(vec![with_key(live, databases, *db, key, take)?]));
             }
-            _ => {
-                let point = Point::new(live, databases)?;
-                let get =
-                    |key: &Bytes| point.with_key(*db, key, |_, payload| Bytes::copy_from_slice(payload));
-                keys.iter().map(get).collect::<Result<_, _>>().map(Answer::Values)
-            }
-        },
+            let point = Point::new(live, databases)?;
+            let get = |key: &Bytes| point.with_key(*db, key, |_, payload| Bytes::copy_from_slice(payload));
+            keys.iter().map(get).collect::<Result<_, _>>().map(Answer::Values)
+        }
         Query::Exists { db, keys } => {
             let point = Point::new(live, databases)?;
             let mut count = 0;
@@ -94,12 +91,15 @@ fn with_key<T>(
     user_key: &[u8],
     take: impl Fn(Option<(Header, &[u8])>) -> T,
 ) -> Result<T, Fatal> {
-    if let Some(found) = live.get_now(&key::data(db, user_key))? {
-        let Some(raw) = found else { return Ok(take(None)) };
-        let (header, payload) = split_value(&raw)?;
-        if header.deadline.is_none() {
-            return Ok(take(Some((header, payload))));
+    match live.get_now(&key::data(db, user_key))? {
+        Found::Nothing => return Ok(take(None)),
+        Found::Value(raw) => {
+            let (header, payload) = split_value(&raw)?;
+            if header.deadline.is_none() {
+                return Ok(take(Some((header, payload))));
+            }
         }
+        Found::Unknown => {}
     }
     let point = Point::new(live, databases)?;
     let found = point.with_key(db, user_key, |header, payload| take(Some((header, payload))))?;
