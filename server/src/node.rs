@@ -15,6 +15,7 @@ mod snapshots;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -65,6 +66,9 @@ pub struct Ready {
 pub struct Node {
     group: Group,
     dispatcher: Arc<Dispatcher<Group>>,
+    snapshots: Snapshots,
+    config: Arc<Config>,
+    net_stats: Arc<net::Stats>,
     ready: Ready,
     shutdown: CancellationToken,
     fatal: Arc<Mutex<Option<String>>>,
@@ -204,14 +208,14 @@ impl Node {
         };
         let control = Control::new(group.clone(), http_addr, shutdown.clone());
         let metrics = metrics(&group, &dispatcher, &net_stats, &snapshots);
-        let admin = Admin::new(control, Arc::new(snapshots), metrics, ADMIN_CONNECTIONS_MAX, tasks.admin_stop.clone());
+        let admin = Admin::new(control, Arc::new(snapshots.clone()), metrics, ADMIN_CONNECTIONS_MAX, tasks.admin_stop.clone());
         tasks.admin.spawn(admin::serve(http, admin, ServeLimits::new(ADMIN_CONNECTIONS_MAX)));
         let stop = tasks.clients_stop.clone();
-        let listener = net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats, stop);
+        let listener = net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats.clone(), stop);
         tasks.clients.spawn(listener.run(DRAIN));
         let node_id = format!("{:016x}", group.node_id());
         let ready = Ready { addr, peer_addr, http_addr, node_id, pid: std::process::id() };
-        Ok(Self { group, dispatcher, ready, shutdown, fatal, tasks, _lock: lock })
+        Ok(Self { group, dispatcher, snapshots, config, net_stats, ready, shutdown, fatal, tasks, _lock: lock })
     }
 
     /// Where it listens.
@@ -230,6 +234,23 @@ impl Node {
     #[must_use]
     pub fn dispatcher(&self) -> &Arc<Dispatcher<Group>> {
         &self.dispatcher
+    }
+
+    /// The writer of snapshots.
+    #[must_use]
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// What it was told.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The next client id; clients on sockets and in this process are counted together.
+    pub(crate) fn next_client_id(&self) -> u64 {
+        self.net_stats.accepted.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Serves until `shutdown` is cancelled, then stops in order.
