@@ -106,7 +106,11 @@ fn announce(ready: &Ready, data: &Path) -> Result<(), NodeError> {
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> NodeError {
-    NodeError::new(ErrorKind::CannotCreate, format!("write {}: {error}", path.display()), "check the directory's owner and free space")
+    NodeError::new(
+        ErrorKind::CannotCreate,
+        format!("write {}: {error}", path.display()),
+        "check the directory's owner and free space",
+    )
 }
 
 async fn bind(addr: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr), NodeError> {
@@ -136,14 +140,19 @@ fn advertised(configured: Option<&String>, bound: SocketAddr, key: &str) -> Resu
 
 fn start_error(error: StartError) -> NodeError {
     let (kind, remedy) = match &error {
-        StartError::Identity(IdentityError::OtherCluster { .. }) => (ErrorKind::Refused, "use an empty data directory"),
+        StartError::Identity(IdentityError::OtherCluster { .. }) => {
+            (ErrorKind::Refused, "use an empty data directory")
+        }
         StartError::Identity(IdentityError::Io { .. }) | StartError::Io { .. } => {
             (ErrorKind::CannotCreate, "check the directory's owner and free space")
         }
-        StartError::Identity(IdentityError::Damaged { .. }) | StartError::Log(_) | StartError::State(_) => {
-            (ErrorKind::Data, "if it cannot be repaired, empty the data directory and let the node join its cluster again")
+        StartError::Identity(IdentityError::Damaged { .. }) | StartError::Log(_) | StartError::State(_) => (
+            ErrorKind::Data,
+            "if it cannot be repaired, empty the data directory and let the node join its cluster again",
+        ),
+        StartError::Raft(_) => {
+            (ErrorKind::Data, "empty the data directory and let the node join its cluster again")
         }
-        StartError::Raft(_) => (ErrorKind::Data, "empty the data directory and let the node join its cluster again"),
         StartError::Restore(_) => (ErrorKind::NoInput, "give --restore a good state.bin"),
         StartError::Timing(_) => (ErrorKind::Config, "see config-example for the timing keys"),
     };
@@ -208,14 +217,32 @@ impl Node {
         };
         let control = Control::new(group.clone(), http_addr, shutdown.clone());
         let metrics = metrics(&group, &dispatcher, &net_stats, &snapshots);
-        let admin = Admin::new(control, Arc::new(snapshots.clone()), metrics, ADMIN_CONNECTIONS_MAX, tasks.admin_stop.clone());
+        let admin = Admin::new(
+            control,
+            Arc::new(snapshots.clone()),
+            metrics,
+            ADMIN_CONNECTIONS_MAX,
+            tasks.admin_stop.clone(),
+        );
         tasks.admin.spawn(admin::serve(http, admin, ServeLimits::new(ADMIN_CONNECTIONS_MAX)));
         let stop = tasks.clients_stop.clone();
-        let listener = net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats.clone(), stop);
+        let listener =
+            net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats.clone(), stop);
         tasks.clients.spawn(listener.run(DRAIN));
         let node_id = format!("{:016x}", group.node_id());
         let ready = Ready { addr, peer_addr, http_addr, node_id, pid: std::process::id() };
-        Ok(Self { group, dispatcher, snapshots, config, net_stats, ready, shutdown, fatal, tasks, _lock: lock })
+        Ok(Self {
+            group,
+            dispatcher,
+            snapshots,
+            config,
+            net_stats,
+            ready,
+            shutdown,
+            fatal,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -290,7 +317,9 @@ impl Node {
                 Ok(())
             }
             Ok(Err(error)) => Err(NodeError::fatal(error)),
-            Err(_) => Err(NodeError::fatal(format!("the group did not stop within {} s", GROUP_STOP.as_secs()))),
+            Err(_) => {
+                Err(NodeError::fatal(format!("the group did not stop within {} s", GROUP_STOP.as_secs())))
+            }
         }
     }
 }

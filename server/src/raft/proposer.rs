@@ -22,7 +22,6 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use openraft::errors::ClientWriteError;
-use openraft::impls::ProgressResponder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -32,7 +31,7 @@ use super::group::ProposeError;
 use super::peer::client::{CallError, PeerClient};
 use super::peer::messages::{FORWARD, Forward, Forwarded};
 use super::resolver::Resolution;
-use super::types::{EntryData, LeaderId, TypeConfig};
+use super::types::{EntryData, LeaderId, Responder};
 use crate::clock;
 use crate::config::Redirect;
 use crate::store::codec::{self as store_codec, BatchHead};
@@ -253,7 +252,8 @@ impl Task {
     fn encode(&mut self, calls: &[Call]) -> (u64, Bytes) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        let mut out = BytesMut::with_capacity(64 + calls.iter().map(|call| call.size_bytes + 8).sum::<usize>());
+        let mut out =
+            BytesMut::with_capacity(64 + calls.iter().map(|call| call.size_bytes + 8).sum::<usize>());
         out.put_u8(ENTRY_BATCH);
         let head = BatchHead { at: self.core.log_time(), origin: self.core.resolver.origin(), sequence };
         let ops = calls.iter().flat_map(|call| &call.ops);
@@ -272,7 +272,7 @@ impl Task {
         let calls = self.take_calls();
         let (sequence, bytes) = self.encode(&calls);
         let resolved = self.core.resolver.register(sequence, term);
-        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
+        let (responder, answer) = Responder::new();
         let leader = LeaderId { term, node_id: self.core.local.node_id };
         let sent = self.core.raft.write(EntryData(bytes)).with_leader(leader).responder(responder).await;
         let stopped = sent.is_err();

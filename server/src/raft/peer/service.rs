@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::errors::ClientWriteError;
-use openraft::impls::ProgressResponder;
 use openraft::raft::TransferLeaderRequest;
 use openraft::storage::Snapshot;
 use tokio::io::AsyncWriteExt;
@@ -22,8 +21,8 @@ use super::super::members;
 use super::super::reader::leader_read_index;
 use super::super::state_machine::Checkpoint;
 use super::super::types::{
-    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, TypeConfig, stored_membership, to_raft, vote_from_raft,
-    vote_to_raft,
+    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, stored_membership,
+    to_raft, vote_from_raft, vote_to_raft,
 };
 use super::client::id_text;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
@@ -126,7 +125,11 @@ fn welcome(core: &Core, frame: Frame) -> Result<Hello, String> {
         ));
     }
     if hello.to != core.local.node_id {
-        return Err(format!("node {} is at this address, not {}", id_text(core.local.node_id), id_text(hello.to)));
+        return Err(format!(
+            "node {} is at this address, not {}",
+            id_text(core.local.node_id),
+            id_text(hello.to)
+        ));
     }
     match core.local.cluster_id() {
         Some(own) if own != hello.cluster_id => {
@@ -225,7 +228,12 @@ impl Peer {
             Ok(TransferLeaderRequest::new(vote, to, last))
         };
         self.core.suspend_lease();
-        self.core.raft.handle_transfer_leader(decode(body).map_err(text)?).await.map_err(text)?.map_err(text)?;
+        self.core
+            .raft
+            .handle_transfer_leader(decode(body).map_err(text)?)
+            .await
+            .map_err(text)?
+            .map_err(text)?;
         Ok(Bytes::new())
     }
 
@@ -259,10 +267,9 @@ impl Peer {
         let mut out = BytesMut::with_capacity(64 + forward.batch.len());
         out.put_u8(ENTRY_BATCH);
         store_codec::encode_batch(head, batch.ops.iter(), &mut out);
-        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
+        let (responder, answer) = Responder::new();
         let leader = LeaderId { term: forward.term, node_id: forward.leader };
-        let sent =
-            core.raft.write(EntryData(out.freeze())).with_leader(leader).responder(responder).await;
+        let sent = core.raft.write(EntryData(out.freeze())).with_leader(leader).responder(responder).await;
         if sent.is_err() {
             return done(Forwarded::Unknown);
         }
