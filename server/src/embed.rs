@@ -207,7 +207,9 @@ impl Client {
         let (Some(dispatcher), Some(connection)) = (self.dispatcher.upgrade(), open) else {
             return commands.iter().map(|_| refused("this client is closed")).collect();
         };
-        let copy = |words: &&[A]| Request { args: words.iter().map(|word| Bytes::copy_from_slice(word.as_ref())).collect() };
+        let copy = |words: &&[A]| Request {
+            args: words.iter().map(|word| Bytes::copy_from_slice(word.as_ref())).collect(),
+        };
         let mut replies = Replies::default();
         for chunk in commands.chunks(self.limits.turn_requests_max) {
             let mut requests: Vec<Request> = chunk.iter().map(copy).collect();

@@ -44,7 +44,9 @@ async fn each_client_has_a_session_and_the_limits_of_a_socket() -> Outcome {
     let large = vec![b'x'; node.config().limits.bulk_bytes_max + 1];
     assert_eq!(two.command(&[b"ECHO", &large[..]]).await, refused("Protocol error: invalid bulk length"));
     assert_eq!(two.command::<&str>(&[]).await, refused("no command given"));
-    assert!(matches!(two.command(&["NOSUCH"]).await, Reply::Error(text) if text.starts_with("ERR unknown command")));
+    assert!(
+        matches!(two.command(&["NOSUCH"]).await, Reply::Error(text) if text.starts_with("ERR unknown command"))
+    );
 
     assert_eq!(node.dispatcher().client_count(), 2);
     assert_eq!(one.pipeline(&[&["QUIT"][..], &["GET", "a"]]).await, [Reply::Ok]);
