@@ -184,6 +184,7 @@ impl Node {
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let lock = lock::DirLock::take(&config.data)?;
+        raft::format(&config).map_err(start_error)?;
         look_at_disk(&config)?;
         let (clients, addr) = bind(config.addr, "addr").await?;
         let (peers, peer_addr) = bind(config.peer_addr, "peer-addr").await?;

@@ -21,12 +21,17 @@ fn newest(data: &Path) -> Result<PathBuf> {
         found.push(entry?.path());
     }
     ensure!(found.iter().all(|path| path.extension().is_none()), "unfinished ones left: {found:?}");
-    found.sort();
+    // `<term>-<index>-<unix ms>`: numbers, not text.
+    let order = |path: &PathBuf| -> Vec<u64> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.split('-').filter_map(|part| part.parse().ok()).collect()
+    };
+    found.sort_by_key(order);
     found.pop().context("no snapshot")
 }
 
 fn ancestor_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/ancestor-snapshot")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/src/snapshot/testdata/ancestor")
 }
 
 fn ancestor_content() -> Result<Content> {

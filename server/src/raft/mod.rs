@@ -35,4 +35,4 @@ pub use self::core::Counters;
 pub use group::{Group, Leader, MemberError, MemberStatus, ProposeError, ReadError, Role, Status, Stopped};
 pub use identity::IdentityError;
 pub(crate) use identity::replace_file;
-pub use start::{Addresses, RestoreRecords, StartError, start};
+pub use start::{Addresses, RestoreRecords, StartError, format, start};
