@@ -58,6 +58,7 @@ fix: setup-build
 gen: setup-build
 	$(CARGO) build -p kvnode-server
 	$(DEBUG_SERVER) commands --markdown > server/COMMANDS.md
+	$(DEBUG_SERVER) config-example > server/config.example.yaml
 
 bench: setup-bench build
 	$(CARGO) build --release -p kvnode-tests --bin bench

@@ -1,129 +1,328 @@
 //! `make demo`: three nodes, a live view in the terminal, a key that kills the leader and shows what was lost and the gap.
 //!
-//! Without a terminal it plays one kill by itself and prints the result: the view's own test.
+//! ```text
+//! Steady --k--> kill -9 --> Leaderless --another node leads and writes go on--> read back --> Down
+//!   ^                                                                                          | 1.5 s
+//!   `------------ caught up <------------------- Returning <----------- start again -----------'
+//! ```
+//!
+//! `--seconds N --kill-every S` plays it without a key and without a terminal, one line per event: its own test. Either
+//! way it ends with code 1 if an acknowledged write was lost, or if writes did not come back.
 
-use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
-use std::process::Command;
+mod load;
+mod view;
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use kvnode_tests::cluster::{Cluster, stat};
-use kvnode_tests::wait::{SOON, eventually};
-use kvnode_tests::writer::Writer;
-use tokio::io::AsyncReadExt;
+use anyhow::{Context, Result, bail, ensure};
+use kvnode_tests::cluster::Cluster;
+use load::Load;
+use view::{Frame, Nodes, Terminal};
 
-const FRAME: Duration = Duration::from_millis(200);
+const FRAME: Duration = Duration::from_millis(100);
+/// A killed node stays away for this long.
+const AWAY: Duration = Duration::from_millis(1500);
+/// Every step of a kill must be done in this time.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Frames of which writes/s and p99 are taken.
+const FRAMES_PER_SECOND: usize = 10;
+/// Acknowledged under the new leader before what was written is read back.
+const WRITES_AFTER: u64 = 100;
+/// A node that is back has caught up when it is no further behind.
+const LAG_ENTRIES: u64 = 100;
+
+/// What to do without keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Plan {
+    seconds: Option<u64>,
+    kill_every: Option<u64>,
+}
+
+impl Plan {
+    fn read(arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut plan = Self::default();
+        let mut arguments = arguments.peekable();
+        while let Some(flag) = arguments.next() {
+            let place = match flag.as_str() {
+                "--seconds" => &mut plan.seconds,
+                "--kill-every" => &mut plan.kill_every,
+                _ => bail!("usage: demo [--seconds N] [--kill-every S], not {flag:?}"),
+            };
+            let value = arguments.next().with_context(|| format!("{flag} needs a number"))?;
+            *place = Some(value.parse().with_context(|| format!("{flag} {value:?}"))?);
+        }
+        Ok(plan)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Steady,
+    /// `resumed`: acknowledged writes when another leader was first seen.
+    Leaderless {
+        node: usize,
+        term: u64,
+        resumed: Option<u64>,
+    },
+    Down {
+        node: usize,
+    },
+    Returning {
+        node: usize,
+    },
+}
+
+struct Demo {
+    cluster: Cluster,
+    load: Load,
+    nodes: Nodes,
+    phase: Phase,
+    since: Instant,
+    started: Instant,
+    events: Vec<String>,
+    kills: usize,
+    lost: usize,
+    longest_gap: Duration,
+}
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    println!("starting three nodes ...");
-    let mut cluster = Cluster::start(3, &[]).await?;
-    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
-        println!("{}", kill_leader(&mut cluster).await?);
-        return Ok(());
+    let mut plan = Plan::read(std::env::args().skip(1))?;
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if !terminal && plan == Plan::default() {
+        plan = Plan { seconds: Some(6), kill_every: Some(3) };
     }
-    let _raw = RawTerminal::enter();
-    let mut keys = tokio::io::stdin();
-    let mut frames = tokio::time::interval(FRAME);
-    let mut note = String::from("A client writes as fast as it is answered.");
-    let mut writer = Writer::start(addrs(&cluster));
-    let mut last = (Instant::now(), 0);
-    loop {
-        let mut key = [0_u8; 1];
-        tokio::select! {
-            _ = frames.tick() => {
-                let count = writer.count();
-                let seconds = last.0.elapsed().as_secs_f64();
-                #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
-                let rate = (count - last.1) as f64 / seconds.max(0.001);
-                last = (Instant::now(), count);
-                draw(&mut cluster, count, rate, &note).await?;
-            }
-            read = keys.read(&mut key) => {
-                if read? == 0 {
-                    return Ok(());
+    println!("starting three nodes ...");
+    let cluster = Cluster::start(3, &[]).await?;
+    let mut demo = Demo::new(cluster)?;
+    let played = if terminal { demo.live(plan).await } else { demo.play(plan).await };
+    println!(
+        "{} kills of the leader: {} acknowledged writes lost; longest time without a write {:.2} s",
+        demo.kills,
+        demo.lost,
+        demo.longest_gap.as_secs_f64()
+    );
+    played?;
+    ensure!(demo.lost == 0, "acknowledged writes were lost");
+    Ok(())
+}
+
+impl Demo {
+    fn new(cluster: Cluster) -> Result<Self> {
+        let addrs: Vec<String> = cluster.nodes.iter().map(|node| node.addr().to_owned()).collect();
+        let now = Instant::now();
+        Ok(Self {
+            load: Load::start(&addrs)?,
+            nodes: Nodes::watch(&addrs),
+            cluster,
+            phase: Phase::Steady,
+            since: now,
+            started: now,
+            events: Vec::new(),
+            kills: 0,
+            lost: 0,
+            longest_gap: Duration::ZERO,
+        })
+    }
+
+    fn clock(&self) -> String {
+        let seconds = self.started.elapsed().as_secs();
+        format!("{:02}:{:02}", seconds / 60, seconds % 60)
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = Instant::now();
+    }
+
+    /// kill -9 of the leader; nothing happens while one is away or none leads.
+    fn kill_leader(&mut self) -> Result<()> {
+        let (Phase::Steady, Some((node, term))) = (self.phase, self.nodes.leader()) else { return Ok(()) };
+        self.load.forget_gap();
+        self.cluster.nodes[node].kill()?;
+        self.kills += 1;
+        self.events.push(format!("{} kill -9 of node {}, the leader of term {term}", self.clock(), node + 1));
+        self.enter(Phase::Leaderless { node, term, resumed: None });
+        Ok(())
+    }
+
+    /// One step of what is under way.
+    async fn step(&mut self) -> Result<()> {
+        if !matches!(self.phase, Phase::Steady) {
+            ensure!(
+                self.since.elapsed() < PATIENCE,
+                "stuck for {PATIENCE:?}: {:?}\n{}",
+                self.phase,
+                self.cluster.logs()
+            );
+        }
+        match self.phase {
+            Phase::Steady => {}
+            Phase::Leaderless { node, term, resumed: None } => {
+                if self.nodes.leader().is_some_and(|(leader, now)| leader != node && now > term) {
+                    let resumed = Some(self.load.stats().acknowledged);
+                    self.phase = Phase::Leaderless { node, term, resumed };
                 }
-                match key[0] {
-                    b'k' => {
-                        drop(writer.stop().await?);
-                        note = kill_leader(&mut cluster).await?;
-                        writer = Writer::start(addrs(&cluster));
-                        last = (Instant::now(), 0);
-                    }
-                    b'q' | 3 => return Ok(()),
-                    _ => {}
+            }
+            Phase::Leaderless { node, resumed: Some(resumed), .. } => {
+                if self.load.stats().acknowledged >= resumed + WRITES_AFTER {
+                    self.read_back().await?;
+                    self.enter(Phase::Down { node });
+                }
+            }
+            Phase::Down { node } => {
+                if self.since.elapsed() >= AWAY {
+                    self.cluster.nodes[node].spawn()?;
+                    self.enter(Phase::Returning { node });
+                }
+            }
+            Phase::Returning { node } => {
+                let views = self.nodes.now();
+                let newest = views.iter().map(|view| view.applied).max().unwrap_or(0);
+                if views[node].up
+                    && views[node].applied + LAG_ENTRIES >= newest
+                    && self.nodes.leader().is_some()
+                {
+                    let took = self.since.elapsed().as_secs_f64();
+                    self.events.push(format!(
+                        "{} node {} is back and caught up after {took:.1} s",
+                        self.clock(),
+                        node + 1
+                    ));
+                    self.enter(Phase::Steady);
                 }
             }
         }
+        Ok(())
     }
-}
 
-fn addrs(cluster: &Cluster) -> Vec<String> {
-    cluster.nodes.iter().map(|node| node.addr().to_owned()).collect()
-}
+    async fn read_back(&mut self) -> Result<()> {
+        let (leader, term) = self.nodes.leader().context("the new leader is gone again")?;
+        let gap = self.load.stats().longest_gap;
+        let checked = self.load.check(self.cluster.nodes[leader].addr()).await?;
+        self.longest_gap = self.longest_gap.max(gap);
+        self.lost += checked.lost;
+        self.events.push(format!(
+            "{} node {} leads in term {term}: no write for {:.2} s, the newest {} acknowledged writes read back: {} lost",
+            self.clock(),
+            leader + 1,
+            gap.as_secs_f64(),
+            checked.writes,
+            checked.lost
+        ));
+        Ok(())
+    }
 
-/// kill -9 of the leader under writes, a count of what was lost, and its restart.
-async fn kill_leader(cluster: &mut Cluster) -> Result<String> {
-    cluster.leader_client().await?.ok("FLUSHALL").await?;
-    let leader = cluster.leader().await?;
-    let survivors: Vec<String> =
-        cluster.followers().await?.iter().map(|&n| cluster.nodes[n].addr().to_owned()).collect();
-    let writer = Writer::start(survivors);
-    writer.progress(500).await?;
-    cluster.nodes[leader].kill()?;
-    writer.progress(500).await?;
-    let report = writer.stop().await?;
-    let lost = match report.verify(&mut cluster.leader_client().await?).await {
-        Ok(()) => "none of them lost".to_owned(),
-        Err(error) => format!("LOST: {error:#}"),
-    };
-    cluster.nodes[leader].start().await?;
-    eventually("all nodes agree", SOON, async || Ok(cluster.same_content().await.ok())).await?;
-    ensure!(lost.starts_with("none"), "{lost}");
-    Ok(format!(
-        "kill -9 of node {}: {} writes acknowledged before and after, {lost}; no write for {:.2} s.",
-        leader + 1,
-        report.acknowledged.len(),
-        report.longest_gap.as_secs_f64()
-    ))
-}
+    /// True when the time is over and every kill has been played to its end.
+    fn is_over(&self, plan: Plan) -> bool {
+        let killed = plan.kill_every.is_none() || self.kills > 0;
+        let over = plan.seconds.is_some_and(|seconds| self.started.elapsed() >= Duration::from_secs(seconds));
+        over && killed && matches!(self.phase, Phase::Steady)
+    }
 
-async fn draw(cluster: &mut Cluster, count: u64, rate: f64, note: &str) -> Result<()> {
-    let mut screen = String::from("\x1b[2J\x1b[Hkvnode: three nodes on this machine\r\n\r\n");
-    for index in 0..cluster.nodes.len() {
-        let addr = cluster.nodes[index].addr().to_owned();
-        let line = match cluster.nodes[index].client().await {
-            Ok(client) => {
-                let mut client = client.with_patience(FRAME);
-                let state = client.text("RAFTSTATE").await.ok().flatten().unwrap_or_else(|| "?".into());
-                let applied = stat(&mut client, "applied_index").await.unwrap_or(-1);
-                format!("{state:<10} applied {applied}")
+    fn kill_when_due(&mut self, plan: Plan, last: &mut Instant) -> Result<()> {
+        if plan.kill_every.is_some_and(|every| last.elapsed() >= Duration::from_secs(every)) {
+            let kills = self.kills;
+            self.kill_leader()?;
+            if self.kills > kills {
+                *last = Instant::now();
             }
-            Err(_) => "down".to_owned(),
+        }
+        Ok(())
+    }
+
+    /// Without a terminal: events only.
+    async fn play(&mut self, plan: Plan) -> Result<()> {
+        let mut ticks = tokio::time::interval(FRAME);
+        let (mut told, mut last_kill) = (0, Instant::now());
+        while !self.is_over(plan) {
+            ticks.tick().await;
+            let end = plan.seconds.map(|seconds| Duration::from_secs(seconds) + 4 * PATIENCE);
+            ensure!(end.is_none_or(|end| self.started.elapsed() < end), "no leader could be killed in time");
+            self.step().await?;
+            self.kill_when_due(plan, &mut last_kill)?;
+            for event in &self.events[told..] {
+                println!("{event}");
+            }
+            told = self.events.len();
+        }
+        Ok(())
+    }
+
+    /// In a terminal: a picture ten times a second, and keys.
+    async fn live(&mut self, plan: Plan) -> Result<()> {
+        let terminal = Terminal::enter()?;
+        let mut keys = view::keys();
+        let mut ticks = tokio::time::interval(FRAME);
+        let mut rates: VecDeque<u64> = VecDeque::new();
+        let (mut count, mut p99, mut last_kill) = (0, Duration::ZERO, Instant::now());
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+        for frame in 0_usize.. {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                key = keys.recv() => match key {
+                    Some(b'k' | b'K') => self.kill_leader()?,
+                    Some(b'q' | b'Q' | 3 | 4) | None => return Ok(()),
+                    Some(_) => continue,
+                },
+                _ = &mut interrupted => return Ok(()),
+            }
+            self.step().await?;
+            self.kill_when_due(plan, &mut last_kill)?;
+            if self.is_over(plan) {
+                return Ok(());
+            }
+            let acknowledged = self.load.stats().acknowledged;
+            rates.push_back(acknowledged - count);
+            count = acknowledged;
+            if rates.len() > 10 * FRAMES_PER_SECOND {
+                rates.pop_front();
+            }
+            if frame % FRAMES_PER_SECOND == 0 {
+                p99 = self.load.take_p99();
+            }
+            terminal.draw(&self.picture(&rates, p99))?;
+        }
+        Ok(())
+    }
+
+    fn picture(&self, rates: &VecDeque<u64>, p99: Duration) -> Vec<String> {
+        let stats = self.load.stats();
+        let hint = match self.phase {
+            Phase::Steady => "k  kill -9 the leader and start it again      q  quit",
+            Phase::Leaderless { .. } => "electing ...                                  q  quit",
+            Phase::Down { .. } | Phase::Returning { .. } => {
+                "the killed node comes back ...               q  quit"
+            }
         };
-        let _ = write!(screen, "  node {}  {addr:<22} {line}\r\n", index + 1);
-    }
-    let _ = write!(screen, "\r\n  {count} writes acknowledged, {rate:.0} per second\r\n\r\n  {note}\r\n");
-    screen.push_str("\r\n  k  kill -9 the leader      q  quit\r\n");
-    let mut out = std::io::stdout();
-    out.write_all(screen.as_bytes())?;
-    Ok(out.flush()?)
-}
-
-/// Keys come without Enter while this lives.
-struct RawTerminal;
-
-impl RawTerminal {
-    fn enter() -> Self {
-        let _ = Command::new("stty").args(["-icanon", "-echo", "min", "1"]).status();
-        Self
+        view::lines(&Frame {
+            nodes: &self.nodes.now(),
+            seconds: self.started.elapsed().as_secs(),
+            writes_per_second: rates.iter().rev().take(FRAMES_PER_SECOND).sum(),
+            p99,
+            acknowledged: stats.acknowledged,
+            refused: stats.refused,
+            unknown: stats.unknown,
+            rates,
+            events: &self.events,
+            hint,
+        })
     }
 }
 
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        let _ = Command::new("stty").arg("sane").status();
-        println!();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_read_and_mistakes_refused() {
+        let read = |flags: &[&str]| Plan::read(flags.iter().map(|&flag| flag.to_owned()));
+        let plan = read(&["--seconds", "5", "--kill-every", "2"]).unwrap();
+        assert_eq!(plan, Plan { seconds: Some(5), kill_every: Some(2) });
+        for wrong in [&["--seconds"][..], &["--seconds", "x"], &["--minutes", "1"]] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

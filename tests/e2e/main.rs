@@ -1,6 +1,7 @@
 //! End to end: real processes, one file per behaviour.
 
 mod commands;
+mod demo;
 mod failover;
 mod formation;
 mod full_disk;

@@ -19,6 +19,9 @@ use super::{housekeeping, log};
 use crate::config::Consistency;
 use crate::store::{Fatal, LogId, Op, Outcome, Store};
 
+/// Tasks of a group that stops are awaited for this long; all of them end by a token.
+const TASKS_STOP: Duration = Duration::from_secs(1);
+
 /// Why a proposal has no outcomes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
@@ -473,6 +476,10 @@ impl Group {
         let log = core.log.clone();
         let closed = tokio::task::spawn_blocking(move || log.close()).await;
         core.tasks.close();
+        // Then the files are free, so that a program that embeds a node can open them again.
+        if tokio::time::timeout(TASKS_STOP, core.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = core.tasks.len(), "tasks still run at the stop");
+        }
         match closed {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Fatal::new("close the Raft log", error)),

@@ -101,7 +101,9 @@ struct Rounds {
 impl Rounds {
     async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
         let mut round = Vec::new();
-        while let Some(first) = queue.recv().await {
+        let stop = self.core.stop_proposer.clone();
+        // Handles of a stopped group may live on; this task, which holds the state open, must not.
+        while let Some(Some(first)) = stop.run_until_cancelled(queue.recv()).await {
             round.push(first);
             while round.len() < WAITING_MAX
                 && let Ok(next) = queue.try_recv()
