@@ -121,7 +121,7 @@ fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<ExitCode, Nod
         Err(error) => Err(NodeError::new(
             ErrorKind::Data,
             error,
-            "nothing was printed; take another snapshot, or add --partial to salvage what is readable",
+            "nothing was printed",
         )),
     }
 }
