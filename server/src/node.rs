@@ -101,7 +101,11 @@ fn announce(ready: &Ready, data: &Path) -> Result<(), NodeError> {
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> NodeError {
-    NodeError::new(ErrorKind::CannotCreate, format!("write {}: {error}", path.display()), "check the directory's owner and free space")
+    NodeError::new(
+        ErrorKind::CannotCreate,
+        format!("write {}: {error}", path.display()),
+        "check the directory's owner and free space",
+    )
 }
 
 async fn bind(addr: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr), NodeError> {
@@ -131,7 +135,9 @@ fn advertised(configured: Option<&String>, bound: SocketAddr, key: &str) -> Resu
 
 fn start_error(error: StartError) -> NodeError {
     let (kind, remedy) = match &error {
-        StartError::Identity(IdentityError::OtherCluster { .. }) => (ErrorKind::Refused, "use an empty data directory"),
+        StartError::Identity(IdentityError::OtherCluster { .. }) => {
+            (ErrorKind::Refused, "use an empty data directory")
+        }
         StartError::Identity(IdentityError::Io { .. }) | StartError::Io { .. } => {
             (ErrorKind::CannotCreate, "check the directory's owner and free space")
         }
@@ -142,7 +148,9 @@ fn start_error(error: StartError) -> NodeError {
         StartError::Identity(IdentityError::Damaged { .. }) | StartError::Log(_) | StartError::State(_) => {
             (ErrorKind::Data, "the node did not start")
         }
-        StartError::Raft(_) => (ErrorKind::Data, "empty the data directory and let the node join its cluster again"),
+        StartError::Raft(_) => {
+            (ErrorKind::Data, "empty the data directory and let the node join its cluster again")
+        }
         StartError::Restore(_) => (ErrorKind::NoInput, "give --restore a good state.bin"),
         StartError::Timing(_) => (ErrorKind::Config, "see config-example for the timing keys"),
     };
@@ -280,7 +288,9 @@ impl Node {
                 Ok(())
             }
             Ok(Err(error)) => Err(NodeError::fatal(error)),
-            Err(_) => Err(NodeError::fatal(format!("the group did not stop within {} s", GROUP_STOP.as_secs()))),
+            Err(_) => {
+                Err(NodeError::fatal(format!("the group did not stop within {} s", GROUP_STOP.as_secs())))
+            }
         }
     }
 }

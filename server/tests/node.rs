@@ -73,7 +73,14 @@ const POSITIVE: &[&str] = &[
 
 fn config(data: &std::path::Path) -> Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    Config { addr: any, peer_addr: any, http_addr: any, data: data.into(), log_dir: data.into(), ..Config::default() }
+    Config {
+        addr: any,
+        peer_addr: any,
+        http_addr: any,
+        data: data.into(),
+        log_dir: data.into(),
+        ..Config::default()
+    }
 }
 
 /// Body of an answer of the admin API with its status.
@@ -130,7 +137,8 @@ async fn every_metric_has_a_value_and_the_counters_follow_the_work() {
         let answer = send(&mut client, &["SET a 1", "SET b 2"]).await;
         assert!(answer.starts_with("+OK\r\n+OK\r\n"), "{answer}");
         let before = scrape().await;
-        let answer = send(&mut client, &["SET c 33", "DEL b", "GET a", "GET b", "GET", "NOSUCH", "BGSAVE"]).await;
+        let answer =
+            send(&mut client, &["SET c 33", "DEL b", "GET a", "GET b", "GET", "NOSUCH", "BGSAVE"]).await;
         assert!(answer.starts_with("+OK\r\n:1\r\n$1\r\n1\r\n$-1\r\n-ERR"), "{answer}");
         // BGSAVE goes on behind its reply.
         let mut ticks = interval(Duration::from_millis(20));
@@ -143,7 +151,11 @@ async fn every_metric_has_a_value_and_the_counters_follow_the_work() {
         };
         let (_, text) = get(ready.http_addr, "/metrics").await;
         for spec in METRICS {
-            assert!(text.contains(&format!("# TYPE {} {}\n", spec.name, spec.kind)), "{} has no series", spec.name);
+            assert!(
+                text.contains(&format!("# TYPE {} {}\n", spec.name, spec.kind)),
+                "{} has no series",
+                spec.name
+            );
         }
         let value = |series: &str| *after.get(series).unwrap_or_else(|| panic!("{series} in\n{text}"));
         let grew = |series: &str| value(series) - before.get(series).copied().unwrap_or(0.0);
@@ -197,7 +209,10 @@ async fn info_counts_the_bytes_and_the_clients() {
         };
         assert_eq!((field("connected_clients"), field("total_connections_received")), (1, 1));
         assert_eq!((field("maxclients"), field("rejected_connections")), (10_000, 0));
-        assert_eq!(field("total_net_input_bytes"), b"SET a 1\r\nECHO end\r\nINFO\r\nECHO end\r\n".len() as u64);
+        assert_eq!(
+            field("total_net_input_bytes"),
+            b"SET a 1\r\nECHO end\r\nINFO\r\nECHO end\r\n".len() as u64
+        );
         assert_eq!(field("total_net_output_bytes"), b"+OK\r\n$3\r\nend\r\n".len() as u64);
     })
     .await;

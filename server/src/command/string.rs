@@ -58,8 +58,7 @@ pub(crate) static MGET: Spec = Spec {
 };
 
 fn mget(args: &mut Args<'_>, context: &Context) -> Parsed {
-    let query =
-        Query::MGet { db: context.db, keys: args.rest(), size_bytes_max: context.reply_bytes_max };
+    let query = Query::MGet { db: context.db, keys: args.rest(), size_bytes_max: context.reply_bytes_max };
     Ok(Action::Read(query, View::Plain))
 }
 

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use super::fault::Fault;
 use super::replica::Replica;
 use super::{Connection, Dispatcher, config_table, info, process, views};
-use crate::net::Flow;
 use crate::clock::{UnixMs, monotonic, wall};
 use crate::command::{ClusterOp, NodeOp, slot};
 use crate::config::Redirect;
+use crate::net::Flow;
 use crate::raft::{MemberError, Role, Status};
 use crate::resp::{Reply, Request};
 

@@ -127,9 +127,13 @@ impl Source {
         replace(&metrics.raft_peer_lag, lags);
         let acks = members.iter().filter_map(|member| Some((peer(member.id), seconds(member.last_ack_ms?))));
         replace(&metrics.raft_peer_ack, acks);
-        let seconds_of = |millis: i64| seconds(millis.unsigned_abs()).copysign(if millis < 0 { -1.0 } else { 1.0 });
+        let seconds_of =
+            |millis: i64| seconds(millis.unsigned_abs()).copysign(if millis < 0 { -1.0 } else { 1.0 });
         let offsets = self.group.clock_offsets_ms();
-        replace(&metrics.raft_clock_offset, offsets.into_iter().map(|(id, millis)| (peer(id), seconds_of(millis))));
+        replace(
+            &metrics.raft_clock_offset,
+            offsets.into_iter().map(|(id, millis)| (peer(id), seconds_of(millis))),
+        );
     }
 
     fn proposals(&self, metrics: &Metrics) {

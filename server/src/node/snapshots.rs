@@ -188,9 +188,9 @@ impl SnapshotControl for Snapshots {
         let catalog = self.catalog.clone();
         Box::pin(async move {
             let removed = blocking(move || match catalog.find(&id) {
-                Ok(entry) => std::fs::remove_dir_all(&entry.dir)
-                    .map(|()| true)
-                    .map_err(|error| SnapshotError::Io { doing: "remove", path: entry.dir.clone(), source: error }),
+                Ok(entry) => std::fs::remove_dir_all(&entry.dir).map(|()| true).map_err(|error| {
+                    SnapshotError::Io { doing: "remove", path: entry.dir.clone(), source: error }
+                }),
                 Err(SnapshotError::NotFound { .. }) => Ok(false),
                 Err(error) => Err(error),
             })

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::Instant as _;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::core::{Core, Counters, LeaderView};
@@ -387,7 +387,12 @@ impl Group {
     ///
     /// # Errors
     /// See [`MemberError`].
-    pub async fn add_peer(&self, addr: String, wants_vote: bool, expect: Option<LogId>) -> Result<(), MemberError> {
+    pub async fn add_peer(
+        &self,
+        addr: String,
+        wants_vote: bool,
+        expect: Option<LogId>,
+    ) -> Result<(), MemberError> {
         members::run(&self.core, &Verb::Add { addr, wants_vote, expect }).await
     }
 
@@ -514,7 +519,11 @@ impl Group {
             }
             if metrics.changed().await.is_err() {
                 let asked = self.core.shutdown.is_cancelled();
-                return if asked { Stopped::Shutdown } else { Stopped::Fatal("the Raft core is gone".into()) };
+                return if asked {
+                    Stopped::Shutdown
+                } else {
+                    Stopped::Fatal("the Raft core is gone".into())
+                };
             }
         }
     }

@@ -46,7 +46,9 @@ pub(super) async fn follow_leader(core: Arc<Core>) {
             if changed {
                 core.counters.leader_changes.fetch_add(1, Ordering::Relaxed);
                 match view.id {
-                    Some(id) => tracing::info!(leader = %id_text(id), addr = %view.addr, term = view.term, "leader"),
+                    Some(id) => {
+                        tracing::info!(leader = %id_text(id), addr = %view.addr, term = view.term, "leader")
+                    }
                     None => tracing::info!(term = view.term, "no leader known"),
                 }
             }
@@ -98,10 +100,14 @@ async fn leave_leadership(core: &Arc<Core>) {
 
 fn disk_problem(core: &Core) -> Option<String> {
     if let Some(problem) = core.log.stats().disk_full {
-        return Some(format!("the Raft log cannot grow: {problem}; free disk space, writes resume by themselves"));
+        return Some(format!(
+            "the Raft log cannot grow: {problem}; free disk space, writes resume by themselves"
+        ));
     }
     if let Some(problem) = core.store.disk_error() {
-        return Some(format!("the state cannot be written: {problem}; free disk space, writes resume by themselves"));
+        return Some(format!(
+            "the state cannot be written: {problem}; free disk space, writes resume by themselves"
+        ));
     }
     let limits = &core.config.limits;
     for dir in [&core.config.data, &core.config.log_dir] {
@@ -116,7 +122,8 @@ fn disk_problem(core: &Core) -> Option<String> {
             ));
         }
     }
-    let used = core.store.engine_property("rocksdb.live-sst-files-size").unwrap_or(0) + core.log.retained_bytes();
+    let used =
+        core.store.engine_property("rocksdb.live-sst-files-size").unwrap_or(0) + core.log.retained_bytes();
     (limits.disk_quota_bytes > 0 && used > limits.disk_quota_bytes).then(|| {
         format!(
             "disk quota reached: {} of {} MiB; delete keys or raise disk_quota_bytes",

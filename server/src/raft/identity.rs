@@ -39,7 +39,9 @@ pub enum IdentityError {
         problem: String,
     },
     /// The node belongs to another cluster.
-    #[error("this node belongs to cluster {have}, not to {asked}; a node never changes its cluster: use an empty data directory")]
+    #[error(
+        "this node belongs to cluster {have}, not to {asked}; a node never changes its cluster: use an empty data directory"
+    )]
     OtherCluster {
         /// Own cluster id, hex.
         have: String,
@@ -78,8 +80,8 @@ impl Identity {
         let damaged = |problem: String| IdentityError::Damaged { path: path.clone(), problem };
         match fs::read(&path) {
             Ok(bytes) => {
-                let content: Content =
-                    serde_json::from_slice(&bytes).map_err(|error| damaged(format!("not an identity: {error}")))?;
+                let content: Content = serde_json::from_slice(&bytes)
+                    .map_err(|error| damaged(format!("not an identity: {error}")))?;
                 if content.format > FORMAT {
                     return Err(damaged(format!("format {} is newer than this program", content.format)));
                 }

@@ -15,7 +15,9 @@ use tokio::sync::oneshot;
 
 use super::codec;
 use super::log::{Done, LogError, RaftLog};
-use super::types::{Entry, RaftLogId, RaftVote, TypeConfig, from_raft, to_raft, vote_from_raft, vote_to_raft};
+use super::types::{
+    Entry, RaftLogId, RaftVote, TypeConfig, from_raft, to_raft, vote_from_raft, vote_to_raft,
+};
 use crate::store::LogId;
 
 /// Bytes of entries that one append request to a follower carries, and one step of a replay.

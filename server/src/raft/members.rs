@@ -177,7 +177,9 @@ struct Stranger {
 
 async fn identify(addr: &str) -> Result<Stranger, MemberError> {
     let refused = |problem: String| {
-        MemberError::Refused(format!("no kvnode can be reached at {addr}: {problem}; check the address and that it runs"))
+        MemberError::Refused(format!(
+            "no kvnode can be reached at {addr}: {problem}; check the address and that it runs"
+        ))
     };
     let Ok(answer) = timeout(ASK_TIMEOUT, ask::ask(addr, &["RAFTIDENTITY"])).await else {
         return Err(refused(format!("no answer within {} s", ASK_TIMEOUT.as_secs())));
@@ -198,7 +200,12 @@ async fn identify(addr: &str) -> Result<Stranger, MemberError> {
     }
 }
 
-async fn add(core: &Arc<Core>, addr: &str, wants_vote: bool, expect: Option<LogId>) -> Result<(), MemberError> {
+async fn add(
+    core: &Arc<Core>,
+    addr: &str,
+    wants_vote: bool,
+    expect: Option<LogId>,
+) -> Result<(), MemberError> {
     let stranger = identify(addr).await?;
     let own = core.local.cluster_id();
     if stranger.cluster_id.is_some() && stranger.cluster_id != own {
@@ -355,10 +362,12 @@ enum Verdict {
 fn classify(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>, expect: Option<LogId>) -> Verdict {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Verdict::Final(MemberError::NoLeader),
-        RaftError::APIError(ClientWriteError::PreconditionFailed(found)) => Verdict::Final(MemberError::Stale {
-            expected: expect.map_or_else(String::new, |id| id.to_string()),
-            found: found.to_string(),
-        }),
+        RaftError::APIError(ClientWriteError::PreconditionFailed(found)) => {
+            Verdict::Final(MemberError::Stale {
+                expected: expect.map_or_else(String::new, |id| id.to_string()),
+                found: found.to_string(),
+            })
+        }
         RaftError::APIError(ClientWriteError::ChangeMembershipError(
             ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
         )) => Verdict::Retry,
@@ -443,15 +452,19 @@ async fn promote_one(core: &Arc<Core>) -> Result<(), MemberError> {
     let mut ready =
         members.nodes.iter().filter(|(id, node)| node.wants_vote && !members.is_voter(**id) && caught_up(id));
     let Some((id, node)) = ready.next() else { return Ok(()) };
-    let replaced =
-        members.voters().iter().copied().find(|voter| members.nodes.get(voter).is_some_and(|n| n.addr == node.addr));
+    let replaced = members
+        .voters()
+        .iter()
+        .copied()
+        .find(|voter| members.nodes.get(voter).is_some_and(|n| n.addr == node.addr));
     let _one_at_a_time = core.change.lock().await;
     let expect = committed_membership_id(core);
     tracing::info!(node = %id_text(*id), addr = %node.addr, replaces = ?replaced.map(id_text), "promote learner");
     match replaced {
         None => change(core, ChangeMembers::AddVoterIds(BTreeSet::from([*id])), true, expect).await,
         Some(old) => {
-            let mut voters: BTreeSet<u64> = members.voters().iter().copied().filter(|voter| *voter != old).collect();
+            let mut voters: BTreeSet<u64> =
+                members.voters().iter().copied().filter(|voter| *voter != old).collect();
             voters.insert(*id);
             change(core, ChangeMembers::ReplaceAllVoters(voters), false, expect).await
         }
@@ -484,7 +497,9 @@ pub(super) async fn join_loop(core: Arc<Core>, seeds: Vec<String>) {
                     tracing::warn!(member = %target, reply = %text, "join refused, will ask again");
                 }
                 Ok(Ok(other)) => tracing::warn!(member = %target, reply = ?other, "join not understood"),
-                Ok(Err(error)) => tracing::warn!(member = %target, %error, "member not reached, will ask again"),
+                Ok(Err(error)) => {
+                    tracing::warn!(member = %target, %error, "member not reached, will ask again")
+                }
                 Err(_) => tracing::warn!(member = %target, "member did not answer, will ask again"),
             }
         }
@@ -515,8 +530,7 @@ pub(super) async fn refresh_address(core: Arc<Core>) {
         let members = core.members.load_full();
         match members.nodes.get(&core.local.node_id) {
             Some(node) if node.addr != core.addr || node.peer_addr != core.peer_addr => {
-                let verb =
-                    Verb::Add { addr: core.addr.clone(), wants_vote: node.wants_vote, expect: None };
+                let verb = Verb::Add { addr: core.addr.clone(), wants_vote: node.wants_vote, expect: None };
                 if let Err(error) = run(&core, &verb).await {
                     tracing::warn!(%error, "new address not known to the cluster yet");
                 }

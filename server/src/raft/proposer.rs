@@ -272,7 +272,8 @@ impl Task {
     fn encode(&mut self, calls: &[Call]) -> (u64, Bytes) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        let mut out = BytesMut::with_capacity(64 + calls.iter().map(|call| call.size_bytes + 8).sum::<usize>());
+        let mut out =
+            BytesMut::with_capacity(64 + calls.iter().map(|call| call.size_bytes + 8).sum::<usize>());
         out.put_u8(ENTRY_BATCH);
         let head = BatchHead { at: self.core.log_time(), origin: self.core.resolver.origin(), sequence };
         let ops = calls.iter().flat_map(|call| &call.ops);

@@ -105,7 +105,8 @@ pub async fn start(
     }
     let position = applier.position();
     let resolver = Arc::new(Resolver::new(rand::random()));
-    let apply = ApplyHandle::spawn(applier, log.clone(), resolver.clone()).map_err(io("start the apply thread"))?;
+    let apply =
+        ApplyHandle::spawn(applier, log.clone(), resolver.clone()).map_err(io("start the apply thread"))?;
     let outgoing =
         Outgoing::new(apply.clone(), dirs.checkpoints.clone(), config.limits.checkpoint_bytes_per_second)
             .map_err(io("prepare the checkpoint directory"))?;
@@ -282,7 +283,9 @@ async fn form(core: &Arc<Core>) -> Result<(), StartError> {
         return Ok(());
     }
     if core.identity.joining() {
-        tracing::warn!("this node was told to join a cluster and was never admitted; it waits, start it with --join");
+        tracing::warn!(
+            "this node was told to join a cluster and was never admitted; it waits, start it with --join"
+        );
         return Ok(());
     }
     match core.config.formation {
@@ -290,7 +293,9 @@ async fn form(core: &Arc<Core>) -> Result<(), StartError> {
             let id = found(core, None).await.map_err(|error| StartError::Raft(error.to_string()))?;
             tracing::info!(cluster_id = %id_text(id), "founded a one-node cluster");
         }
-        Formation::Wait => tracing::info!("not part of a cluster; waiting to be told over the admin API or RAFTADDPEER"),
+        Formation::Wait => {
+            tracing::info!("not part of a cluster; waiting to be told over the admin API or RAFTADDPEER")
+        }
     }
     Ok(())
 }

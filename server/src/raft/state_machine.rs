@@ -129,7 +129,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         let position = self.apply.install(dir).await.map_err(io_error)?;
         if position.0 != meta.last_log_id.as_ref().map(from_raft) {
-            return Err(io::Error::other("the installed checkpoint is not at the position it was announced for"));
+            return Err(io::Error::other(
+                "the installed checkpoint is not at the position it was announced for",
+            ));
         }
         self.position = position.clone();
         *self.reported.lock() = position;

@@ -116,6 +116,9 @@ impl Members {
     }
 }
 
-pub(super) fn stored_membership(log_id: Option<LogId>, members: &Members) -> Result<RaftStoredMembership, String> {
+pub(super) fn stored_membership(
+    log_id: Option<LogId>,
+    members: &Members,
+) -> Result<RaftStoredMembership, String> {
     Ok(StoredMembership::new(log_id.map(to_raft), members.to_raft()?))
 }

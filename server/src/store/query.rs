@@ -48,7 +48,8 @@ pub(crate) fn answer(live: &Arc<Live>, databases: u8, query: &Query) -> Result<A
         Query::MGet { db, keys, size_bytes_max } => {
             let mut page = Values { values: Vec::new(), left: *size_bytes_max };
             if let [key] = &keys[..] {
-                let fits = with_key(live, databases, *db, key, |found| page.push(found.map(|(_, value)| value)))?;
+                let fits =
+                    with_key(live, databases, *db, key, |found| page.push(found.map(|(_, value)| value)))?;
                 return Ok(if fits { Answer::Values(page.values) } else { Answer::TooLarge });
             }
             let point = Point::new(live, databases)?;

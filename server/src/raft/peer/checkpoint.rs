@@ -370,7 +370,8 @@ impl Incoming {
         let mut current = self.current.lock();
         let held = current.as_mut().filter(|held| held.from == from);
         let held = held.ok_or_else(|| TransferError::Protocol("no checkpoint was begun".into()))?;
-        let (Some((name, size)), Some(progress)) = (held.begin.files.get(number), held.progress.get_mut(number))
+        let (Some((name, size)), Some(progress)) =
+            (held.begin.files.get(number), held.progress.get_mut(number))
         else {
             return Err(TransferError::Protocol(format!("file number {number} was not announced")));
         };
@@ -379,15 +380,20 @@ impl Incoming {
             return Err(TransferError::Protocol(text));
         }
         let path = self.dir.join(name);
-        let mut file = fs::OpenOptions::new().create(true).append(false).write(true).truncate(false).open(&path);
-        let file = file.as_mut().map_err(|e| TransferError::Io { path: path.clone(), error: e.kind().into() })?;
+        let mut file =
+            fs::OpenOptions::new().create(true).append(false).write(true).truncate(false).open(&path);
+        let file =
+            file.as_mut().map_err(|e| TransferError::Io { path: path.clone(), error: e.kind().into() })?;
         file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(&bytes)).map_err(io_at(&path))?;
         progress.0 += bytes.len() as u64;
         progress.1 = crc32c::crc32c_append(progress.1, &bytes);
         self.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if last {
             if progress.0 != *size || progress.1 != crc {
-                let text = format!("{name}: {} of {size} bytes, checksum {:08x} for {crc:08x}", progress.0, progress.1);
+                let text = format!(
+                    "{name}: {} of {size} bytes, checksum {:08x} for {crc:08x}",
+                    progress.0, progress.1
+                );
                 *progress = (0, 0, false);
                 return Err(TransferError::Protocol(text));
             }
@@ -398,7 +404,11 @@ impl Incoming {
     }
 
     /// Handles END: takes the complete checkpoint out. Blocking.
-    pub(in crate::raft) fn end(&self, from: u64, body: Bytes) -> Result<(Vote, Begin, PathBuf), TransferError> {
+    pub(in crate::raft) fn end(
+        &self,
+        from: u64,
+        body: Bytes,
+    ) -> Result<(Vote, Begin, PathBuf), TransferError> {
         let vote = Reader::new("checkpoint end", body).vote()?;
         let mut current = self.current.lock();
         let held = current.take().filter(|held| held.from == from);

@@ -22,8 +22,8 @@ use super::super::members;
 use super::super::reader::leader_read_index;
 use super::super::state_machine::Checkpoint;
 use super::super::types::{
-    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, TypeConfig, stored_membership, to_raft, vote_from_raft,
-    vote_to_raft,
+    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, TypeConfig, stored_membership, to_raft,
+    vote_from_raft, vote_to_raft,
 };
 use super::client::id_text;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
@@ -126,7 +126,11 @@ fn welcome(core: &Core, frame: Frame) -> Result<Hello, String> {
         ));
     }
     if hello.to != core.local.node_id {
-        return Err(format!("node {} is at this address, not {}", id_text(core.local.node_id), id_text(hello.to)));
+        return Err(format!(
+            "node {} is at this address, not {}",
+            id_text(core.local.node_id),
+            id_text(hello.to)
+        ));
     }
     match core.local.cluster_id() {
         Some(own) if own != hello.cluster_id => {
@@ -228,7 +232,12 @@ impl Peer {
             Ok(TransferLeaderRequest::new(vote, to, last))
         };
         self.core.suspend_lease();
-        self.core.raft.handle_transfer_leader(decode(body).map_err(text)?).await.map_err(text)?.map_err(text)?;
+        self.core
+            .raft
+            .handle_transfer_leader(decode(body).map_err(text)?)
+            .await
+            .map_err(text)?
+            .map_err(text)?;
         Ok(Bytes::new())
     }
 
@@ -264,8 +273,7 @@ impl Peer {
         store_codec::encode_batch(head, batch.ops.iter(), &mut out);
         let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
         let leader = LeaderId { term: forward.term, node_id: forward.leader };
-        let sent =
-            core.raft.write(EntryData(out.freeze())).with_leader(leader).responder(responder).await;
+        let sent = core.raft.write(EntryData(out.freeze())).with_leader(leader).responder(responder).await;
         if sent.is_err() {
             return done(Forwarded::Unknown);
         }
@@ -287,7 +295,10 @@ impl Peer {
     async fn checkpoint_begin(self, body: Bytes) -> Result<Bytes, String> {
         let from = self.from;
         let incoming = self.core.incoming.clone();
-        spawn_blocking(move || incoming.counted(incoming.begin(from, body))).await.map_err(text)?.map_err(text)
+        spawn_blocking(move || incoming.counted(incoming.begin(from, body)))
+            .await
+            .map_err(text)?
+            .map_err(text)
     }
 
     /// Chunks are written one after another, in the order of arrival.
@@ -305,8 +316,10 @@ impl Peer {
     async fn checkpoint_end(self, body: Bytes) -> Result<Bytes, String> {
         let from = self.from;
         let incoming = self.core.incoming.clone();
-        let (vote, begin, dir) =
-            spawn_blocking(move || incoming.counted(incoming.end(from, body))).await.map_err(text)?.map_err(text)?;
+        let (vote, begin, dir) = spawn_blocking(move || incoming.counted(incoming.end(from, body)))
+            .await
+            .map_err(text)?
+            .map_err(text)?;
         let (membership_id, members) = match begin.membership {
             Some((id, bytes)) => (Some(id), codec::decode_members(bytes).map_err(text)?),
             None => (None, Members::default()),
