@@ -230,9 +230,9 @@ pub struct Limits {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(60),
-            election_timeout_min: Duration::from_millis(350),
-            election_timeout_max: Duration::from_millis(600),
+            heartbeat: Duration::from_millis(50),
+            election_timeout_min: Duration::from_millis(200),
+            election_timeout_max: Duration::from_millis(350),
             hold_without_leader: Duration::from_secs(5),
         }
     }

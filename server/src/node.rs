@@ -15,6 +15,7 @@ mod snapshots;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -64,6 +65,9 @@ pub struct Ready {
 pub struct Node {
     group: Group,
     dispatcher: Arc<Dispatcher<Group>>,
+    snapshots: Snapshots,
+    config: Arc<Config>,
+    net_stats: Arc<net::Stats>,
     ready: Ready,
     shutdown: CancellationToken,
     fatal: Arc<Mutex<Option<String>>>,
@@ -191,6 +195,7 @@ impl Node {
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let lock = lock::DirLock::take(&config.data)?;
+        raft::format(&config).map_err(start_error)?;
         look_at_disk(&config)?;
         let (clients, addr) = bind(config.addr, "addr").await?;
         let (peers, peer_addr) = bind(config.peer_addr, "peer-addr").await?;
@@ -223,14 +228,27 @@ impl Node {
             snapshots: snapshots.clone(),
         }));
         let admin_max = config.limits.http_connections_max;
-        let admin = Admin::new(control, Arc::new(snapshots), metrics, admin_max, tasks.admin_stop.clone());
+        let admin =
+            Admin::new(control, Arc::new(snapshots.clone()), metrics, admin_max, tasks.admin_stop.clone());
         tasks.admin.spawn(admin::serve(http, admin, ServeLimits::new(admin_max)));
         let stop = tasks.clients_stop.clone();
-        let listener = net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats, stop);
+        let listener =
+            net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats.clone(), stop);
         tasks.clients.spawn(listener.run(DRAIN));
         let node_id = format!("{:016x}", group.node_id());
         let ready = Ready { addr, peer_addr, http_addr, node_id, pid: std::process::id() };
-        Ok(Self { group, dispatcher, ready, shutdown, fatal, tasks, _lock: lock })
+        Ok(Self {
+            group,
+            dispatcher,
+            snapshots,
+            config,
+            net_stats,
+            ready,
+            shutdown,
+            fatal,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -249,6 +267,23 @@ impl Node {
     #[must_use]
     pub fn dispatcher(&self) -> &Arc<Dispatcher<Group>> {
         &self.dispatcher
+    }
+
+    /// The writer of snapshots.
+    #[must_use]
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// What it was told.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The next client id; clients on sockets and in this process are counted together.
+    pub(crate) fn next_client_id(&self) -> u64 {
+        self.net_stats.accepted.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Serves until `shutdown` is cancelled, then stops in order.

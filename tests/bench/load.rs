@@ -17,6 +17,8 @@ use crate::cells::{Cell, Operation, key};
 pub(crate) struct Measured {
     /// Requests answered.
     pub(crate) requests: u64,
+    /// Requests refused under load; not among the answered ones.
+    pub(crate) refused: u64,
     /// Time it took.
     pub(crate) elapsed: Duration,
     /// Microseconds per pipeline.
@@ -42,7 +44,7 @@ pub(crate) async fn run(addr: &str, cell: Cell, keys: usize, time: Duration) -> 
     for (seed, stream) in streams.into_iter().enumerate() {
         clients.spawn(client(stream, cell, keys, end, seed as u64));
     }
-    let mut measured = Measured { requests: 0, elapsed: Duration::ZERO, latency_us: histogram() };
+    let mut measured = Measured { requests: 0, refused: 0, elapsed: Duration::ZERO, latency_us: histogram() };
     while let Some(done) = clients.join_next().await {
         let (requests, latency_us) = done??;
         measured.requests += requests;

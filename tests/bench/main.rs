@@ -40,8 +40,10 @@ async fn main() -> Result<()> {
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let only = arguments.iter().find_map(|argument| argument.strip_prefix("--only=")).map(str::to_owned);
     let plan = if quick { QUICK } else { FULL };
-    let systems: Vec<systems::Kind> =
-        systems::available().into_iter().filter(|kind| only.as_deref().is_none_or(|o| kind.name().contains(o))).collect();
+    let systems: Vec<systems::Kind> = systems::available()
+        .into_iter()
+        .filter(|kind| only.as_deref().is_none_or(|o| kind.name().contains(o)))
+        .collect();
     let mut results = table::Results::default();
     for round in 0..plan.rounds {
         for turn in 0..systems.len() {

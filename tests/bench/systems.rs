@@ -11,11 +11,11 @@ use kvnode_tests::resp;
 use kvnode_tests::tool;
 use rustix::process::Pid;
 
+use crate::Plan;
 use crate::cells::{self, key};
 use crate::etcd::{self, Etcd};
 use crate::load;
 use crate::table::Results;
-use crate::Plan;
 
 /// One column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,7 +89,7 @@ impl System {
 
     fn pids(&self) -> Result<Vec<Pid>> {
         match self {
-            System::Ours(cluster) => cluster.nodes.iter().map(|node| node.pid()).collect(),
+            System::Ours(cluster) => cluster.nodes.iter().map(kvnode_tests::node::Node::pid).collect(),
             System::Redis(redis) => Ok(vec![redis.pid()?]),
             System::Etcd(etcd) => etcd.pids(),
         }
@@ -105,7 +105,11 @@ pub(crate) async fn measure(kind: Kind, plan: Plan, results: &mut Results) -> Re
     let mut system = System::start(kind).await?;
     let addr = system.leader().await?;
     let is_etcd = matches!(system, System::Etcd(_));
-    if is_etcd { etcd::preload(&addr, plan.keys).await? } else { load::preload(&addr, plan.keys).await? }
+    if is_etcd {
+        etcd::preload(&addr, plan.keys).await?;
+    } else {
+        load::preload(&addr, plan.keys).await?;
+    }
     for cell in cells::all() {
         // The leader may have moved; asking costs nothing.
         let addr = system.leader().await?;
@@ -116,6 +120,9 @@ pub(crate) async fn measure(kind: Kind, plan: Plan, results: &mut Results) -> Re
             load::run(&addr, cell, plan.keys, plan.cell).await
         };
         let measured = measured.with_context(|| format!("{}: {cell}", kind.name()))?;
+        if measured.refused > 0 {
+            eprintln!("{}: {cell}: {} requests refused", kind.name(), measured.refused);
+        }
         results.add(kind, cell, &measured, system.cpu_seconds()? - before);
     }
     if let Some(rate) = bulk_load(&mut system, plan.bulk).await? {

@@ -78,8 +78,10 @@ pub(crate) fn markdown(results: &Results, systems: &[Kind], plan: Plan, command:
         RATIOS.into_iter().filter(|(a, b)| systems.contains(a) && systems.contains(b)).collect();
     throughput(&mut out, results, systems, &ratios);
     detail(&mut out, "p50 / p99 of a pipeline, ms", systems, |kind, cell| {
-        let (p50, p99) =
-            (results.median(kind, cell, |sample| sample.p50_ms)?, results.median(kind, cell, |sample| sample.p99_ms)?);
+        let (p50, p99) = (
+            results.median(kind, cell, |sample| sample.p50_ms)?,
+            results.median(kind, cell, |sample| sample.p99_ms)?,
+        );
         Some(format!("{p50:.2} / {p99:.1}"))
     });
     detail(&mut out, "CPU seconds of all server processes per 100,000 requests", systems, |kind, cell| {
@@ -90,7 +92,9 @@ pub(crate) fn markdown(results: &Results, systems: &[Kind], plan: Plan, command:
             values.iter().map(|(kind, v)| format!("{} {}", kind.name(), unit(median(v.clone())))).collect();
         let _ = writeln!(out, "{title}: {}.\n", text.join(", "));
     };
-    line("Bulk load by `redis-cli --pipe`, 16 B keys, 64 B values", &results.bulk, |v| format!("{:.1} k/s", v / 1000.0));
+    line("Bulk load by `redis-cli --pipe`, 16 B keys, 64 B values", &results.bulk, |v| {
+        format!("{:.1} k/s", v / 1000.0)
+    });
     line("kill -9 of all processes to the first answer", &results.restart, |v| format!("{v:.2} s"));
     out
 }
@@ -120,12 +124,7 @@ fn throughput(out: &mut String, results: &Results, systems: &[Kind], ratios: &[(
     out.push('\n');
 }
 
-fn detail(
-    out: &mut String,
-    title: &str,
-    systems: &[Kind],
-    text: impl Fn(Kind, Cell) -> Option<String>,
-) {
+fn detail(out: &mut String, title: &str, systems: &[Kind], text: impl Fn(Kind, Cell) -> Option<String>) {
     let _ = writeln!(out, "{title}\n");
     head(out, systems, &[]);
     for cell in cells::all() {

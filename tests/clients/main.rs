@@ -45,7 +45,8 @@ fn node_modules() -> Result<Option<PathBuf>> {
     let _one = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let (Some(node), Some(npm)) = (tool::need("node"), tool::need("npm")) else { return Ok(None) };
     let version = run(Command::new(node).arg("--version"))?;
-    let major: u32 = version.trim_start_matches('v').split('.').next().and_then(|n| n.parse().ok()).context("node")?;
+    let major: u32 =
+        version.trim_start_matches('v').split('.').next().and_then(|n| n.parse().ok()).context("node")?;
     if major < MAJOR_MIN {
         tool::skip(&format!("ioredis 6 and node-redis 6 need node {MAJOR_MIN}, this is {}", version.trim()));
         return Ok(None);
@@ -141,7 +142,8 @@ fn the_redis_crate_in_both_protocols() {
                 let client = redis::Client::open(format!("redis://{}/{suffix}", node.addr()))?;
                 let mut connection = client.get_multiplexed_async_connection().await?;
                 let () = redis::cmd("FLUSHALL").query_async(&mut connection).await?;
-                let () = redis::cmd("SET").arg("k").arg(&b"\0\r\n\xff"[..]).query_async(&mut connection).await?;
+                let () =
+                    redis::cmd("SET").arg("k").arg(&b"\0\r\n\xff"[..]).query_async(&mut connection).await?;
                 let value: Vec<u8> = redis::cmd("GET").arg("k").query_async(&mut connection).await?;
                 ensure!(value == b"\0\r\n\xff");
                 let mut pipe = redis::pipe();
@@ -164,7 +166,8 @@ fn the_redis_crate_in_both_protocols() {
                     }
                 }
                 ensure!(found.len() == 1000, "{} keys scanned", found.len());
-                let deleted: i64 = redis::cmd("DEL").arg("k").arg("missing").query_async(&mut connection).await?;
+                let deleted: i64 =
+                    redis::cmd("DEL").arg("k").arg("missing").query_async(&mut connection).await?;
                 ensure!(deleted == 1);
                 let mut manager = client.get_connection_manager().await?;
                 let pong: String = redis::cmd("PING").query_async(&mut manager).await?;
@@ -224,7 +227,10 @@ fn redis_cli_interactive_reads_the_command_table() {
         let line = format!("printf 'SET k v\\nGET k\\nKEYS *\\nquit\\n' | redis-cli -h {host} -p {port}");
         command.args(["-c", &line]);
         let printed = tokio::task::spawn_blocking(move || run(&mut command)).await??;
-        ensure!(printed.lines().collect::<Vec<_>>() == ["OK", "v", "k", "OK"] || printed.starts_with("OK\nv\nk"), "{printed}");
+        ensure!(
+            printed.lines().collect::<Vec<_>>() == ["OK", "v", "k", "OK"] || printed.starts_with("OK\nv\nk"),
+            "{printed}"
+        );
         Ok(())
     });
 }
@@ -237,7 +243,16 @@ fn redis_benchmark_runs_with_and_without_pipelines() {
             for pipeline in ["1", "16"] {
                 let (host, port) = host_and_port(node.addr())?;
                 let mut command = Command::new(&program);
-                command.args(["-h", host, "-p", port, "-t", "set,get,mset,ping_inline,ping_mbulk", "-n", "2000"]);
+                command.args([
+                    "-h",
+                    host,
+                    "-p",
+                    port,
+                    "-t",
+                    "set,get,mset,ping_inline,ping_mbulk",
+                    "-n",
+                    "2000",
+                ]);
                 command.args(["-c", "20", "-r", "1000", "-P", pipeline, "--csv"]);
                 let printed = tokio::task::spawn_blocking(move || run(&mut command)).await??;
                 for test in ["SET", "GET", "MSET", "PING_INLINE"] {

@@ -52,7 +52,10 @@ fn parse(text: &str) -> Result<Vec<Step>> {
             continue;
         }
         if let Some(reply) = line.strip_prefix("< ") {
-            let step = steps.last_mut().filter(|step| step.compare == Compare::Ours).context("`<` without `>ours`")?;
+            let step = steps
+                .last_mut()
+                .filter(|step| step.compare == Compare::Ours)
+                .context("`<` without `>ours`")?;
             step.expected = Some(reply.to_owned());
             continue;
         }
@@ -67,7 +70,11 @@ fn parse(text: &str) -> Result<Vec<Step>> {
         };
         let words = split(command).with_context(|| format!("line {number}"))?;
         let mut bytes = Vec::new();
-        if compare == Compare::Raw { bytes.clone_from(&words[0]) } else { resp::encode(&words, &mut bytes) }
+        if compare == Compare::Raw {
+            bytes.clone_from(&words[0]);
+        } else {
+            resp::encode(&words, &mut bytes);
+        }
         steps.push(Step { line: number, compare, bytes, shown: command.to_owned(), expected: None });
     }
     Ok(steps)
@@ -86,16 +93,18 @@ fn split(line: &str) -> Result<Vec<Vec<u8>>> {
             loop {
                 match rest.next().context("unbalanced quotes")? {
                     byte if byte == first => break,
-                    b'\\' if first == b'"' => word.push(match rest.next().context("end after a backslash")? {
-                        b'n' => b'\n',
-                        b'r' => b'\r',
-                        b't' => b'\t',
-                        b'x' => {
-                            let digits = [rest.next().context("\\x")?, rest.next().context("\\x")?];
-                            u8::from_str_radix(std::str::from_utf8(&digits)?, 16)?
-                        }
-                        other => other,
-                    }),
+                    b'\\' if first == b'"' => {
+                        word.push(match rest.next().context("end after a backslash")? {
+                            b'n' => b'\n',
+                            b'r' => b'\r',
+                            b't' => b'\t',
+                            b'x' => {
+                                let digits = [rest.next().context("\\x")?, rest.next().context("\\x")?];
+                                u8::from_str_radix(std::str::from_utf8(&digits)?, 16)?
+                            }
+                            other => other,
+                        })
+                    }
                     byte => word.push(byte),
                 }
             }
@@ -141,7 +150,8 @@ async fn play(script: &Path, resp3: bool, ours: &str, redis: &str) -> Result<Vec
     }
     let mut wrong = Vec::new();
     for step in &steps {
-        let place = format!("{}:{} RESP{}: {}", script.display(), step.line, if resp3 { 3 } else { 2 }, step.shown);
+        let place =
+            format!("{}:{} RESP{}: {}", script.display(), step.line, if resp3 { 3 } else { 2 }, step.shown);
         let mine = ask(&mut ours, step).await.with_context(|| place.clone())?;
         if let Some(expected) = &step.expected {
             let shown = format!("{:?}", mine.1);
@@ -194,7 +204,9 @@ fn a_follower_of_three_answers_as_redis() {
 #[test]
 fn the_runner_finds_no_difference_between_two_equal_servers() {
     run(async {
-        let (Some(one), Some(two)) = (Redis::start(&[]).await?, Redis::start(&[]).await?) else { return Ok(()) };
+        let (Some(one), Some(two)) = (Redis::start(&[]).await?, Redis::start(&[]).await?) else {
+            return Ok(());
+        };
         for script in scripts() {
             for resp3 in [false, true] {
                 let wrong = play(&script, resp3, &one.addr, &two.addr).await.map(|all| {

@@ -2,6 +2,7 @@
 //!
 //! Without a terminal it plays one kill by itself and prints the result: the view's own test.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -66,7 +67,8 @@ fn addrs(cluster: &Cluster) -> Vec<String> {
 async fn kill_leader(cluster: &mut Cluster) -> Result<String> {
     cluster.leader_client().await?.ok("FLUSHALL").await?;
     let leader = cluster.leader().await?;
-    let survivors: Vec<String> = cluster.followers().await?.iter().map(|&n| cluster.nodes[n].addr().to_owned()).collect();
+    let survivors: Vec<String> =
+        cluster.followers().await?.iter().map(|&n| cluster.nodes[n].addr().to_owned()).collect();
     let writer = Writer::start(survivors);
     writer.progress(500).await?;
     cluster.nodes[leader].kill()?;
@@ -100,9 +102,9 @@ async fn draw(cluster: &mut Cluster, count: u64, rate: f64, note: &str) -> Resul
             }
             Err(_) => "down".to_owned(),
         };
-        screen.push_str(&format!("  node {}  {addr:<22} {line}\r\n", index + 1));
+        let _ = write!(screen, "  node {}  {addr:<22} {line}\r\n", index + 1);
     }
-    screen.push_str(&format!("\r\n  {count} writes acknowledged, {rate:.0} per second\r\n\r\n  {note}\r\n"));
+    let _ = write!(screen, "\r\n  {count} writes acknowledged, {rate:.0} per second\r\n\r\n  {note}\r\n");
     screen.push_str("\r\n  k  kill -9 the leader      q  quit\r\n");
     let mut out = std::io::stdout();
     out.write_all(screen.as_bytes())?;

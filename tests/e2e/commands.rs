@@ -118,14 +118,18 @@ fn raft_commands_tell_the_state() {
             let mut client = cluster.nodes[index].client().await?;
             ensure!(client.text("RAFTLEADER").await?.as_deref() == Some(addr.as_str()));
             let state = client.text("RAFTSTATE").await?;
-            ensure!(state.as_deref() == Some(if index == leader { "Leader" } else { "Follower" }), "{state:?}");
-            let names: Vec<String> = client.run("RAFTSTATS").await?.texts().iter().step_by(2).cloned().collect();
+            ensure!(
+                state.as_deref() == Some(if index == leader { "Leader" } else { "Follower" }),
+                "{state:?}"
+            );
+            let names: Vec<String> =
+                client.run("RAFTSTATS").await?.texts().iter().step_by(2).cloned().collect();
             for name in ["applied_index", "commit_index", "last_log_index", "num_peers", "state", "term"] {
                 ensure!(names.iter().any(|n| n == name), "RAFTSTATS lacks {name}: {names:?}");
             }
         }
         let peers = cluster.peers(leader).await?;
-        let addrs: Vec<&str> = cluster.nodes.iter().map(|node| node.addr()).collect();
+        let addrs: Vec<&str> = cluster.nodes.iter().map(kvnode_tests::node::Node::addr).collect();
         ensure!(addrs.iter().all(|addr| peers.contains_key(*addr)), "{peers:?} against {addrs:?}");
         Ok(())
     });

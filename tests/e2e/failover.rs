@@ -29,7 +29,11 @@ fn killing_the_leader_loses_no_acknowledged_write() {
             cluster.nodes[leader].kill()?;
             writer.progress(200).await?;
             let report = writer.stop().await?;
-            println!("round {round}: longest gap {:?}, 200 writes after {:?}", report.longest_gap, killed.elapsed());
+            println!(
+                "round {round}: longest gap {:?}, 200 writes after {:?}",
+                report.longest_gap,
+                killed.elapsed()
+            );
             ensure!(report.longest_gap < FAILOVER_MAX, "no write for {:?}", report.longest_gap);
             report.verify(&mut cluster.leader_client().await?).await?;
             cluster.nodes[leader].start().await?;
@@ -70,12 +74,13 @@ fn a_paused_leader_serves_nothing_stale_when_it_wakes() {
             let mut stale = cluster.nodes[leader].client().await?;
             stale.ok(&format!("SET k old{round}")).await?;
             cluster.nodes[leader].pause()?;
-            stale.send(b"GET k\r\n").await?;
             let elected = cluster.leader_among(&others).await;
             let written = match elected {
                 Ok(new) => cluster.nodes[new].client().await?.ok(&format!("SET k new{round}")).await,
                 Err(error) => Err(error),
             };
+            // Asked after the new write was acknowledged: the old value would be a stale read.
+            stale.send(b"GET k\r\n").await?;
             cluster.nodes[leader].resume()?;
             written?;
             let reply = stale.receive().await?;

@@ -59,7 +59,7 @@ fn a_refused_join_never_founds_a_second_cluster() {
         // It cannot join. Whether it is killed early or late, with or without --join, it must never lead by itself.
         let data = cluster.nodes[0].data.clone();
         eventually("the data directory is formatted", SOON, async || {
-            Ok(std::fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_some()).then_some(()))
+            Ok(data.join("identity.json").exists().then_some(()))
         })
         .await?;
         cluster.nodes[0].kill()?;
@@ -96,8 +96,10 @@ fn formation_wait_stays_unformed_until_told() {
         cluster.nodes[2].client().await?.ok("SET k v").await?;
         for node in &cluster.nodes {
             let http_addr = node.http().to_owned();
-            eventually("ready", SOON, async || Ok((http::get(&http_addr, "/readyz").await?.status == 200).then_some(())))
-                .await?;
+            eventually("ready", SOON, async || {
+                Ok((http::get(&http_addr, "/readyz").await?.status == 200).then_some(()))
+            })
+            .await?;
         }
         Ok(())
     });

@@ -17,7 +17,10 @@ impl SmallDisk {
     /// `None` after the loud line if we may not mount.
     fn mount(at: &Path, size: &str) -> Result<Option<Self>> {
         std::fs::create_dir_all(at)?;
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).output();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(at)
+            .output();
         match mount {
             Ok(output) if output.status.success() => Ok(Some(Self(at.to_owned()))),
             _ => {
@@ -58,7 +61,10 @@ async fn fill_and_recover(cluster: &mut Cluster, disk: &Path) -> Result<()> {
     // Somebody else takes the space: all but a little.
     let filler = disk.join("filler");
     let free = free_bytes(disk)?;
-    let status = Command::new("fallocate").args(["-l", &free.saturating_sub(1 << 20).to_string()]).arg(&filler).status();
+    let status = Command::new("fallocate")
+        .args(["-l", &free.saturating_sub(1 << 20).to_string()])
+        .arg(&filler)
+        .status();
     ensure!(status.is_ok_and(|status| status.success()), "fallocate");
 
     let value = "x".repeat(64 << 10);

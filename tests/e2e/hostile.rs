@@ -12,7 +12,8 @@ use rand::{Rng, SeedableRng};
 
 /// Resident memory of the first node in MiB.
 fn resident_mib(cluster: &Cluster) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.nodes[0].pid()?.as_raw_nonzero()))?;
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", cluster.nodes[0].pid()?.as_raw_nonzero()))?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("VmRSS")?;
     let kib: u64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
     Ok(kib / 1024)

@@ -8,8 +8,9 @@ use kvnode_tests::writer::Writer;
 
 async fn fill(cluster: &mut Cluster, count: usize) -> Result<()> {
     let mut client = cluster.leader_client().await?;
-    let sets: Vec<Vec<String>> =
-        (0..count).map(|n| vec!["SET".into(), format!("key:{n}"), format!("{n}:{}", "x".repeat(100))]).collect();
+    let sets: Vec<Vec<String>> = (0..count)
+        .map(|n| vec!["SET".into(), format!("key:{n}"), format!("{n}:{}", "x".repeat(100))])
+        .collect();
     for reply in client.pipeline(&sets).await? {
         ensure!(reply.is_ok(), "{reply:?}");
     }
@@ -52,7 +53,10 @@ fn a_learner_joins_after_the_whole_log_was_purged() {
         ensure!(cluster.same_content().await?.len() == 5000);
         let leader = cluster.leader().await?;
         cluster.nodes[leader].kill()?;
-        ensure!(cluster.leader_client().await?.int("DBSIZE").await? == 5000, "the joined nodes hold everything");
+        ensure!(
+            cluster.leader_client().await?.int("DBSIZE").await? == 5000,
+            "the joined nodes hold everything"
+        );
         Ok(())
     });
 }
@@ -113,7 +117,12 @@ fn a_transfer_under_load_fails_no_command() {
         }
         for (index, writer) in writers.into_iter().enumerate() {
             let report = writer.stop().await?;
-            println!("node {}: {} writes, longest gap {:?}", index + 1, report.acknowledged.len(), report.longest_gap);
+            println!(
+                "node {}: {} writes, longest gap {:?}",
+                index + 1,
+                report.acknowledged.len(),
+                report.longest_gap
+            );
             report.without_failure().with_context(|| format!("node {}", index + 1))?;
         }
         Ok(())
@@ -124,7 +133,8 @@ fn a_transfer_under_load_fails_no_command() {
 fn garbage_addresses_are_refused_without_harm() {
     scenario(1, &[], async |cluster| {
         let mut client = cluster.leader_client().await?;
-        for bad in ["no-such-host", "no-such-host.invalid:4920", "127.0.0.1:1", "127.0.0.1:99999", ":", "x:y"] {
+        for bad in ["no-such-host", "no-such-host.invalid:4920", "127.0.0.1:1", "127.0.0.1:99999", ":", "x:y"]
+        {
             let reply = client.run(&format!("RAFTADDPEER {bad}")).await?;
             ensure!(reply.as_error().is_some(), "RAFTADDPEER {bad}: {reply:?}");
             client.ok("SET still served").await?;

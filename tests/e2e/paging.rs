@@ -46,14 +46,22 @@ fn keys_options_follow_the_ancestor_and_plain_keys_redis() {
         let mut client = cluster.leader_client().await?;
         fill(&mut client).await?;
         ensure!(client.run("KEYS *").await?.items().len() == COUNT, "a plain KEYS returns every key");
-        ensure!(client.run("KEYS key:0000? LIMIT 3").await?.texts() == ["key:00000", "key:00001", "key:00002"]);
+        ensure!(
+            client.run("KEYS key:0000? LIMIT 3").await?.texts() == ["key:00000", "key:00001", "key:00002"]
+        );
         ensure!(client.run("KEYS * DESC").await?.items().len() == 500, "the paging tool's default limit");
         ensure!(client.run("KEYS * LIMIT 0").await?.items().is_empty());
         let pairs = client.run("keys * withvalues limit 2 desc pivot key:00002").await?.texts();
         ensure!(pairs == ["key:00001", "v", "key:00000", "v"], "{pairs:?}");
-        ensure!(client.run("KEYS key:00003").await?.texts() == ["key:00003"], "a pattern without wildcard matches");
+        ensure!(
+            client.run("KEYS key:00003").await?.texts() == ["key:00003"],
+            "a pattern without wildcard matches"
+        );
         client.ok("SET key v").await?;
-        ensure!(client.run("KEYS key* PIVOT a LIMIT 1").await?.texts() == ["key"], "a pivot below the range loses nothing");
+        ensure!(
+            client.run("KEYS key* PIVOT a LIMIT 1").await?.texts() == ["key"],
+            "a pivot below the range loses nothing"
+        );
         for bad in ["KEYS * LIMIT -1", "KEYS * LIMIT 1.5", "KEYS * NOSUCH", "KEYS * LIMIT", "KEYS * PIVOT"] {
             let reply = client.run(bad).await?;
             ensure!(reply.as_error() == Some("ERR syntax error"), "{bad}: {reply:?}");

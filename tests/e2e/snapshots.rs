@@ -21,12 +21,17 @@ fn newest(data: &Path) -> Result<PathBuf> {
         found.push(entry?.path());
     }
     ensure!(found.iter().all(|path| path.extension().is_none()), "unfinished ones left: {found:?}");
-    found.sort();
+    // `<term>-<index>-<unix ms>`: numbers, not text.
+    let order = |path: &PathBuf| -> Vec<u64> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.split('-').filter_map(|part| part.parse().ok()).collect()
+    };
+    found.sort_by_key(order);
     found.pop().context("no snapshot")
 }
 
 fn ancestor_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/ancestor-snapshot")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/src/snapshot/testdata/ancestor")
 }
 
 fn ancestor_content() -> Result<Content> {
@@ -64,7 +69,13 @@ async fn pipe_into(cluster: &Cluster, index: usize, file: &Path) -> Result<Strin
 async fn fill(cluster: &mut Cluster, count: usize) -> Result<()> {
     let mut client = cluster.leader_client().await?;
     let sets: Vec<Vec<Vec<u8>>> = (0..count)
-        .map(|n| vec![b"SET".to_vec(), format!("key:{n}\r\n").into_bytes(), vec![u8::try_from(n % 256).unwrap_or(0); n % 300]])
+        .map(|n| {
+            vec![
+                b"SET".to_vec(),
+                format!("key:{n}\r\n").into_bytes(),
+                vec![u8::try_from(n % 256).unwrap_or(0); n % 300],
+            ]
+        })
         .collect();
     for reply in client.pipeline(&sets).await? {
         ensure!(reply.is_ok(), "{reply:?}");
@@ -123,7 +134,10 @@ fn the_ancestors_snapshot_goes_through_the_pipe() {
     scenario(3, &[], async |cluster| {
         let printed = pipe_into(cluster, 0, &ancestor_dir().join("state.bin")).await?;
         ensure!(printed.contains("errors: 0, replies: 960"), "{printed}");
-        ensure!(cluster.same_content().await? == ancestor_content()?, "the content differs from the ancestor's");
+        ensure!(
+            cluster.same_content().await? == ancestor_content()?,
+            "the content differs from the ancestor's"
+        );
         Ok(())
     });
 }
@@ -134,7 +148,10 @@ fn the_ancestors_snapshot_founds_a_new_cluster() {
     scenario(0, &["--restore", &state], async |cluster| {
         cluster.add(None).await?;
         cluster.await_voters(1).await?;
-        ensure!(cluster.same_content().await? == ancestor_content()?, "the content differs from the ancestor's");
+        ensure!(
+            cluster.same_content().await? == ancestor_content()?,
+            "the content differs from the ancestor's"
+        );
         Ok(())
     });
 }
@@ -154,7 +171,11 @@ fn a_damaged_snapshot_prints_nothing_and_fails_but_can_be_salvaged() {
                 fs::write(&file, bytes)?;
                 let parse = Command::new(binary::server()).arg("--parse-snapshot").arg(&file).output()?;
                 ensure!(parse.status.code().is_some_and(|code| code != 0), "{name}: {}", parse.status);
-                ensure!(parse.stdout.is_empty(), "{name}: {} bytes printed before the check", parse.stdout.len());
+                ensure!(
+                    parse.stdout.is_empty(),
+                    "{name}: {} bytes printed before the check",
+                    parse.stdout.len()
+                );
                 ensure!(!parse.stderr.is_empty(), "{name}: no reason given");
                 let mut salvage = Command::new(binary::server());
                 let salvage = salvage.arg("--parse-snapshot").arg(&file).arg("--partial").output()?;

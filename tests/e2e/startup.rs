@@ -45,7 +45,8 @@ fn a_port_in_use_is_said() {
     scenario(1, &[], async |cluster| {
         let data = cluster.path().join("other").display().to_string();
         let addr = cluster.nodes[0].addr().to_owned();
-        let arguments = ["--addr", &addr, "--peer-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data", &data];
+        let arguments =
+            ["--addr", &addr, "--peer-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data", &data];
         fails(&arguments, &["in use"]).await
     });
 }
@@ -186,7 +187,10 @@ fn the_ancestors_spellings_are_taken() {
         let (code, output) = run_to_end(&["--version"], DEADLINE).await?;
         ensure!(code == Some(0) && output.contains(env!("CARGO_PKG_VERSION")), "{code:?} {output}");
         let (code, output) = run_to_end(&["-parse-snapshot", "/nonexistent/state.bin"], DEADLINE).await?;
-        ensure!(code.is_some_and(|code| code != 0) && output.contains("/nonexistent/state.bin"), "{code:?} {output}");
+        ensure!(
+            code.is_some_and(|code| code != 0) && output.contains("/nonexistent/state.bin"),
+            "{code:?} {output}"
+        );
         Ok(())
     });
     scenario(0, &["-consistency", "medium", "-durability", "low", "--fastlog"], async |cluster| {
@@ -205,7 +209,8 @@ fn check_config_tells_right_from_wrong() {
         let dir = tempfile::tempdir()?;
         let good = dir.path().join("good.yaml");
         fs::write(&good, format!("addr: {}\n", free_address()?))?;
-        let (code, output) = run_to_end(&["check-config", "--config", &good.display().to_string()], DEADLINE).await?;
+        let (code, output) =
+            run_to_end(&["check-config", "--config", &good.display().to_string()], DEADLINE).await?;
         ensure!(code == Some(0), "{output}");
         let bad = dir.path().join("bad.yaml");
         fs::write(&bad, "addr: nowhere\nunknown: 1\n")?;

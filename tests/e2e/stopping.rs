@@ -11,8 +11,10 @@ fn sigterm_of_the_leader_under_load_loses_nothing() {
         for _ in 0..3 {
             let leader = cluster.leader().await?;
             let others = cluster.followers().await?;
-            let writers: Vec<Writer> =
-                others.iter().map(|&index| Writer::start(vec![cluster.nodes[index].addr().to_owned()])).collect();
+            let writers: Vec<Writer> = others
+                .iter()
+                .map(|&index| Writer::start(vec![cluster.nodes[index].addr().to_owned()]))
+                .collect();
             for writer in &writers {
                 writer.progress(200).await?;
             }
@@ -45,7 +47,11 @@ fn sigterm_answers_what_its_own_clients_have_sent() {
         writer.progress(300).await?;
         let report = writer.stop().await?;
         ensure!(report.errors.is_empty(), "{:?}", report.errors);
-        ensure!(report.unknown.len() <= 1, "only the write in flight at the close may be unknown: {:?}", report.unknown);
+        ensure!(
+            report.unknown.len() <= 1,
+            "only the write in flight at the close may be unknown: {:?}",
+            report.unknown
+        );
         report.verify(&mut cluster.leader_client().await?).await
     });
 }

@@ -32,7 +32,8 @@ async fn page_through(cluster: &mut Cluster, expected: &BTreeMap<Vec<u8>, Vec<u8
             command.extend([&b"PIVOT"[..], last]);
         }
         let reply = client.call(&command).await?;
-        let page: Vec<Vec<u8>> = reply.items().iter().filter_map(|key| key.as_bytes()).map(<[u8]>::to_vec).collect();
+        let page: Vec<Vec<u8>> =
+            reply.items().iter().filter_map(|key| key.as_bytes()).map(<[u8]>::to_vec).collect();
         if page.is_empty() {
             break;
         }

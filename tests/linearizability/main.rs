@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use kvnode_tests::checker;
 use kvnode_tests::client::{CallError, Client};
 use kvnode_tests::cluster::Cluster;
-use kvnode_tests::history::{Action, History, Operation};
+use kvnode_tests::history::{Action, Content, History, Operation};
 use kvnode_tests::nemesis;
 use kvnode_tests::resp::Value;
 use kvnode_tests::scenario::scenario;
@@ -81,8 +81,14 @@ async fn heal(cluster: &mut Cluster, history: &History) -> Result<()> {
     for key in 0..KEYS {
         let call = history.now();
         let reply = client.run(&format!("GET r{key}")).await?;
-        let seen = content(&reply).with_context(|| format!("{reply:?}"))?;
-        history.add(Operation { client: CLIENTS, key, action: Action::Get(seen), call, end: Some(history.now()) });
+        let seen = content(&reply)?;
+        history.add(Operation {
+            client: CLIENTS,
+            key,
+            action: Action::Get(seen),
+            call,
+            end: Some(history.now()),
+        });
     }
     Ok(())
 }
@@ -99,16 +105,17 @@ fn judge(history: &History, seed: u64) -> Result<()> {
             );
         }
     }
-    let acknowledged = history.by_key(KEYS).iter().flatten().filter(|operation| operation.end.is_some()).count();
+    let acknowledged =
+        history.by_key(KEYS).iter().flatten().filter(|operation| operation.end.is_some()).count();
     ensure!(acknowledged > 1000, "only {acknowledged} operations: the history proves little");
     Ok(())
 }
 
-/// `Some(content)` of a GET's reply, `None` of anything else.
-fn content(reply: &Value) -> Option<Option<u64>> {
+/// The content that a GET's reply shows.
+fn content(reply: &Value) -> Result<Content> {
     match reply {
-        Value::Nil => Some(None),
-        other => other.as_text().and_then(|text| text.parse().ok()).map(Some),
+        Value::Nil => Ok(None),
+        other => Ok(Some(other.as_text().with_context(|| format!("{other:?}"))?.parse()?)),
     }
 }
 
@@ -126,8 +133,10 @@ impl Worker {
         while !stop.load(Ordering::Relaxed) {
             let Some(mut client) = self.connection.take() else {
                 let addr = &self.addrs[self.random.random_range(0..self.addrs.len())];
-                self.connection =
-                    Client::connect(addr).await.ok().map(|client| client.with_patience(Duration::from_secs(8)));
+                self.connection = Client::connect(addr)
+                    .await
+                    .ok()
+                    .map(|client| client.with_patience(Duration::from_secs(8)));
                 tokio::task::yield_now().await;
                 continue;
             };
@@ -162,7 +171,7 @@ impl Worker {
 fn outcome(action: Action, result: &Result<Value, CallError>, end: u64) -> Option<(Action, Option<u64>)> {
     match (action, result) {
         (_, Ok(reply)) if reply.as_error().is_some_and(was_never_proposed) => None,
-        (Action::Get(_), Ok(reply)) => content(reply).map(|seen| (Action::Get(seen), Some(end))),
+        (Action::Get(_), Ok(reply)) => content(reply).ok().map(|seen| (Action::Get(seen), Some(end))),
         (Action::Get(_), Err(_)) => None,
         (Action::Set(_), Ok(reply)) if reply.is_ok() => Some((action, Some(end))),
         (Action::Del(_), Ok(Value::Int(count))) => Some((Action::Del(Some(*count == 1)), Some(end))),

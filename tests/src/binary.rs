@@ -38,7 +38,14 @@ fn build() -> PathBuf {
         profile_dir = profile_dir.parent().expect("deps is in a profile directory");
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(repository()).args(["build", "--quiet", "-p", "kvnode-server", "--bin", "kvnode-server"]);
+    cargo.current_dir(repository()).args([
+        "build",
+        "--quiet",
+        "-p",
+        "kvnode-server",
+        "--bin",
+        "kvnode-server",
+    ]);
     if profile_dir.ends_with("release") {
         cargo.arg("--release");
     }

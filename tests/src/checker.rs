@@ -117,7 +117,8 @@ impl Search {
             prepare(initial, history).into_iter().partition(|operation| operation.end.is_some());
         known.sort_by_key(|operation| operation.call);
         let calls = |wanted: fn(Action) -> bool| {
-            let mut calls: Vec<u64> = unknown.iter().filter(|op| wanted(op.action)).map(|op| op.call).collect();
+            let mut calls: Vec<u64> =
+                unknown.iter().filter(|op| wanted(op.action)).map(|op| op.call).collect();
             calls.sort_unstable();
             calls
         };
@@ -139,13 +140,11 @@ impl Search {
         let mut choice = Choice::Event(self.events[0].next);
         while self.left > 0 {
             choice = match choice {
-                Choice::Event(at) => match self.events[at].end {
-                    Some(_) => self.try_known(at, &mut taken),
-                    None => {
-                        self.note_dead_end(at, &mut worst);
-                        Choice::Unknown(0)
-                    }
-                },
+                Choice::Event(at) if self.events[at].end.is_some() => self.try_known(at, &mut taken),
+                Choice::Event(at) => {
+                    self.note_dead_end(at, &mut worst);
+                    Choice::Unknown(0)
+                }
                 Choice::Unknown(class) => self.try_unknown(class, &mut taken),
                 Choice::Nothing => match taken.pop() {
                     Some(step) => self.undo(step),

@@ -94,7 +94,8 @@ impl Client {
     /// As [`Client::receive`].
     pub async fn receive_raw(&mut self) -> Result<Vec<u8>, CallError> {
         let patience = self.patience;
-        let framed = timeout(patience, self.receive_framed()).await.unwrap_or(Err(CallError::Timeout(patience)));
+        let framed =
+            timeout(patience, self.receive_framed()).await.unwrap_or(Err(CallError::Timeout(patience)));
         let (_, used) = framed?;
         Ok(self.input.drain(..used).collect())
     }
@@ -205,21 +206,21 @@ impl Client {
         let receiving = async {
             let mut at = 0;
             while replies.len() < commands.len() {
-                match resp::decode(&input[at..]).map_err(|error| CallError::Broken(format!("bad reply: {error:#}")))? {
-                    Some((value, used)) => {
-                        at += used;
-                        replies.push(value);
-                    }
-                    None => {
-                        input.drain(..at);
-                        at = 0;
-                        input.reserve(input.len().max(16 * 1024));
-                        match reader.read_buf(input).await {
-                            Ok(0) => return Err(CallError::Broken("closed by the server".into())),
-                            Ok(_) => {}
-                            Err(error) => return Err(CallError::Broken(error.to_string())),
-                        }
-                    }
+                let decoded = resp::decode(&input[at..]);
+                if let Some((value, used)) =
+                    decoded.map_err(|error| CallError::Broken(format!("bad reply: {error:#}")))?
+                {
+                    at += used;
+                    replies.push(value);
+                    continue;
+                }
+                input.drain(..at);
+                at = 0;
+                input.reserve(input.len().max(16 * 1024));
+                match reader.read_buf(input).await {
+                    Ok(0) => return Err(CallError::Broken("closed by the server".into())),
+                    Ok(_) => {}
+                    Err(error) => return Err(CallError::Broken(error.to_string())),
                 }
             }
             input.drain(..at);

@@ -117,7 +117,11 @@ impl Cluster {
                 let voters = peers.values().filter(|state| state.as_str() != "Learner").count();
                 let leaders = peers.values().filter(|state| state.as_str() == "Leader").count();
                 let learners = peers.len() - voters;
-                ensure!(voters == count && leaders == 1 && learners == 0, "node {} says {peers:?}", index + 1);
+                ensure!(
+                    voters == count && leaders == 1 && learners == 0,
+                    "node {} says {peers:?}",
+                    index + 1
+                );
             }
             Ok(Some(()))
         })
@@ -130,7 +134,8 @@ impl Cluster {
     /// # Errors
     /// It does not answer with pairs.
     pub async fn peers(&self, index: usize) -> Result<BTreeMap<String, String>> {
-        let reply = self.nodes[index].client().await?.with_patience(Duration::from_secs(2)).run("RAFTPEERS").await?;
+        let reply =
+            self.nodes[index].client().await?.with_patience(Duration::from_secs(2)).run("RAFTPEERS").await?;
         let texts = reply.texts();
         ensure!(matches!(reply, Value::Array(_) | Value::Map(_)), "RAFTPEERS: {reply:?}");
         Ok(texts.chunks(2).map(|pair| (pair[0].clone(), pair.get(1).cloned().unwrap_or_default())).collect())
@@ -275,8 +280,13 @@ pub async fn content(client: &mut Client) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> 
         let items = reply.items();
         for pair in items.chunks(2) {
             let key = pair[0].as_bytes().with_context(|| format!("KEYS: {reply:?}"))?.to_vec();
-            let value = pair.get(1).and_then(|value| value.as_bytes()).context("KEYS without a value")?.to_vec();
-            ensure!(pivot.as_ref().is_none_or(|last| *last < key), "KEYS is not in order at {}", key.escape_ascii());
+            let value =
+                pair.get(1).and_then(|value| value.as_bytes()).context("KEYS without a value")?.to_vec();
+            ensure!(
+                pivot.as_ref().is_none_or(|last| *last < key),
+                "KEYS is not in order at {}",
+                key.escape_ascii()
+            );
             pivot = Some(key.clone());
             all.insert(key, value);
         }

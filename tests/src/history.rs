@@ -93,7 +93,8 @@ impl History {
     /// Longest time without an acknowledged write, in milliseconds.
     #[must_use]
     pub fn longest_write_gap_ms(&self, keys: usize) -> u64 {
-        let writes = self.by_key(keys).into_iter().flatten().filter(|op| !matches!(op.action, Action::Get(_)));
+        let writes =
+            self.by_key(keys).into_iter().flatten().filter(|op| !matches!(op.action, Action::Get(_)));
         let mut ends: Vec<u64> = writes.filter_map(|op| op.end).collect();
         ends.sort_unstable();
         ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0) / 1_000_000

@@ -74,7 +74,8 @@ pub async fn request(addr: &str, method: &str, path: &str, extra: &str, body: &s
 fn parse(answer: &[u8]) -> Result<Response> {
     let split = answer.windows(4).position(|w| w == b"\r\n\r\n").context("answer without a head")?;
     let head = String::from_utf8_lossy(&answer[..split]).to_lowercase();
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("answer without a status")?;
+    let status =
+        head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("answer without a status")?;
     let mut body = answer[split + 4..].to_vec();
     if head.contains("transfer-encoding: chunked") {
         body = dechunk(&body)?;

@@ -52,7 +52,12 @@ const FAULT_MAX: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// The cluster does not recover from one.
-pub async fn torment(cluster: &mut Cluster, history: &History, seed: u64, count: usize) -> Result<Vec<Fault>> {
+pub async fn torment(
+    cluster: &mut Cluster,
+    history: &History,
+    seed: u64,
+    count: usize,
+) -> Result<Vec<Fault>> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut done = Vec::new();
     progress(history, SOON).await.context("before the first fault")?;
@@ -93,7 +98,8 @@ async fn inject(cluster: &mut Cluster, history: &History, fault: Fault) -> Resul
                 cluster.nodes[leader].pause()?;
                 let before = history.len();
                 // The others finish what they can without the leader; a beat later it runs again.
-                let _ = until("one more", Duration::from_millis(100), async || history.len() > before + 1).await;
+                let _ =
+                    until("one more", Duration::from_millis(100), async || history.len() > before + 1).await;
                 cluster.nodes[leader].resume()?;
                 let _ = progress(history, Duration::from_millis(300)).await;
             }
@@ -108,11 +114,9 @@ async fn inject(cluster: &mut Cluster, history: &History, fault: Fault) -> Resul
         Fault::Transfer => {
             let mut client = cluster.nodes[leader].client().await?;
             client.ok("RAFTTRANSFER").await?;
-            eventually("another node leads", SOON, async || {
-                Ok(cluster.leader_among(&followers).await.ok())
-            })
-            .await
-            .map(|_| ())
+            eventually("another node leads", SOON, async || Ok(cluster.leader_among(&followers).await.ok()))
+                .await
+                .map(|_| ())
         }
         Fault::KillAll => cluster.kill_and_restart_all().await,
     }

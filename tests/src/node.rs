@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -82,7 +82,14 @@ impl Node {
         let _ = fs::remove_file(self.ready_file());
         let mut command = Command::new(binary::server());
         match &self.ready {
-            None => command.args(["--addr", &self.addr, "--peer-addr", &any_port(&self.addr), "--http-addr", &any_port(&self.addr)]),
+            None => command.args([
+                "--addr",
+                &self.addr,
+                "--peer-addr",
+                &any_port(&self.addr),
+                "--http-addr",
+                &any_port(&self.addr),
+            ]),
             Some(ready) => command.args([
                 "--addr",
                 &ready.addr,
@@ -208,7 +215,26 @@ impl Node {
     /// # Errors
     /// It does not run.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        // The signal is delivered by and by: until every thread has stopped, the process may still answer.
+        let deadline = Instant::now() + SOON;
+        while !self.all_threads_stopped()? {
+            ensure!(Instant::now() < deadline, "the process does not stop");
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn all_threads_stopped(&self) -> Result<bool> {
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()?.as_raw_nonzero()))? {
+            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+            // The state follows the name, which is in brackets and may hold anything.
+            let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+            if state != Some('T') {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// SIGCONT.

@@ -94,7 +94,9 @@ impl Value {
     pub fn texts(&self) -> Vec<String> {
         self.items()
             .iter()
-            .map(|item| item.as_bytes().map_or_else(|| format!("{item:?}"), |b| String::from_utf8_lossy(b).into()))
+            .map(|item| {
+                item.as_bytes().map_or_else(|| format!("{item:?}"), |b| String::from_utf8_lossy(b).into())
+            })
             .collect()
     }
 }
@@ -102,9 +104,7 @@ impl Value {
 /// As redis-cli would show it, in one line, for failure messages and scripts.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |f: &mut fmt::Formatter<'_>, mark: char, items: &[Value]| {
-            write!(f, "{mark}{items:?}")
-        };
+        let list = |f: &mut fmt::Formatter<'_>, mark: char, items: &[Value]| write!(f, "{mark}{items:?}");
         match self {
             Value::Simple(text) => write!(f, "+{text}"),
             Value::Error(text) => write!(f, "-{text}"),
@@ -183,7 +183,11 @@ impl<'a> Cursor<'a> {
         ensure!(&rest[length..length + 2] == b"\r\n", "bulk not closed by CRLF");
         self.at += length + 2;
         let body = &rest[..length];
-        Ok(Some(Value::Bulk(if mark == b'=' { body.get(4..).unwrap_or_default().to_vec() } else { body.to_vec() })))
+        Ok(Some(Value::Bulk(if mark == b'=' {
+            body.get(4..).unwrap_or_default().to_vec()
+        } else {
+            body.to_vec()
+        })))
     }
 
     fn aggregate(&mut self, mark: u8, length: i64, depth: usize) -> Result<Option<Value>> {
@@ -247,7 +251,9 @@ mod tests {
 
     #[test]
     fn bad_framing_is_an_error() {
-        for bad in [&b"hello\r\n"[..], b"$3\r\nabcde\r\n", b":x\r\n", b"#y\r\n", b"$-2\r\n", b"\r\n", b"+a\nb\r\n"] {
+        for bad in
+            [&b"hello\r\n"[..], b"$3\r\nabcde\r\n", b":x\r\n", b"#y\r\n", b"$-2\r\n", b"\r\n", b"+a\nb\r\n"]
+        {
             assert!(decode(bad).is_err(), "{}", bad.escape_ascii());
         }
     }

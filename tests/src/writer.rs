@@ -45,7 +45,12 @@ impl Report {
     /// # Errors
     /// One did.
     pub fn without_failure(&self) -> Result<()> {
-        ensure!(self.errors.is_empty() && self.unknown.is_empty(), "failed: {:?} {:?}", self.errors, self.unknown);
+        ensure!(
+            self.errors.is_empty() && self.unknown.is_empty(),
+            "failed: {:?} {:?}",
+            self.errors,
+            self.unknown
+        );
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use rules::Fault;
 use tree::{Source, markdown_files, sources};
 
 /// Fails with all faults at once.
-fn none(faults: Vec<Fault>) {
+fn none(faults: &[Fault]) {
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     assert!(faults.is_empty(), "{} faults:\n{}", lines.len(), lines.join("\n"));
 }
@@ -18,7 +18,7 @@ fn none(faults: Vec<Fault>) {
 fn each(rule: impl Fn(&Source) -> Vec<Fault>) {
     let all = sources();
     assert!(all.len() > 20, "only {} source files found", all.len());
-    none(all.iter().flat_map(rule).collect());
+    none(&all.iter().flat_map(rule).collect::<Vec<_>>());
 }
 
 #[test]
@@ -65,7 +65,8 @@ fn every_command_is_played_by_a_script() {
 fn generated_files_are_fresh() {
     let file = binary::repository().join("server/COMMANDS.md");
     let found = std::fs::read_to_string(&file).expect("server/COMMANDS.md is in the repository");
-    let output = Command::new(binary::server()).args(["commands", "--markdown"]).output().expect("the server runs");
+    let output =
+        Command::new(binary::server()).args(["commands", "--markdown"]).output().expect("the server runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(found.as_bytes() == output.stdout, "server/COMMANDS.md is stale: make gen");
 }
@@ -74,5 +75,5 @@ fn generated_files_are_fresh() {
 fn relative_links_in_markdown_resolve() {
     let files = markdown_files();
     assert!(!files.is_empty(), "no Markdown file found");
-    none(files.iter().flat_map(|file| rules::links(file)).collect());
+    none(&files.iter().flat_map(|file| rules::links(file)).collect::<Vec<_>>());
 }

@@ -62,18 +62,30 @@ fn fault(source: &Source, line: Option<usize>, what: impl Into<String>) -> Fault
 
 /// Lines of code with their numbers, without comments.
 fn code(source: &Source) -> impl Iterator<Item = (usize, &str)> {
-    source.text.lines().enumerate().map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
+    source
+        .text
+        .lines()
+        .enumerate()
+        .map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
 }
 
 /// At most 600 lines.
 pub(crate) fn short(source: &Source) -> Vec<Fault> {
     let lines = source.text.lines().count();
-    if lines <= LINES_MAX { Vec::new() } else { vec![fault(source, None, format!("{lines} lines, split it by knowledge"))] }
+    if lines <= LINES_MAX {
+        Vec::new()
+    } else {
+        vec![fault(source, None, format!("{lines} lines, split it by knowledge"))]
+    }
 }
 
 /// The module head.
 pub(crate) fn headed(source: &Source) -> Vec<Fault> {
-    if source.text.starts_with("//!") { Vec::new() } else { vec![fault(source, None, "does not begin with `//!`")] }
+    if source.text.starts_with("//!") {
+        Vec::new()
+    } else {
+        vec![fault(source, None, "does not begin with `//!`")]
+    }
 }
 
 /// The import table.
@@ -91,7 +103,8 @@ pub(crate) fn imports(source: &Source) -> Vec<Fault> {
 
 /// First path segments after `crate::`, also of `crate::{a, b::c}`; comments do not count.
 fn imported(text: &str) -> BTreeSet<String> {
-    let stripped: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    let stripped: String =
+        text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
     let mut names = BTreeSet::new();
     for (at, mark) in stripped.match_indices("crate::") {
         // `pub(in crate::x)` and `$crate::x` count as well: they name the module.
@@ -109,14 +122,18 @@ fn imported(text: &str) -> BTreeSet<String> {
                         names.insert(std::mem::take(&mut name));
                         start = true;
                     }
-                    letter if depth == 0 && start && (letter.is_alphanumeric() || letter == '_') => name.push(letter),
+                    letter if depth == 0 && start && (letter.is_alphanumeric() || letter == '_') => {
+                        name.push(letter);
+                    }
                     letter if letter.is_whitespace() => {}
                     _ => start = false,
                 }
             }
             names.insert(name);
         } else {
-            names.insert(rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect());
+            names.insert(
+                rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect(),
+            );
         }
     }
     names.remove("");
@@ -145,16 +162,27 @@ pub(crate) fn fences(source: &Source) -> Vec<Fault> {
 
 fn mentions_path(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(at, _)| {
-        !line[..at].chars().next_back().is_some_and(|before| before.is_alphanumeric() || before == '_' || before == ':')
+        !line[..at]
+            .chars()
+            .next_back()
+            .is_some_and(|before| before.is_alphanumeric() || before == '_' || before == ':')
     })
 }
 
 /// Marks of unfinished work, put together here so that this file does not hold them.
 pub(crate) fn leftovers(source: &Source) -> Vec<Fault> {
-    let marks: Vec<String> = [("TO", "DO"), ("FIX", "ME"), ("XX", "X:"), ("db", "g!("), ("to", "do!("), ("unimpl", "emented!("), ("#[ign", "ore")]
-        .iter()
-        .map(|(left, right)| format!("{left}{right}"))
-        .collect();
+    let marks: Vec<String> = [
+        ("TO", "DO"),
+        ("FIX", "ME"),
+        ("XX", "X:"),
+        ("db", "g!("),
+        ("to", "do!("),
+        ("unimpl", "emented!("),
+        ("#[ign", "ore"),
+    ]
+    .iter()
+    .map(|(left, right)| format!("{left}{right}"))
+    .collect();
     let lines = source.text.lines().enumerate();
     lines
         .filter_map(|(number, line)| {
@@ -230,7 +258,8 @@ mod tests {
 
     #[test]
     fn each_rule_finds_its_fault_and_lets_good_code_pass() {
-        let bad = "use crate::{net, raft::group, store};\nlet x = openraft::Raft::new();\nstd::thread::sleep(d);\n";
+        let bad =
+            "use crate::{net, raft::group, store};\nlet x = openraft::Raft::new();\nstd::thread::sleep(d);\n";
         let bad_store = source("server/src/store/tests.rs", bad);
         assert_eq!(imports(&bad_store).len(), 2, "{:?}", imports(&bad_store));
         assert_eq!(fences(&bad_store).len(), 1);
@@ -238,7 +267,10 @@ mod tests {
         assert_eq!(headed(&bad_store).len(), 1);
         assert_eq!(short(&source("a.rs", &"x\n".repeat(601))).len(), 1);
         assert_eq!(leftovers(&source("a.rs", concat!("// TO", "DO later\n#[ign", "ore]\n"))).len(), 2);
-        let good = source("server/src/store/db.rs", "//! Store.\nuse crate::clock::UnixMs;\n// crate::net is above us\n");
+        let good = source(
+            "server/src/store/db.rs",
+            "//! Store.\nuse crate::clock::UnixMs;\n// crate::net is above us\n",
+        );
         let all = [short, headed, imports, fences, leftovers, sleeps];
         assert_eq!(all.iter().flat_map(|rule| rule(&good)).count(), 0);
     }

@@ -166,11 +166,11 @@ fn relations_name_both_keys_and_where_they_were_set() {
     assert_eq!(
         got,
         [concat!(
-            "heartbeat = 200ms (file FILE) and election_timeout_min = 350ms (default) do not go together: ",
+            "heartbeat = 200ms (file FILE) and election_timeout_min = 200ms (default) do not go together: ",
             "the election timeout must cover three heartbeats: raise election_timeout_min or lower heartbeat"
         )]
     );
-    assert_eq!(faults("election_timeout_max: 300ms", &[], &[]).len(), 1);
+    assert_eq!(faults("election_timeout_max: 150ms", &[], &[]).len(), 1);
     assert_eq!(faults("join: \"a:1\"\nrestore: f", &[], &[]).len(), 1);
 }
 

@@ -54,9 +54,9 @@ pub(super) struct Core {
     pub(super) heard: Contact,
     pub(super) counters: Counters,
     pub(super) tasks: TaskTracker,
-    /// The node is to stop: no new work is taken.
+    /// The node is to stop: nothing new is begun, but what clients have sent is still served.
     pub(super) shutdown: CancellationToken,
-    /// The proposer is to answer everybody and end; after `shutdown` and the draining.
+    /// Clients are drained: proposer, reader and peer service end.
     pub(super) stop_proposer: CancellationToken,
     /// While true, nothing is proposed; calls wait (a hand-over is running).
     pub(super) hold_proposals: watch::Sender<bool>,

@@ -289,8 +289,8 @@ impl Group {
     #[must_use]
     pub fn status(&self) -> Status {
         let core = &self.core;
-        let metrics = core.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        // Copied out: a second borrow under the first one would wait for a writer that waits for the first.
+        let metrics = core.raft.metrics().borrow_watched().clone();
         let bounds = core.log.bounds();
         let cluster_id = core.local.cluster_id();
         let view = core.leader.borrow().clone();
@@ -333,8 +333,7 @@ impl Group {
     fn member_statuses(&self, leading: bool, last: Option<LogId>) -> Vec<MemberStatus> {
         let core = &self.core;
         let members = core.members.load();
-        let metrics = core.raft.metrics();
-        let replication = metrics.borrow_watched().replication.clone().unwrap_or_default();
+        let replication = core.raft.metrics().borrow_watched().replication.clone().unwrap_or_default();
         let last_index = last.map_or(0, |id| id.index);
         let status = |(id, node): (&u64, &super::types::Node)| {
             let own = *id == core.local.node_id;

@@ -73,8 +73,9 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Reads the identity, or makes one in an empty directory.
-    pub(super) fn open(data: &Path) -> Result<Self, IdentityError> {
+    /// Reads the identity, or makes one in an empty directory. A directory formatted with `joining` never founds a
+    /// cluster, from its first byte on.
+    pub(super) fn open(data: &Path, joining: bool) -> Result<Self, IdentityError> {
         let path = data.join(FILE);
         let io = |error| IdentityError::Io { path: path.clone(), error };
         let damaged = |problem: String| IdentityError::Damaged { path: path.clone(), problem };
@@ -93,8 +94,7 @@ impl Identity {
                 }
                 // 0 stands for "none" on the wire.
                 let node_id = rand::random_range(1..=u64::MAX);
-                let content =
-                    Content { format: FORMAT, node_id, cluster_id: None, founding: false, joining: false };
+                let content = Content { format: FORMAT, node_id, cluster_id: None, founding: false, joining };
                 let identity = Self { path, content: Mutex::new(content.clone()) };
                 identity.save(&content)?;
                 Ok(identity)
@@ -209,26 +209,26 @@ mod tests {
     #[test]
     fn a_node_keeps_its_id_and_never_changes_its_cluster() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Identity::open(dir.path()).unwrap();
+        let first = Identity::open(dir.path(), false).unwrap();
         let id = first.node_id();
         first.adopt(7, true).unwrap();
-        let again = Identity::open(dir.path()).unwrap();
+        let again = Identity::open(dir.path(), false).unwrap();
         assert_eq!((again.node_id(), again.cluster_id(), again.founding()), (id, Some(7), true));
         assert!(again.adopt(7, false).is_ok());
         assert!(matches!(again.adopt(8, false), Err(IdentityError::OtherCluster { .. })));
         again.founded().unwrap();
-        assert!(!Identity::open(dir.path()).unwrap().founding());
+        assert!(!Identity::open(dir.path(), false).unwrap().founding());
     }
 
     #[test]
     fn data_without_identity_and_damage_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("group-0")).unwrap();
-        assert!(matches!(Identity::open(dir.path()), Err(IdentityError::Damaged { .. })));
+        assert!(matches!(Identity::open(dir.path(), false), Err(IdentityError::Damaged { .. })));
         fs::write(dir.path().join(FILE), b"{\"format\":1}").unwrap();
-        assert!(matches!(Identity::open(dir.path()), Err(IdentityError::Damaged { .. })));
+        assert!(matches!(Identity::open(dir.path(), false), Err(IdentityError::Damaged { .. })));
         let newer = r#"{"format":9,"node_id":"01","cluster_id":null,"founding":false,"joining":false}"#;
         fs::write(dir.path().join(FILE), newer).unwrap();
-        assert!(matches!(Identity::open(dir.path()), Err(IdentityError::Damaged { .. })));
+        assert!(matches!(Identity::open(dir.path(), false), Err(IdentityError::Damaged { .. })));
     }
 }

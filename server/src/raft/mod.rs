@@ -38,4 +38,4 @@ pub use group::{
 };
 pub use identity::IdentityError;
 pub(crate) use identity::replace_file;
-pub use start::{Addresses, RestoreRecords, StartError, start};
+pub use start::{Addresses, RestoreRecords, StartError, format, start};

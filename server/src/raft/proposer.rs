@@ -136,7 +136,7 @@ impl Proposer {
         if size_bytes > self.entry_bytes_hard_max {
             return Err(ProposeError::TooLarge { size_bytes, limit_bytes: self.entry_bytes_hard_max });
         }
-        if self.core.shutdown.is_cancelled() {
+        if self.core.stop_proposer.is_cancelled() {
             return Err(ProposeError::ShuttingDown);
         }
         let deadline = clock::monotonic() + self.hold;

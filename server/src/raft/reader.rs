@@ -65,7 +65,7 @@ impl Reader {
     }
 
     async fn confirmed(&self) -> Result<(), ReadError> {
-        if self.core.shutdown.is_cancelled() {
+        if self.core.stop_proposer.is_cancelled() {
             return Err(ReadError::ShuttingDown);
         }
         let (reply, answer) = oneshot::channel();
@@ -128,7 +128,7 @@ impl Rounds {
             {
                 return answer(round, &Ok(()));
             }
-            if self.core.shutdown.is_cancelled() {
+            if self.core.stop_proposer.is_cancelled() {
                 return answer(round, &Err(ReadError::ShuttingDown));
             }
             if deadline.is_none_or(|at| at <= clock::monotonic()) {

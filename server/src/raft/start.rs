@@ -77,6 +77,15 @@ pub struct Addresses {
 /// Records to found a new cluster from (`--restore`).
 pub type RestoreRecords = Box<dyn Iterator<Item = Result<Record, Fatal>> + Send>;
 
+/// Formats an empty data directory, before anything else is done in it: the node id, and whether the node is to join.
+///
+/// # Errors
+/// See [`IdentityError`].
+pub fn format(config: &Config) -> Result<(), StartError> {
+    Identity::open(&config.data, !config.join.is_empty())?;
+    Ok(())
+}
+
 /// Opens the group and starts its tasks. `restore` is called only in a directory without a cluster.
 ///
 /// # Errors
@@ -92,7 +101,7 @@ pub async fn start(
         let doing = doing.to_owned();
         move |error| StartError::Io { doing, error }
     };
-    let identity = Identity::open(&config.data)?;
+    let identity = Identity::open(&config.data, !config.join.is_empty())?;
     let dirs = Dirs::new(&config);
     dirs.create()?;
     if restore.is_some() && identity.cluster_id().is_none() {

@@ -77,6 +77,16 @@ impl Drop for Home {
     }
 }
 
+/// Answer of [`Live::get_now`].
+pub(crate) enum Found<'a> {
+    /// The stored value.
+    Value(DBPinnableSlice<'a>),
+    /// No such key.
+    Nothing,
+    /// An op is hidden just now: the caller must [`Live::pin`].
+    Unknown,
+}
+
 type Snapshot<'a> = SnapshotWithThreadMode<'a, DB>;
 
 self_cell!(
@@ -95,7 +105,9 @@ impl Live {
         if !create && !path.join("CURRENT").exists() {
             return Err(Fatal::new(doing(), format!("file CURRENT is missing; {REMEDY}")));
         }
-        let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, sizes)));
+        // `default` cannot be left out; with its own defaults it would ask for 64 MiB of free space as well.
+        let names = FAMILIES.into_iter().chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]);
+        let families = names.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, sizes)));
         let options = options(create).map_err(|error| failed(&doing(), &error))?;
         let db =
             DB::open_cf_descriptors(&options, path, families).map_err(|error| failed(&doing(), &error))?;
@@ -109,6 +121,7 @@ impl Live {
             flushes: Mutex::new(Flushes::default()),
             disk_error: Mutex::new(None),
         };
+        live.lift_memtable_sizes(sizes)?;
         if create {
             live.write_format()?;
         }
@@ -174,26 +187,26 @@ impl Live {
         }
     }
 
-    /// Reads one value without a snapshot. `None` if the caller must [`Live::pin`]: an op is hidden just now.
-    pub(crate) fn get_now(&self, raw_key: &[u8]) -> Result<Option<Option<DBPinnableSlice<'_>>>, Fatal> {
+    /// Reads one value without a snapshot.
+    pub(crate) fn get_now(&self, raw_key: &[u8]) -> Result<Found<'_>, Fatal> {
         let epoch = self.epoch.load(Ordering::Acquire);
         if epoch & 1 == 1 {
-            return Ok(None);
+            return Ok(Found::Unknown);
         }
         let value =
             self.db.get_pinned_cf(self.family(DATA)?, raw_key).map_err(|e| self.failed("read key", &e))?;
-        Ok(self.unchanged(epoch).then_some(value))
+        Ok(if self.unchanged(epoch) { value.map_or(Found::Nothing, Found::Value) } else { Found::Unknown })
     }
 
     /// Remembers or forgets why nothing can be written just now.
     pub(crate) fn set_disk_error(&self, error: Option<String>) {
         let mut now = self.disk_error.lock();
         if now.is_some() != error.is_some() {
-            match &error {
-                Some(error) => {
-                    tracing::error!(path = %self.home.path.display(), error, "state disk refuses writes")
-                }
-                None => tracing::info!(path = %self.home.path.display(), "state disk accepts writes again"),
+            let path = self.home.path.display();
+            if let Some(error) = &error {
+                tracing::error!(%path, error, "state disk refuses writes");
+            } else {
+                tracing::info!(%path, "state disk accepts writes again");
             }
         }
         *now = error;
@@ -228,6 +241,10 @@ impl Live {
     /// An integer property, summed over the column families where it is theirs.
     pub(crate) fn property(&self, name: &str) -> Option<u64> {
         let value = |family| self.db.property_int_value_cf(self.db.cf_handle(family)?, name).ok().flatten();
+        if name == BACKGROUND_ERRORS {
+            // Counted in the family `default`, which we do not use otherwise.
+            return self.db.property_int_value(name).ok().flatten();
+        }
         if WHOLE_DB.contains(&name) {
             return value(DATA);
         }
@@ -241,6 +258,23 @@ impl Live {
     fn unchanged(&self, epoch: u64) -> bool {
         fence(Ordering::Acquire);
         self.epoch.load(Ordering::Relaxed) == epoch
+    }
+
+    /// Gives the memtables a size that they never reach. Not at open: of the size given there RocksDB wants that much free
+    /// space before it resumes after a full disk.
+    fn lift_memtable_sizes(&self, sizes: StoreOptions) -> Result<(), Fatal> {
+        #[allow(clippy::cast_precision_loss, reason = "a filter size need not be exact")]
+        let ratio = memtable_filter_bytes(sizes) as f64 / MEMTABLE_NEVER_FULL as f64;
+        let (size, ratio) = (MEMTABLE_NEVER_FULL.to_string(), format!("{ratio:.12}"));
+        for name in FAMILIES {
+            let mut options = vec![("write_buffer_size", size.as_str())];
+            if name == DATA {
+                options.push(("memtable_prefix_bloom_size_ratio", ratio.as_str()));
+            }
+            let set = self.db.set_options_cf(self.family(name)?, &options);
+            set.map_err(|error| self.failed("set memtable size", &error))?;
+        }
+        Ok(())
     }
 
     fn write_format(&self) -> Result<(), Fatal> {
@@ -288,6 +322,9 @@ impl Pinned {
     }
 }
 
+/// Key and value where an iterator stands; `None` at its end.
+pub(crate) type Item<'a> = Option<(&'a [u8], &'a [u8])>;
+
 /// An iterator whose end can be told from its failure.
 pub(crate) struct Cursor<'a> {
     raw: rocksdb::DBRawIteratorWithThreadMode<'a, DB>,
@@ -316,8 +353,11 @@ impl<'a> Cursor<'a> {
         if descending { self.raw.prev() } else { self.raw.next() }
     }
 
-    /// Key and value here; `None` at the end.
-    pub(crate) fn item(&self) -> Result<Option<(&[u8], &[u8])>, Fatal> {
+    /// What is here.
+    ///
+    /// # Errors
+    /// [`Fatal`] if the iterator ended by a failure and not at the end of its range.
+    pub(crate) fn item(&self) -> Result<Item<'_>, Fatal> {
         match self.raw.item() {
             Some(item) => Ok(Some(item)),
             None => self.raw.status().map(|()| None).map_err(|error| self.live.failed("read range", &error)),
@@ -359,9 +399,11 @@ fn range_options(from: &[u8], to: Option<Vec<u8>>, cached: bool) -> ReadOptions 
     options
 }
 
+/// Property that counts failures of flushes and compactions since open.
+pub(crate) const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
+
 /// Properties of the whole database rather than of a column family.
 const WHOLE_DB: &[&str] = &[
-    "rocksdb.background-errors",
     "rocksdb.block-cache-capacity",
     "rocksdb.block-cache-pinned-usage",
     "rocksdb.block-cache-usage",
@@ -404,6 +446,11 @@ fn options(create: bool) -> Result<Options, rocksdb::Error> {
     Ok(options)
 }
 
+/// Bytes of the filter over a memtable: about 10 bits per 100-byte record of what is gathered between flushes.
+fn memtable_filter_bytes(sizes: StoreOptions) -> usize {
+    (sizes.memtable_bytes / 80).clamp(4 << 10, 16 << 20)
+}
+
 /// Options of one column family.
 fn family_options(name: &str, sizes: StoreOptions) -> Options {
     let mut table = BlockBasedOptions::default();
@@ -421,7 +468,8 @@ fn family_options(name: &str, sizes: StoreOptions) -> Options {
     }
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(MEMTABLE_NEVER_FULL);
+    // Lifted after open, see `lift_memtable_sizes`.
+    options.set_write_buffer_size(sizes.memtable_bytes);
     options.set_arena_block_size(1 << 20);
     options.set_max_write_buffer_number(6);
     options.set_compression_type(DBCompressionType::Lz4);
@@ -432,11 +480,10 @@ fn family_options(name: &str, sizes: StoreOptions) -> Options {
     // Files in which deletions gather are rewritten soon, so that space comes back after many DEL too.
     options.add_compact_on_deletion_collector_factory(16_384, 8_192, 0.5);
     if name == DATA {
-        // Most lookups of new keys end at this filter, before the skip list. The ratio is of the size that is never
-        // reached, so it is worked out from the size at which we flush: about 10 bits per 100-byte record.
-        let bytes = (sizes.memtable_bytes / 80).clamp(64 << 10, 16 << 20);
+        // Most lookups of new keys end at this filter, before the skip list.
         #[allow(clippy::cast_precision_loss, reason = "a filter size need not be exact")]
-        options.set_memtable_prefix_bloom_ratio(bytes as f64 / MEMTABLE_NEVER_FULL as f64);
+        let ratio = memtable_filter_bytes(sizes) as f64 / sizes.memtable_bytes.max(1) as f64;
+        options.set_memtable_prefix_bloom_ratio(ratio);
         options.set_memtable_whole_key_filtering(true);
     }
     options

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use rocksdb::{ColumnFamily, FlushOptions};
 
-use super::engine::{FAMILIES, Live, is_no_space};
+use super::engine::{BACKGROUND_ERRORS, FAMILIES, Live, is_no_space};
 use super::{Fatal, LogId};
 
 /// How often a waiter looks for the end of a flush or for free space.
@@ -26,8 +26,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Property that counts memtables which are not in a table yet.
 const IMMUTABLE: &str = "rocksdb.num-immutable-mem-table";
-/// Property that counts failures of flushes and compactions since open.
-const ERRORS: &str = "rocksdb.background-errors";
 
 /// What is durable and what is on its way.
 #[derive(Debug, Default)]
@@ -68,7 +66,9 @@ impl Live {
             flushes.running = None;
             flushes.ended += 1;
             self.set_disk_error(None);
-        } else if self.property(ERRORS).unwrap_or(0) > running.errors_before && self.disk_error().is_none() {
+        } else if self.property(BACKGROUND_ERRORS).unwrap_or(0) > running.errors_before
+            && self.disk_error().is_none()
+        {
             self.set_disk_error(Some("a flush of the state failed and is tried again".to_owned()));
         }
     }
@@ -82,7 +82,7 @@ impl Live {
     ) -> Result<(), Fatal> {
         self.await_flush(&given_up)?;
         loop {
-            let errors_before = self.property(ERRORS).unwrap_or(0);
+            let errors_before = self.property(BACKGROUND_ERRORS).unwrap_or(0);
             match self.switch_memtables() {
                 Ok(()) => {
                     self.flushes.lock().running = Some(Running { applied, errors_before });

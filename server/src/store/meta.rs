@@ -207,8 +207,8 @@ mod tests {
     #[test]
     fn records_round_trip() {
         let id = LogId { term: 3, node: u64::MAX, index: 900 };
-        let stats = DbStats { keys: 1, expires: 2, digest: u128::MAX - 7 };
-        let database = Database { stats, emptied: 5 };
+        let facts = DbStats { keys: 1, expires: 2, digest: u128::MAX - 7 };
+        let database = Database { stats: facts, emptied: 5 };
         let mut records = BTreeMap::from([
             (FORMAT_KEY.to_vec(), encode_format().to_vec()),
             (SEED_KEY.to_vec(), 77_u64.to_le_bytes().to_vec()),

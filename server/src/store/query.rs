@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::engine::{Cursor, DATA, Live, Pinned, SCAN, split_value};
+use super::engine::{Cursor, DATA, Found, Live, Pinned, SCAN, split_value};
 use super::meta::State;
 use super::op::Pivot;
 use super::value::Header;
@@ -47,6 +47,7 @@ pub(crate) fn answer(live: &Arc<Live>, databases: u8, query: &Query) -> Result<A
         }
         Query::MGet { db, keys, size_bytes_max } => {
             let mut page = Values { values: Vec::new(), left: *size_bytes_max };
+            // One key needs no snapshot.
             if let [key] = &keys[..] {
                 let fits =
                     with_key(live, databases, *db, key, |found| page.push(found.map(|(_, value)| value)))?;
@@ -95,12 +96,15 @@ fn with_key<T>(
     user_key: &[u8],
     mut take: impl FnMut(Option<(Header, &[u8])>) -> T,
 ) -> Result<T, Fatal> {
-    if let Some(found) = live.get_now(&key::data(db, user_key))? {
-        let Some(raw) = found else { return Ok(take(None)) };
-        let (header, payload) = split_value(&raw)?;
-        if header.deadline.is_none() {
-            return Ok(take(Some((header, payload))));
+    match live.get_now(&key::data(db, user_key))? {
+        Found::Nothing => return Ok(take(None)),
+        Found::Value(raw) => {
+            let (header, payload) = split_value(&raw)?;
+            if header.deadline.is_none() {
+                return Ok(take(Some((header, payload))));
+            }
         }
+        Found::Unknown => {}
     }
     let point = Point::new(live, databases)?;
     let found = point.with_key(db, user_key, |header, payload| take(Some((header, payload))))?;

@@ -156,9 +156,9 @@ impl Writer {
             Some(Slot { now: Some(Current { new: Some((header, payload)), .. }), .. }) => {
                 return Ok(!header.expired(log_time) && test(payload));
             }
-            Some(Slot { now: Some(Current { new: None, .. }), .. }) => {}
             None if self.cleared.contains(&db) => return Ok(false),
-            None => {}
+            // As on disk.
+            Some(Slot { now: Some(Current { new: None, .. }), .. }) | None => {}
         }
         key::write_data(&mut self.raw_key, db, key);
         let data = self.live.family(DATA)?;

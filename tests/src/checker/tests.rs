@@ -142,7 +142,8 @@ fn a_lost_acknowledged_write_is_found() {
 
 #[test]
 fn an_unknown_write_may_come_late_but_only_once() {
-    let late = [op(0, Action::Set(1), 0, None), op(1, Action::Set(2), 10, 12), op(1, Action::Get(Some(1)), 20, 22)];
+    let late =
+        [op(0, Action::Set(1), 0, None), op(1, Action::Set(2), 10, 12), op(1, Action::Get(Some(1)), 20, 22)];
     assert!(check(None, &late).is_ok());
     let twice = [
         op(0, Action::Set(1), 0, None),
@@ -163,7 +164,8 @@ fn a_read_from_the_future_is_found() {
 
 #[test]
 fn many_unknown_writes_do_not_blow_up() {
-    let mut history: Vec<Operation> = (0..40).map(|n| op(n, Action::Set(n as u64 + 1), n as u64, None)).collect();
+    let mut history: Vec<Operation> =
+        (0..40).map(|n| op(n, Action::Set(n as u64 + 1), n as u64, None)).collect();
     history.push(op(50, Action::Set(1000), 100, 110));
     history.extend((0..30).map(|n| op(51, Action::Get(Some(1000)), 200 + n * 10, 205 + n * 10)));
     history.push(op(52, Action::Get(None), 600, 605));

@@ -5,7 +5,7 @@ use std::fs;
 use super::*;
 
 fn wait_durable(node: &Node, wanted: LogId) {
-    let deadline = crate::clock::monotonic() + std::time::Duration::from_secs(60);
+    let deadline = crate::clock::monotonic() + std::time::Duration::from_mins(1);
     while node.store.durable() != Some(wanted) {
         assert!(crate::clock::monotonic() < deadline, "durable is {:?}", node.store.durable());
         std::thread::yield_now();
