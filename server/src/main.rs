@@ -122,11 +122,7 @@ fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<ExitCode, Nod
         Err(error @ SnapshotError::Io { .. }) => {
             Err(NodeError::new(ErrorKind::NoInput, error, "check the file's name and its owner"))
         }
-        Err(error) => Err(NodeError::new(
-            ErrorKind::Data,
-            error,
-            "nothing was printed; take another snapshot, or add --partial to salvage what is readable",
-        )),
+        Err(error) => Err(NodeError::new(ErrorKind::Data, error, "nothing was printed")),
     }
 }
 

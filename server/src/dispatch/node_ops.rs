@@ -121,6 +121,7 @@ impl<R: Replica> Dispatcher<R> {
             status: &status,
             counters: &self.counters,
             clients: &self.clients,
+            net: &self.parts.net,
             databases: &databases,
             usage: process::usage(),
             run_id: &self.run_id,

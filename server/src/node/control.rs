@@ -162,7 +162,7 @@ impl NodeControl for Control {
             leader: leader(status.leader.as_ref()),
             last_contact_ms: status.last_contact_ms,
             log: LogPositions {
-                last_index: status.last_log_index,
+                last_index: status.last_log.map(|id| id.index),
                 committed: text(status.committed),
                 applied: text(status.applied),
                 durable: text(status.durable),

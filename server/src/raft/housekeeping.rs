@@ -34,6 +34,10 @@ pub(super) async fn follow_leader(core: Arc<Core>) {
                 peer_addr: node.map(|node| node.peer_addr.clone()).unwrap_or_default(),
             };
             core.members.store(Arc::new(members));
+            if core.is_leader() && view.id != Some(core.local.node_id) {
+                // Until now it was the leader itself: the silence begins here, not at the leader before it.
+                core.heard.note();
+            }
             let changed = core.leader.send_if_modified(|old| {
                 let changed = *old != view;
                 *old = view.clone();
@@ -64,6 +68,7 @@ pub(super) async fn keep_house(core: Arc<Core>) {
             () = core.shutdown.cancelled() => return,
             () = sleep(EVERY) => {}
         }
+        note_free_bytes(&core);
         let problem = disk_problem(&core);
         if problem.is_some() != was_full {
             was_full = problem.is_some();
@@ -126,6 +131,13 @@ fn disk_problem(core: &Core) -> Option<String> {
             limits.disk_quota_bytes >> 20
         )
     })
+}
+
+/// Looks how much the Raft log may still grow.
+pub(super) fn note_free_bytes(core: &Core) {
+    if let Some(free) = free_bytes(&core.config.log_dir) {
+        core.disk.set_free_bytes(free);
+    }
 }
 
 /// Free bytes for this user on the file system of `dir`.

@@ -32,7 +32,10 @@ mod state_machine;
 mod types;
 
 pub use self::core::Counters;
-pub use group::{Group, Leader, MemberError, MemberStatus, ProposeError, ReadError, Role, Status, Stopped};
+pub use group::{
+    CheckpointCounts, Group, Leader, MemberError, MemberStatus, ProposeError, ReadError, Role, Status,
+    Stopped,
+};
 pub use identity::IdentityError;
 pub(crate) use identity::replace_file;
 pub use start::{Addresses, RestoreRecords, StartError, format, start};

@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -74,6 +75,7 @@ struct Settled {
 pub(super) struct Proposer {
     calls: mpsc::Sender<Call>,
     permits: Arc<Semaphore>,
+    bytes_max: usize,
     hold: Duration,
     entry_bytes_hard_max: usize,
     core: Arc<Core>,
@@ -84,7 +86,8 @@ impl Proposer {
     pub(super) fn spawn(core: &Arc<Core>) -> Self {
         let (calls, queue) = mpsc::channel(CALLS_MAX);
         let limits = &core.config.limits;
-        let permits = Arc::new(Semaphore::new(limits.queue_bytes_max.min(Semaphore::MAX_PERMITS)));
+        let bytes_max = limits.queue_bytes_max.min(Semaphore::MAX_PERMITS);
+        let permits = Arc::new(Semaphore::new(bytes_max));
         let task = Task {
             core: core.clone(),
             queue,
@@ -101,6 +104,7 @@ impl Proposer {
         Self {
             calls,
             permits,
+            bytes_max,
             hold: core.config.timing.hold_without_leader,
             entry_bytes_hard_max: limits.request_bytes_max,
             core: core.clone(),
@@ -109,6 +113,21 @@ impl Proposer {
 
     /// See `Group::propose`.
     pub(super) async fn propose(&self, ops: Vec<Op>) -> Answer {
+        let counters = &self.core.counters;
+        counters.proposals.fetch_add(1, Ordering::Relaxed);
+        let answer = self.answer(ops).await;
+        if let Err(error) = &answer {
+            counters.proposal_error(error);
+        }
+        answer
+    }
+
+    /// Bytes of ops that are not answered yet.
+    pub(super) fn open_bytes(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.permits.available_permits()) as u64
+    }
+
+    async fn answer(&self, ops: Vec<Op>) -> Answer {
         if ops.is_empty() {
             return Ok(Vec::new());
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
-use super::core::{Core, Counters, Disk, LeaderView};
+use super::core::{Contact, Core, Counters, Disk, LeaderView};
 use super::group::{Group, MemberError};
 use super::identity::{Identity, IdentityError};
 use super::log::{LogError, LogOptions, RaftLog};
@@ -41,7 +41,7 @@ pub enum StartError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The Raft log cannot be opened.
-    #[error("Raft log: {0}")]
+    #[error(transparent)]
     Log(#[from] LogError),
     /// The state cannot be opened.
     #[error("state: {0}")]
@@ -149,6 +149,7 @@ pub async fn start(
         leader: watch::Sender::new(LeaderView::default()),
         members: ArcSwap::default(),
         disk: Disk::default(),
+        heard: Contact::default(),
         counters: Counters::default(),
         tasks,
         shutdown,
@@ -161,6 +162,7 @@ pub async fn start(
         change: tokio::sync::Mutex::new(()),
     });
     core.suspend_lease();
+    housekeeping::note_free_bytes(&core);
     core.tasks.spawn(service::serve(core.clone(), peer_listener));
     core.tasks.spawn(housekeeping::follow_leader(core.clone()));
     core.tasks.spawn(housekeeping::keep_house(core.clone()));

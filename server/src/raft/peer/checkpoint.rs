@@ -72,6 +72,7 @@ pub(in crate::raft) struct Outgoing {
     ready: tokio::sync::Mutex<Option<Arc<Ready>>>,
     pub(in crate::raft) sent_bytes: AtomicU64,
     pub(in crate::raft) sent: AtomicU64,
+    pub(in crate::raft) failed: AtomicU64,
 }
 
 impl Outgoing {
@@ -88,6 +89,7 @@ impl Outgoing {
             ready: tokio::sync::Mutex::new(None),
             sent_bytes: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         })
     }
 
@@ -184,6 +186,18 @@ pub(in crate::raft) async fn send_checkpoint(
     vote: Vote,
     at_least: Option<LogId>,
 ) -> Result<Vote, TransferError> {
+    let result = transfer(client, outgoing, vote, at_least).await;
+    let counter = if result.is_ok() { &outgoing.sent } else { &outgoing.failed };
+    counter.fetch_add(1, Ordering::Relaxed);
+    result
+}
+
+async fn transfer(
+    client: &PeerClient,
+    outgoing: &Outgoing,
+    vote: Vote,
+    at_least: Option<LogId>,
+) -> Result<Vote, TransferError> {
     let ready = outgoing.checkpoint(at_least).await?;
     let answer = client.call(CHECKPOINT_BEGIN, encode_begin(vote, &ready.info)).await?;
     let mut reader = Reader::new("checkpoint begin answer", answer);
@@ -214,7 +228,6 @@ pub(in crate::raft) async fn send_checkpoint(
     let mut out = BytesMut::new();
     codec::put_vote(&mut out, vote);
     let answer = client.call(CHECKPOINT_END, out.freeze()).await?;
-    outgoing.sent.fetch_add(1, Ordering::Relaxed);
     Ok(Reader::new("checkpoint end answer", answer).vote()?)
 }
 
@@ -298,6 +311,8 @@ pub(in crate::raft) struct Incoming {
     current: Mutex<Option<Receiving>>,
     pub(in crate::raft) received_bytes: AtomicU64,
     pub(in crate::raft) received: AtomicU64,
+    /// Requests of a transfer that were refused: damage, gaps, no space.
+    pub(in crate::raft) failed: AtomicU64,
 }
 
 impl Incoming {
@@ -307,7 +322,16 @@ impl Incoming {
             current: Mutex::new(None),
             received_bytes: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         }
+    }
+
+    /// Counts a refusal.
+    pub(in crate::raft) fn counted<T>(&self, result: Result<T, TransferError>) -> Result<T, TransferError> {
+        if result.is_err() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        result
     }
 
     /// Handles BEGIN from node `from`: the bytes held of each file.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::errors::ClientWriteError;
-use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest};
 use openraft::storage::Snapshot;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -205,6 +205,9 @@ impl Peer {
     async fn append(self, body: Bytes) -> Result<Bytes, String> {
         let request = messages::decode_append(body).map_err(text)?;
         let answer = self.core.raft.append_entries(request).await.map_err(text)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.core.heard.note();
+        }
         Ok(messages::encode_append_answer(&answer, clock::wall().0))
     }
 
@@ -291,7 +294,10 @@ impl Peer {
     async fn checkpoint_begin(self, body: Bytes) -> Result<Bytes, String> {
         let from = self.from;
         let incoming = self.core.incoming.clone();
-        spawn_blocking(move || incoming.begin(from, body)).await.map_err(text)?.map_err(text)
+        spawn_blocking(move || incoming.counted(incoming.begin(from, body)))
+            .await
+            .map_err(text)?
+            .map_err(text)
     }
 
     /// Chunks are written one after another, in the order of arrival.
@@ -299,8 +305,9 @@ impl Peer {
         let from = self.from;
         let incoming = self.core.incoming.clone();
         let (tx, rx) = oneshot::channel();
-        let written = spawn_blocking(move || incoming.chunk(from, body)).await;
+        let written = spawn_blocking(move || incoming.counted(incoming.chunk(from, body))).await;
         let result = written.map_err(text).and_then(|result| result.map_err(text));
+        self.core.heard.note();
         let _ = tx.send(result);
         Box::pin(async move { rx.await.map_err(text)? })
     }
@@ -308,8 +315,10 @@ impl Peer {
     async fn checkpoint_end(self, body: Bytes) -> Result<Bytes, String> {
         let from = self.from;
         let incoming = self.core.incoming.clone();
-        let (vote, begin, dir) =
-            spawn_blocking(move || incoming.end(from, body)).await.map_err(text)?.map_err(text)?;
+        let (vote, begin, dir) = spawn_blocking(move || incoming.counted(incoming.end(from, body)))
+            .await
+            .map_err(text)?
+            .map_err(text)?;
         let (membership_id, members) = match begin.membership {
             Some((id, bytes)) => (Some(id), codec::decode_members(bytes).map_err(text)?),
             None => (None, Members::default()),
