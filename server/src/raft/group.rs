@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::Instant as _;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::core::{Core, Counters, LeaderView};
@@ -343,7 +343,12 @@ impl Group {
     ///
     /// # Errors
     /// See [`MemberError`].
-    pub async fn add_peer(&self, addr: String, wants_vote: bool, expect: Option<LogId>) -> Result<(), MemberError> {
+    pub async fn add_peer(
+        &self,
+        addr: String,
+        wants_vote: bool,
+        expect: Option<LogId>,
+    ) -> Result<(), MemberError> {
         members::run(&self.core, &Verb::Add { addr, wants_vote, expect }).await
     }
 
@@ -430,7 +435,11 @@ impl Group {
             }
             if metrics.changed().await.is_err() {
                 let asked = self.core.shutdown.is_cancelled();
-                return if asked { Stopped::Shutdown } else { Stopped::Fatal("the Raft core is gone".into()) };
+                return if asked {
+                    Stopped::Shutdown
+                } else {
+                    Stopped::Fatal("the Raft core is gone".into())
+                };
             }
         }
     }
@@ -461,6 +470,8 @@ impl Group {
         if let Err(error) = core.raft.shutdown().await {
             tracing::warn!(%error, "Raft core did not stop cleanly");
         }
+        // A full disk must not keep the node from stopping; the log has everything.
+        core.store.give_up_waiting();
         core.apply.stop().await?;
         let log = core.log.clone();
         let closed = tokio::task::spawn_blocking(move || log.close()).await;
