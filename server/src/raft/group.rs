@@ -250,8 +250,9 @@ impl Group {
     #[must_use]
     pub fn status(&self) -> Status {
         let core = &self.core;
-        let metrics = core.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        // A copy: the borrow is a read lock, and a second one below would deadlock with the Raft core that waits between
+        // the two to publish.
+        let metrics = core.raft.metrics().borrow_watched().clone();
         let bounds = core.log.bounds();
         let cluster_id = core.local.cluster_id();
         let view = core.leader.borrow().clone();
