@@ -292,7 +292,8 @@ impl Group {
     #[must_use]
     pub fn status(&self) -> Status {
         let core = &self.core;
-        // Copied out: a second borrow under the first one would wait for a writer that waits for the first.
+        // A copy: the borrow is a read lock, and a second one below would deadlock with the Raft core that waits between
+        // the two to publish.
         let metrics = core.raft.metrics().borrow_watched().clone();
         let bounds = core.log.bounds();
         let cluster_id = core.local.cluster_id();
@@ -556,6 +557,8 @@ impl Group {
         if let Err(error) = core.raft.shutdown().await {
             tracing::warn!(%error, "Raft core did not stop cleanly");
         }
+        // A full disk must not keep the node from stopping; the log has everything.
+        core.store.give_up_waiting();
         core.apply.stop().await?;
         let log = core.log.clone();
         let closed = tokio::task::spawn_blocking(move || log.close()).await;

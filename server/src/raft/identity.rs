@@ -111,9 +111,20 @@ impl Identity {
     }
 
     fn change(&self, change: impl FnOnce(&mut Content)) -> Result<(), IdentityError> {
+        self.try_change(|content| {
+            change(content);
+            Ok(())
+        })
+    }
+
+    /// Changes the content under its lock: two invitations at once must not both find the node free.
+    fn try_change(
+        &self,
+        change: impl FnOnce(&mut Content) -> Result<(), IdentityError>,
+    ) -> Result<(), IdentityError> {
         let mut content = self.content.lock();
         let mut new = content.clone();
-        change(&mut new);
+        change(&mut new)?;
         if new != *content {
             self.save(&new)?;
             *content = new;
@@ -144,15 +155,16 @@ impl Identity {
 
     /// Becomes part of cluster `id`; the same id again changes nothing.
     pub(super) fn adopt(&self, id: u64, founding: bool) -> Result<(), IdentityError> {
-        if let Some(have) = self.cluster_id()
-            && have != id
-        {
-            let text = super::peer::client::id_text;
-            return Err(IdentityError::OtherCluster { have: text(have), asked: text(id) });
-        }
-        self.change(|content| {
+        self.try_change(|content| {
+            if let Some(have) = content.cluster_id
+                && have != id
+            {
+                let text = super::peer::client::id_text;
+                return Err(IdentityError::OtherCluster { have: text(have), asked: text(id) });
+            }
             content.cluster_id = Some(id);
             content.founding |= founding;
+            Ok(())
         })
     }
 

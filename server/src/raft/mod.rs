@@ -20,6 +20,7 @@ mod core;
 pub mod group;
 mod housekeeping;
 mod identity;
+mod joining;
 pub mod log;
 mod log_store;
 mod members;
@@ -29,6 +30,8 @@ mod reader;
 mod resolver;
 mod start;
 mod state_machine;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use self::core::Counters;

@@ -10,8 +10,10 @@
 //!
 //! Invariants
 //! - An op is proposed again only when its batch is known not to be, and never to become, part of the log.
-//! - Batches of one node are sent in order; after one was not proposed, nothing is sent before all in flight are
-//!   settled and the rejected ones are back at the head of the queue, so a connection's order is kept.
+//! - The ops of one call stay together, in one entry. Batches of one node are sent in order; after one was not proposed,
+//!   nothing is sent before all in flight are settled and the rejected ones are back at the head of the queue. This
+//!   keeps the queue fair; it is no order between calls: a batch that a refusal overtook may land behind a later one.
+//!   A connection's order rests on its having one call open at a time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -290,8 +292,8 @@ impl Task {
         }
         let calls = self.take_calls();
         let (sequence, bytes) = self.encode(&calls);
-        let resolved = self.core.resolver.register(sequence, term);
-        let (responder, answer) = Responder::new();
+        let resolved = self.core.resolver.register(sequence, (term, self.core.local.node_id));
+        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
         let leader = LeaderId { term, node_id: self.core.local.node_id };
         let sent = self.core.raft.write(EntryData(bytes)).with_leader(leader).responder(responder).await;
         let stopped = sent.is_err();
@@ -321,7 +323,7 @@ impl Task {
         };
         let calls = self.take_calls();
         let (sequence, bytes) = self.encode(&calls);
-        let resolved = self.core.resolver.register(sequence, term);
+        let resolved = self.core.resolver.register(sequence, (term, leader));
         let forward = Forward { term, leader, batch: bytes.slice(1..) };
         let answer = client.call(FORWARD, forward.encode());
         let core = self.core.clone();

@@ -29,7 +29,7 @@ use super::reader::Reader;
 use super::resolver::Resolver;
 use super::state_machine::StateMachine;
 use super::types::{Members, Node, Raft};
-use super::{codec, housekeeping, members};
+use super::{codec, housekeeping, joining, members};
 use crate::clock;
 use crate::config::{Config, Formation};
 use crate::store::{Applier, Fatal, LogId, Record, Store, StoreOptions};
@@ -119,6 +119,7 @@ pub async fn start(
     let outgoing =
         Outgoing::new(apply.clone(), dirs.checkpoints.clone(), config.limits.checkpoint_bytes_per_second)
             .map_err(io("prepare the checkpoint directory"))?;
+    let incoming = Incoming::new(&dirs.checkpoints).map_err(io("prepare the checkpoint directory"))?;
     let local = Arc::new(Local::new(identity.node_id(), identity.cluster_id()));
     let (clocks, outgoing, tasks) = (Arc::new(PeerClocks::default()), Arc::new(outgoing), TaskTracker::new());
     let network = NetworkFactory {
@@ -145,7 +146,7 @@ pub async fn start(
         resolver,
         clocks,
         outgoing,
-        incoming: Arc::new(Incoming::new(&dirs.checkpoints)),
+        incoming: Arc::new(incoming),
         leader: watch::Sender::new(LeaderView::default()),
         members: ArcSwap::default(),
         disk: Disk::default(),
@@ -162,12 +163,12 @@ pub async fn start(
         change: tokio::sync::Mutex::new(()),
     });
     core.suspend_lease();
-    housekeeping::note_free_bytes(&core);
+    core.tasks.spawn(housekeeping::wait_to_campaign(core.clone()));
     core.tasks.spawn(service::serve(core.clone(), peer_listener));
     core.tasks.spawn(housekeeping::follow_leader(core.clone()));
     core.tasks.spawn(housekeeping::keep_house(core.clone()));
     core.tasks.spawn(members::promotion_loop(core.clone()));
-    core.tasks.spawn(members::refresh_address(core.clone()));
+    core.tasks.spawn(joining::refresh_address(core.clone()));
     let group = Group { proposer: Proposer::spawn(&core), reader: Reader::spawn(&core), core };
     form(&group.core).await?;
     Ok(group)
@@ -200,8 +201,13 @@ impl Dirs {
 
     fn create(&self) -> Result<(), StartError> {
         for dir in [&self.log, &self.state, &self.checkpoints] {
-            let doing = format!("create {}", dir.display());
-            fs::create_dir_all(dir).map_err(|error| StartError::Io { doing, error })?;
+            let doing = || format!("create {}", dir.display());
+            fs::create_dir_all(dir).map_err(|error| StartError::Io { doing: doing(), error })?;
+            // What is synced in a directory is safe only if the directory itself is: its name, and that of its parent.
+            for above in dir.ancestors().skip(1).take(2) {
+                let synced = fs::File::open(above).and_then(|above| above.sync_all());
+                synced.map_err(|error| StartError::Io { doing: doing(), error })?;
+            }
         }
         Ok(())
     }
@@ -288,7 +294,7 @@ async fn form(core: &Arc<Core>) -> Result<(), StartError> {
         if core.identity.cluster_id().is_none() {
             core.identity.set_joining()?;
         }
-        core.tasks.spawn(members::join_loop(core.clone(), core.config.join.clone()));
+        core.tasks.spawn(joining::join_loop(core.clone(), core.config.join.clone()));
         return Ok(());
     }
     if core.identity.cluster_id().is_some() {

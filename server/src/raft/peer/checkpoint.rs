@@ -35,6 +35,9 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 const WINDOW: usize = 4;
 /// A checkpoint is offered again to a peer whose transfer broke for this long; links keep its files on disk.
 const REUSE_FOR: Duration = Duration::from_secs(600);
+/// Names below the checkpoint directory: being received; complete.
+const INCOMING: &str = "incoming";
+const RECEIVED: &str = "received-";
 /// Files of one checkpoint.
 const FILES_MAX: u32 = 1_000_000;
 
@@ -298,6 +301,27 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.map_err(|error| TransferError::Protocol(format!("file task: {error}")))?
 }
 
+/// A complete and verified checkpoint. Its directory goes when it is dropped, unless it was moved away meanwhile.
+#[derive(Debug)]
+pub(in crate::raft) struct Received(PathBuf);
+
+impl Received {
+    pub(in crate::raft) fn dir(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %self.0.display(), %error, "received checkpoint not removed");
+            }
+            _ => {}
+        }
+    }
+}
+
 struct Receiving {
     from: u64,
     begin: Begin,
@@ -316,14 +340,21 @@ pub(in crate::raft) struct Incoming {
 }
 
 impl Incoming {
-    pub(in crate::raft) fn new(root: &Path) -> Self {
-        Self {
-            dir: root.join("incoming"),
+    /// Removes what a stop in the middle of a transfer left behind.
+    pub(in crate::raft) fn new(root: &Path) -> io::Result<Self> {
+        for entry in fs::read_dir(root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == INCOMING || name.to_string_lossy().starts_with(RECEIVED) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Self {
+            dir: root.join(INCOMING),
             current: Mutex::new(None),
             received_bytes: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Counts a refusal.
@@ -403,15 +434,16 @@ impl Incoming {
         Ok(Bytes::new())
     }
 
-    /// Handles END: takes the complete checkpoint out. Blocking.
+    /// Handles END: takes the complete checkpoint out, to a directory that no later BEGIN touches: the installation may
+    /// wait (behind a full disk) for longer than the sender does. Blocking.
     pub(in crate::raft) fn end(
         &self,
         from: u64,
         body: Bytes,
-    ) -> Result<(Vote, Begin, PathBuf), TransferError> {
+    ) -> Result<(Vote, Begin, Received), TransferError> {
         let vote = Reader::new("checkpoint end", body).vote()?;
         let mut current = self.current.lock();
-        let held = current.take().filter(|held| held.from == from);
+        let held = current.take_if(|held| held.from == from);
         let held = held.ok_or_else(|| TransferError::Protocol("no checkpoint was begun".into()))?;
         if let Some(missing) = held.progress.iter().position(|(_, _, done)| !done) {
             let name = held.begin.files[missing].0.clone();
@@ -419,8 +451,10 @@ impl Incoming {
             return Err(TransferError::Protocol(format!("{name} is not complete")));
         }
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io_at(&self.dir))?;
+        let out = self.dir.with_file_name(format!("{RECEIVED}{:016x}", rand::random::<u64>()));
+        fs::rename(&self.dir, &out).map_err(io_at(&out))?;
         self.received.fetch_add(1, Ordering::Relaxed);
-        Ok((vote, held.begin, self.dir.clone()))
+        Ok((vote, held.begin, Received(out)))
     }
 }
 
@@ -456,21 +490,37 @@ mod tests {
     #[test]
     fn a_transfer_resumes_where_it_broke() {
         let dir = tempfile::tempdir().unwrap();
-        let incoming = Incoming::new(dir.path());
+        let incoming = Incoming::new(dir.path()).unwrap();
         assert_eq!(incoming.begin(9, begin(&[("a", 4)])).unwrap(), &[0; 8][..]);
         incoming.chunk(9, chunk(0, 0, None, b"ab")).unwrap();
         assert!(incoming.end(9, end()).is_err(), "not complete");
         assert_eq!(incoming.begin(9, begin(&[("a", 4)])).unwrap(), &[2, 0, 0, 0, 0, 0, 0, 0][..]);
         incoming.chunk(9, chunk(0, 2, Some(crc32c::crc32c(b"abcd")), b"cd")).unwrap();
-        let (_, info, path) = incoming.end(9, end()).unwrap();
+        let (_, info, received) = incoming.end(9, end()).unwrap();
         assert_eq!(info.applied.index, 3);
-        assert_eq!(fs::read(path.join("a")).unwrap(), b"abcd");
+        assert_eq!(fs::read(received.dir().join("a")).unwrap(), b"abcd");
+    }
+
+    #[test]
+    fn a_complete_checkpoint_is_safe_from_the_next_transfer() {
+        let dir = tempfile::tempdir().unwrap();
+        let incoming = Incoming::new(dir.path()).unwrap();
+        incoming.begin(9, begin(&[("a", 4)])).unwrap();
+        incoming.chunk(9, chunk(0, 0, Some(crc32c::crc32c(b"abcd")), b"abcd")).unwrap();
+        let (_, _, received) = incoming.end(9, end()).unwrap();
+        assert_eq!(incoming.begin(9, begin(&[("a", 4)])).unwrap(), &[0; 8][..], "begins anew");
+        assert_eq!(fs::read(received.dir().join("a")).unwrap(), b"abcd");
+        assert!(incoming.end(8, end()).is_err(), "a stranger");
+        incoming.chunk(9, chunk(0, 0, None, b"ab")).expect("the stranger took nothing away");
+        drop(received);
+        Incoming::new(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
     }
 
     #[test]
     fn damage_gaps_and_strangers_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let incoming = Incoming::new(dir.path());
+        let incoming = Incoming::new(dir.path()).unwrap();
         incoming.begin(9, begin(&[("a", 4)])).unwrap();
         assert!(incoming.chunk(8, chunk(0, 0, None, b"ab")).is_err(), "another node");
         assert!(incoming.chunk(9, chunk(1, 0, None, b"ab")).is_err(), "another file");

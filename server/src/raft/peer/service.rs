@@ -21,8 +21,8 @@ use super::super::members;
 use super::super::reader::leader_read_index;
 use super::super::state_machine::Checkpoint;
 use super::super::types::{
-    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, stored_membership,
-    to_raft, vote_from_raft, vote_to_raft,
+    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, TypeConfig, stored_membership, to_raft,
+    vote_from_raft, vote_to_raft,
 };
 use super::client::id_text;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
@@ -96,7 +96,7 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
     let open = Arc::new(Semaphore::new(REQUESTS_MAX));
     while let Some(frame) = frames.next(&mut read).await? {
         let Ok(permit) = open.clone().acquire_owned().await else { return Ok(()) };
-        let peer = Peer { core: core.clone(), from: hello.from, formed: hello.cluster_id != 0 };
+        let peer = Peer { core: core.clone(), from: hello.from, cluster_id: hello.cluster_id };
         let (kind, id) = (frame.kind, frame.id);
         let work = peer.begin(frame).await;
         let answers = answers.clone();
@@ -168,7 +168,8 @@ type Work = futures_util::future::BoxFuture<'static, Result<Bytes, String>>;
 struct Peer {
     core: Arc<Core>,
     from: u64,
-    formed: bool,
+    /// As the hello said; 0 = unformed.
+    cluster_id: u64,
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -182,8 +183,9 @@ impl Peer {
         if frame.kind == messages::INVITE {
             return Box::pin(async move { self.invite(body) });
         }
-        if !self.formed || self.core.local.cluster_id().is_none() {
-            return Box::pin(async { Err("this node is not part of a cluster yet".to_owned()) });
+        // Compared with each request: a connection may be older than this node's cluster.
+        if self.cluster_id == 0 || self.core.local.cluster_id() != Some(self.cluster_id) {
+            return Box::pin(async { Err("this node is not part of that cluster".to_owned()) });
         }
         match frame.kind {
             messages::APPEND => Box::pin(self.append(body)),
@@ -315,10 +317,8 @@ impl Peer {
     async fn checkpoint_end(self, body: Bytes) -> Result<Bytes, String> {
         let from = self.from;
         let incoming = self.core.incoming.clone();
-        let (vote, begin, dir) = spawn_blocking(move || incoming.counted(incoming.end(from, body)))
-            .await
-            .map_err(text)?
-            .map_err(text)?;
+        let (vote, begin, received) =
+            spawn_blocking(move || incoming.end(from, body)).await.map_err(text)?.map_err(text)?;
         let (membership_id, members) = match begin.membership {
             Some((id, bytes)) => (Some(id), codec::decode_members(bytes).map_err(text)?),
             None => (None, Members::default()),
@@ -327,7 +327,7 @@ impl Peer {
             last_log_id: Some(to_raft(begin.applied)),
             last_membership: stored_membership(membership_id, &members)?,
         };
-        let snapshot = Snapshot { meta, snapshot: Checkpoint::Received(dir) };
+        let snapshot = Snapshot { meta, snapshot: Checkpoint::Received(received) };
         let answer =
             self.core.raft.install_full_snapshot(vote_to_raft(vote), snapshot).await.map_err(text)?;
         let mut out = BytesMut::new();
