@@ -314,7 +314,7 @@ impl<R: Replica> Dispatcher<R> {
             };
             let failed = matches!(reply, Reply::Error(_));
             if item.slot.is_none() {
-                let found = request.and_then(|request| command::resolve(&request.args).ok());
+                let found = request.and_then(|request| command::row_of(&request.args));
                 self.counters.rejected(found.map(|found| found.slot));
             }
             tally.add(&self.counters, item.slot, failed, latency);
