@@ -113,7 +113,8 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let split = |line: &str| {
         let (series, value) = line.rsplit_once(' ').unwrap();
-        let series = series.replace(r#"group="0","#, "").replace(r#"{group="0"}"#, "");
+        let series =
+            series.replace(r#"group="0","#, "").replace(r#",group="0""#, "").replace(r#"{group="0"}"#, "");
         (series, value.parse().unwrap())
     };
     lines.map(split).collect()
