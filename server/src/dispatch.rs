@@ -35,7 +35,6 @@ mod tests;
 pub mod views;
 
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -191,15 +190,16 @@ impl<R: Replica> Dispatcher<R> {
                 break;
             }
             let started = monotonic();
-            let (run, alone) = self.plan(connection, requests, taken);
+            let rest = requests.get(taken..).unwrap_or_default();
+            let (run, alone) = self.plan(connection, rest);
             if !run.items.is_empty() {
                 let served;
-                (served, flow) = self.serve(connection, run, requests, taken, started, sink).await;
-                taken = served.end;
+                (served, flow) = self.serve(connection, run, rest, started, sink).await;
+                taken += served;
                 continue;
             }
             let Some((slot, action)) = alone else { break };
-            flow = self.perform(connection, slot, action, requests, taken, sink).await;
+            flow = self.perform(connection, slot, action, rest.first(), sink).await;
             taken += 1;
         }
         if flow == Flow::Close {
@@ -214,16 +214,11 @@ impl<R: Replica> Dispatcher<R> {
         flow
     }
 
-    /// Gathers the longest run from `first`, or the one action that must stand alone.
-    fn plan(
-        &self,
-        connection: &Connection,
-        requests: &[Request],
-        first: usize,
-    ) -> (Run, Option<(usize, Action)>) {
+    /// Gathers the longest run from the first of `requests` on, or the one action that must stand alone.
+    fn plan(&self, connection: &Connection, requests: &[Request]) -> (Run, Option<(usize, Action)>) {
         let context = self.context(&connection.session);
         let mut run = Run::default();
-        for request in requests.iter().skip(first) {
+        for request in requests {
             let (slot, parsed) = match command::resolve(&request.args) {
                 Ok(found) => (Some(found.slot), command::parse(found.spec, &request.args, &context)),
                 Err(error) => (None, Err(error)),
@@ -271,16 +266,15 @@ impl<R: Replica> Dispatcher<R> {
         }
     }
 
-    /// Serves a run; returns which requests were answered.
+    /// Serves a run, which begins with the first of `requests`; returns how many were answered.
     async fn serve(
         &self,
         connection: &mut Connection,
         mut run: Run,
         requests: &[Request],
-        first: usize,
         started: Instant,
         sink: &mut impl ReplySink,
-    ) -> (Range<usize>, Flow) {
+    ) -> (usize, Flow) {
         let repeatable = !run.has_writes();
         let outcomes = if run.ops.is_empty() {
             Ok(Vec::new())
@@ -299,7 +293,7 @@ impl<R: Replica> Dispatcher<R> {
             if full && repeatable && answered > 0 {
                 break;
             }
-            let request = requests.get(first + answered);
+            let request = requests.get(answered);
             let reply = match item.step {
                 Step::Ready(reply) => reply,
                 Step::Write => match &mut outcomes {
@@ -320,7 +314,7 @@ impl<R: Replica> Dispatcher<R> {
             };
             let failed = matches!(reply, Reply::Error(_));
             if item.slot.is_none() {
-                let found = request.and_then(|request| command::resolve(&request.args).ok());
+                let found = request.and_then(|request| command::row_of(&request.args));
                 self.counters.rejected(found.map(|found| found.slot));
             }
             tally.add(&self.counters, item.slot, failed, latency);
@@ -334,8 +328,8 @@ impl<R: Replica> Dispatcher<R> {
             }
         }
         tally.flush(&self.counters, latency);
-        self.note(connection, requests.get(first), latency, started);
-        (first..first + answered, flow)
+        self.note(connection, requests.first(), latency, started);
+        (answered, flow)
     }
 
     /// One proposal; an answer of the wrong length would shift replies, so it is an unknown outcome for all.
@@ -402,15 +396,14 @@ impl<R: Replica> Dispatcher<R> {
         connection: &mut Connection,
         slot: usize,
         action: Action,
-        requests: &[Request],
-        at: usize,
+        request: Option<&Request>,
         sink: &mut impl ReplySink,
     ) -> Flow {
         let started = monotonic();
         let is_reset = matches!(action, Action::Node(command::NodeOp::ResetStatistics));
         let (reply, flow) = match action {
             Action::Session(op) => self.session_op(connection, op),
-            Action::Node(op) => self.node_op(connection, op, requests.get(at)).await,
+            Action::Node(op) => self.node_op(connection, op, request).await,
             Action::Reply(_) | Action::Read(..) | Action::Write(_) => (None, Flow::Close),
         };
         let latency = monotonic().saturating_duration_since(started);
@@ -423,7 +416,7 @@ impl<R: Replica> Dispatcher<R> {
         }
         connection.client.follow(&connection.session);
         connection.client.touch(started, slot);
-        self.note(connection, requests.get(at), latency, started);
+        self.note(connection, request, latency, started);
         flow
     }
 

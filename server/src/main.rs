@@ -97,7 +97,7 @@ fn commands(markdown: bool) -> Result<ExitCode, NodeError> {
     if markdown {
         return print(&docs::markdown());
     }
-    print(&table::rows().map(|row| format!("{}\n", row.name)).collect::<String>())
+    print(&table::rows().flat_map(|row| [row.name, "\n"]).collect::<String>())
 }
 
 /// Prints the Redis commands that rebuild a snapshot's content. The whole file is verified before the first one.

@@ -142,10 +142,9 @@ fn start_error(error: StartError) -> NodeError {
         StartError::Identity(IdentityError::OtherCluster { .. }) => {
             (ErrorKind::Refused, "use an empty data directory")
         }
-        StartError::Identity(IdentityError::Io { .. }) | StartError::Io { .. } => {
-            (ErrorKind::CannotCreate, "check the directory's owner and free space")
-        }
-        StartError::Log(LogError::Io { .. } | LogError::DiskFull { .. }) => {
+        StartError::Identity(IdentityError::Io { .. })
+        | StartError::Io { .. }
+        | StartError::Log(LogError::Io { .. } | LogError::DiskFull { .. }) => {
             (ErrorKind::CannotCreate, "check the directory's owner and free space")
         }
         // Their texts say what to do themselves.

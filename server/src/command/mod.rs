@@ -302,6 +302,14 @@ pub fn resolve(words: &[Bytes]) -> Result<table::Found, CommandError> {
     }
 }
 
+/// The row that a request means, however wrong its number of words is: a container's where the subcommand is unknown.
+#[must_use]
+pub fn row_of(words: &[Bytes]) -> Option<table::Found> {
+    let container = table::find(words.first()?)?;
+    let sub = words.get(1).and_then(|second| table::find_subcommand(&container, second));
+    Some(sub.unwrap_or(container))
+}
+
 /// Turns the words of a request into an action by its row.
 ///
 /// # Errors

@@ -60,10 +60,10 @@ impl ApplyHandle {
         resolver: Arc<Resolver>,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(JOBS_MAX);
-        let (applied, watch) = watch::channel(applier.position().0);
-        let worker = Worker { applier, log, resolver, applied };
+        let (progress, seen) = watch::channel(applier.position().0);
+        let worker = Worker { applier, log, resolver, applied: progress };
         thread::Builder::new().name("kvnode-apply".into()).spawn(move || worker.run(&queue))?;
-        Ok(Self { jobs, applied: watch })
+        Ok(Self { jobs, applied: seen })
     }
 
     /// Last applied entry, as something to wait on.

@@ -339,7 +339,7 @@ impl Group {
         let members = core.members.load();
         let replication = core.raft.metrics().borrow_watched().replication.clone().unwrap_or_default();
         let last_index = last.map_or(0, |id| id.index);
-        let status = |(id, node): (&u64, &super::types::Node)| {
+        let describe = |(id, node): (&u64, &super::types::Node)| {
             let own = *id == core.local.node_id;
             let matched = if own {
                 core.log.flushed().map(|id| id.index)
@@ -357,9 +357,9 @@ impl Group {
                 last_ack_ms: acked.filter(|_| leading).map(millis),
             }
         };
-        let mut list: Vec<_> = members.nodes.iter().map(status).collect();
-        list.sort_by(|a, b| a.addr.cmp(&b.addr).then(a.id.cmp(&b.id)));
-        list
+        let mut known: Vec<_> = members.nodes.iter().map(describe).collect();
+        known.sort_by(|a, b| a.addr.cmp(&b.addr).then(a.id.cmp(&b.id)));
+        known
     }
 
     /// Changes of leader: id, term and address.

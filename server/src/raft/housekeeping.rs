@@ -60,11 +60,10 @@ pub(super) async fn follow_leader(core: Arc<Core>) {
             });
             if changed {
                 core.counters.leader_changes.fetch_add(1, Ordering::Relaxed);
-                match view.id {
-                    Some(id) => {
-                        tracing::info!(leader = %id_text(id), addr = %view.addr, term = view.term, "leader")
-                    }
-                    None => tracing::info!(term = view.term, "no leader known"),
+                if let Some(id) = view.id {
+                    tracing::info!(leader = %id_text(id), addr = %view.addr, term = view.term, "leader");
+                } else {
+                    tracing::info!(term = view.term, "no leader known");
                 }
             }
         }
@@ -87,9 +86,10 @@ pub(super) async fn keep_house(core: Arc<Core>) {
         let problem = disk_problem(&core);
         if problem.is_some() != was_full {
             was_full = problem.is_some();
-            match &problem {
-                Some(problem) => tracing::warn!(%problem, "writes that need space are refused"),
-                None => tracing::info!("there is room on the disk again"),
+            if let Some(problem) = &problem {
+                tracing::warn!(%problem, "writes that need space are refused");
+            } else {
+                tracing::info!("there is room on the disk again");
             }
         }
         core.disk.set(problem);

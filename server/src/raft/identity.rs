@@ -185,9 +185,11 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+/// An id as text; the signatures are serde's.
 mod hex_id {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives the field by reference")]
     pub(super) fn serialize<S: Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&format!("{id:016x}"))
     }
@@ -201,6 +203,7 @@ mod hex_id {
 mod hex_option {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    #[expect(clippy::ref_option, reason = "serde gives the field by reference")]
     pub(super) fn serialize<S: Serializer>(id: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
         match id {
             None => serializer.serialize_none(),

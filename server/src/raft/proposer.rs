@@ -203,7 +203,7 @@ impl Task {
     }
 
     fn wake_at(&self) -> Instant {
-        let far = clock::monotonic() + Duration::from_secs(3600);
+        let far = clock::monotonic() + Duration::from_hours(1);
         let oldest = self.pending.front().map_or(far, |call| call.deadline);
         self.retry_at.map_or(oldest, |at| at.min(oldest))
     }
@@ -449,13 +449,11 @@ async fn settle_forwarded(
         }
         // It may be in the log: only the local apply can tell.
         Ok(Ok(Forwarded::Unknown) | Err(_)) | Err(CallError::Lost(_) | CallError::Refused(_)) => {
-            match timeout(RESOLVE_MAX, resolved).await {
-                Ok(resolution) => fate_of(resolution),
-                Err(_) => {
-                    core.resolver.forget(sequence);
-                    Fate::Unknown("the leader was lost and no other one settled it in time".into())
-                }
+            if let Ok(resolution) = timeout(RESOLVE_MAX, resolved).await {
+                return fate_of(resolution);
             }
+            core.resolver.forget(sequence);
+            Fate::Unknown("the leader was lost and no other one settled it in time".into())
         }
     }
 }

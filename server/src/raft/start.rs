@@ -116,9 +116,8 @@ pub async fn start(
     let resolver = Arc::new(Resolver::new(rand::random()));
     let apply =
         ApplyHandle::spawn(applier, log.clone(), resolver.clone()).map_err(io("start the apply thread"))?;
-    let outgoing =
-        Outgoing::new(apply.clone(), dirs.checkpoints.clone(), config.limits.checkpoint_bytes_per_second)
-            .map_err(io("prepare the checkpoint directory"))?;
+    let outgoing = Outgoing::new(apply.clone(), &dirs.checkpoints, config.limits.checkpoint_bytes_per_second)
+        .map_err(io("prepare the checkpoint directory"))?;
     let incoming = Incoming::new(&dirs.checkpoints).map_err(io("prepare the checkpoint directory"))?;
     let local = Arc::new(Local::new(identity.node_id(), identity.cluster_id()));
     let (clocks, outgoing, tasks) = (Arc::new(PeerClocks::default()), Arc::new(outgoing), TaskTracker::new());
@@ -162,7 +161,13 @@ pub async fn start(
         no_lease_until: ArcSwapOption::default(),
         change: tokio::sync::Mutex::new(()),
     });
+    serve(core, peer_listener).await
+}
+
+/// Starts the tasks, then lets the node form or join a cluster.
+async fn serve(core: Arc<Core>, peer_listener: TcpListener) -> Result<Group, StartError> {
     core.suspend_lease();
+    housekeeping::note_free_bytes(&core);
     core.tasks.spawn(housekeeping::wait_to_campaign(core.clone()));
     core.tasks.spawn(service::serve(core.clone(), peer_listener));
     core.tasks.spawn(housekeeping::follow_leader(core.clone()));
@@ -312,7 +317,7 @@ async fn form(core: &Arc<Core>) -> Result<(), StartError> {
             tracing::info!(cluster_id = %id_text(id), "founded a one-node cluster");
         }
         Formation::Wait => {
-            tracing::info!("not part of a cluster; waiting to be told over the admin API or RAFTADDPEER")
+            tracing::info!("not part of a cluster; waiting to be told over the admin API or RAFTADDPEER");
         }
     }
     Ok(())

@@ -97,6 +97,7 @@ struct Sink {
 
 impl Sink {
     /// Sleeps until the bytes so far are allowed by the rate.
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own, paced by the clock")]
     fn pace(&self) {
         if self.bytes_per_second == 0 {
             return;

@@ -103,6 +103,10 @@ impl Live {
     }
 
     /// Waits for the running flush to end.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the apply thread; RocksDB has no notice of the end of a flush"
+    )]
     fn await_flush(&self, given_up: &impl Fn() -> bool) -> Result<(), Fatal> {
         while self.flushing() {
             // RocksDB tries again only for want of space. After any other failure a flush call returns its error; it
@@ -118,6 +122,7 @@ impl Live {
     }
 
     /// Waits a moment after a failure for want of space; any other failure, and giving up, is final.
+    #[expect(clippy::disallowed_methods, reason = "the apply thread; there is no notice of free space")]
     pub(crate) fn bear(
         &self,
         error: &rocksdb::Error,

@@ -34,7 +34,7 @@ use crate::store::{CheckpointInfo, Fatal, LogId};
 const CHUNK_BYTES: usize = 1024 * 1024;
 const WINDOW: usize = 4;
 /// A checkpoint is offered again to a peer whose transfer broke for this long; links keep its files on disk.
-const REUSE_FOR: Duration = Duration::from_secs(600);
+const REUSE_FOR: Duration = Duration::from_mins(10);
 /// Names below the checkpoint directory: being received; complete.
 const INCOMING: &str = "incoming";
 const RECEIVED: &str = "received-";
@@ -79,7 +79,7 @@ pub(in crate::raft) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(in crate::raft) fn new(apply: ApplyHandle, root: PathBuf, bytes_per_second: u64) -> io::Result<Self> {
+    pub(in crate::raft) fn new(apply: ApplyHandle, root: &Path, bytes_per_second: u64) -> io::Result<Self> {
         let root = root.join("outgoing");
         if root.exists() {
             fs::remove_dir_all(&root)?;
@@ -235,8 +235,7 @@ async fn transfer(
 }
 
 async fn pace(bytes_per_second: u64, bytes: usize) {
-    if bytes_per_second > 0 {
-        let micros = bytes as u64 * 1_000_000 / bytes_per_second;
+    if let Some(micros) = (bytes as u64 * 1_000_000).checked_div(bytes_per_second) {
         tokio::time::sleep(Duration::from_micros(micros)).await;
     }
 }

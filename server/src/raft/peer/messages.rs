@@ -239,7 +239,7 @@ impl Forwarded {
     }
 }
 
-/// Answer to READ_INDEX: the log id that the reader's apply must reach, or `None` when the receiver cannot confirm
+/// Answer to `READ_INDEX`: the log id that the reader's apply must reach, or `None` when the receiver cannot confirm
 /// that it leads.
 pub(in crate::raft) fn encode_read_index(id: Option<LogId>) -> Bytes {
     let mut out = BytesMut::with_capacity(32);

@@ -57,6 +57,7 @@ pub(in crate::raft) struct Network {
     outgoing: Arc<Outgoing>,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err; the library copies what it needs")]
 fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
     match error {
         // The library backs off from an unreachable peer and repeats at once after any other error.
@@ -65,6 +66,7 @@ fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err; the library copies what it needs")]
 fn decode_error(error: DecodeError) -> RPCError<TypeConfig> {
     RPCError::Network(NetworkError::new(&error))
 }
