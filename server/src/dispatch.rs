@@ -48,7 +48,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{UnixMs, monotonic, wall};
 use crate::command::{self, Action, Context, View, slot, table};
 use crate::config::{Config, Consistency, Redirect};
-use crate::net::{Flow, Handler};
+use crate::net::{self, Flow, Handler};
 use crate::resp::{Protocol, Reply, Request, reply};
 use crate::session::Session;
 use crate::store::{Answer, Fatal, Op, Outcome, Query};
@@ -96,6 +96,8 @@ pub struct DispatcherParts<R> {
     pub config: Arc<Config>,
     /// Writer of snapshots.
     pub snapshots: Arc<dyn SnapshotService>,
+    /// What the client listener counts.
+    pub net: Arc<net::Stats>,
     /// Cancelled by SHUTDOWN.
     pub shutdown: CancellationToken,
     /// Told of an error after which the node must stop.

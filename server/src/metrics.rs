@@ -6,7 +6,7 @@
 //!
 //! Two ways in
 //! - Handles: a module clones the field it counts with. A counter is one relaxed atomic; a [`Latency`] is two.
-//!   Handles of a label are looked up once, at start ([`Metrics::command`]), never per command.
+//!   Handles of a label are looked up once, at start, never per observation.
 //! - Sources: what a module counts anyway is pulled when `/metrics` is read, through [`Scrape`].
 //!
 //! Names are `kvnode_<noun>_<unit>[_total]`; label values come from enums, the command table, member ids and database
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use prometheus::core::Collector;
+use prometheus::core::{Atomic, Collector, GenericGaugeVec};
 use prometheus::{
     Counter, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -27,7 +27,7 @@ mod process;
 #[cfg(test)]
 mod tests;
 
-pub use latency::{Latency, LatencyVec};
+pub use latency::{BOUNDS_US, Latency, LatencyVec};
 
 /// One line of the table.
 #[derive(Clone, Copy, Debug)]
@@ -127,11 +127,19 @@ macro_rules! metrics {
 metrics! {
     command_duration: LatencyVec = "kvnode_command_duration_seconds" ["command"] false,
         "Time from a decoded command to its reply; its count is the number of commands.";
-    command_errors: IntCounterVec = "kvnode_command_errors_total" ["command", "prefix"] false,
-        "Commands answered with an error, by the first word of the error.";
+    command_errors: IntCounterVec = "kvnode_command_errors_total" ["command"] false,
+        "Commands executed and answered with an error.";
+    command_rejected: IntCounterVec = "kvnode_command_rejected_total" ["command"] false,
+        "Commands refused before they were executed (arity, syntax).";
+    error_replies: IntCounterVec = "kvnode_error_replies_total" ["prefix"] false,
+        "Error replies, also to unknown commands, by the first word of the error.";
+    key_hits: IntCounter = "kvnode_key_hits_total" [] false, "Keys that GET and MGET found.";
+    key_misses: IntCounter = "kvnode_key_misses_total" [] false, "Keys that GET and MGET did not find.";
 
     clients_connected: IntGauge = "kvnode_clients_connected" [] false, "Clients connected now.";
-    clients_accepted: IntCounter = "kvnode_clients_accepted_total" [] false, "Client connections accepted.";
+    clients_max: IntGauge = "kvnode_clients_limit" [] false, "Clients that may be connected at once.";
+    clients_accepted: IntCounter = "kvnode_clients_accepted_total" [] false,
+        "Client connections accepted, also those turned away at the limit.";
     clients_rejected: IntCounterVec = "kvnode_clients_rejected_total" ["reason"] false,
         "Client connections refused or closed by the node, by reason.";
     client_read_bytes: IntCounter = "kvnode_client_read_bytes_total" [] false, "Bytes read from clients.";
@@ -159,21 +167,21 @@ metrics! {
         "Changes that the proposer refused or lost track of, by reason.";
     raft_batches: IntCounter = "kvnode_raft_batches_total" [] true, "Log entries proposed.";
     raft_batch_ops: IntCounter = "kvnode_raft_batch_ops_total" [] true, "Changes in those entries.";
-    raft_queue_bytes: IntGauge = "kvnode_raft_queue_bytes" [] true, "Changes waiting to be proposed.";
+    raft_queue_bytes: IntGauge = "kvnode_raft_queue_bytes" [] true, "Changes taken up and not answered yet.";
     raft_read_barriers: IntCounter = "kvnode_raft_read_barriers_total" [] true,
         "Rounds that confirmed leadership for reads; one serves all reads that wait.";
-    raft_time_offset: Gauge = "kvnode_raft_time_offset_seconds" [] true,
-        "Log time minus this node's wall clock; large means that a clock is wrong.";
+    raft_clock_offset: prometheus::GaugeVec = "kvnode_raft_clock_offset_seconds" ["peer"] true,
+        "A member's wall clock minus this node's, known on the leader only; large means that a clock is wrong.";
 
     log_syncs: IntCounter = "kvnode_log_syncs_total" [] true, "Syncs of the Raft log.";
     log_sync_duration: Latency = "kvnode_log_sync_duration_seconds" [] true, "Time of one sync of the Raft log.";
     log_written_bytes: IntCounter = "kvnode_log_written_bytes_total" [] true, "Bytes written to the Raft log.";
     log_size_bytes: IntGauge = "kvnode_log_size_bytes" [] true, "Bytes of the Raft log on disk.";
-    log_queue_entries: IntGauge = "kvnode_log_queue_entries" [] true, "Entries waiting for the log writer.";
-    disk_full: IntGauge = "kvnode_disk_full" [] true, "1 while writes are refused because the disk is full.";
+    log_queue_bytes: IntGauge = "kvnode_log_queue_bytes" [] true, "Bytes of entries waiting for the log writer.";
+    log_cache_bytes: IntGauge = "kvnode_log_cache_bytes" [] true, "Bytes of entries held in memory for members.";
+    disk_full: IntGauge = "kvnode_disk_full" [] true,
+        "1 while writes that need space are refused because the disk is full or the quota is reached.";
     disk_free_bytes: IntGauge = "kvnode_disk_free_bytes" [] false, "Free bytes on the volume of the Raft log.";
-    disk_refused: IntCounter = "kvnode_disk_refused_writes_total" [] true,
-        "Writes refused because the disk is full or the quota is reached.";
 
     store_keys: IntGaugeVec = "kvnode_store_keys" ["db"] true, "Keys of a database.";
     store_expires: IntGaugeVec = "kvnode_store_expiring_keys" ["db"] true, "Keys of a database that have a deadline.";
@@ -193,7 +201,7 @@ metrics! {
     checkpoints_sent: IntCounterVec = "kvnode_checkpoints_sent_total" ["result"] true,
         "Checkpoints streamed to members that were too far behind, by result.";
     checkpoints_received: IntCounterVec = "kvnode_checkpoints_received_total" ["result"] true,
-        "Checkpoints received, by result.";
+        "Checkpoints received; failed counts refused requests of a transfer.";
     checkpoint_sent_bytes: IntCounter = "kvnode_checkpoint_sent_bytes_total" [] true, "Checkpoint bytes sent.";
     checkpoint_received_bytes: IntCounter = "kvnode_checkpoint_received_bytes_total" [] true,
         "Checkpoint bytes received.";
@@ -206,42 +214,6 @@ metrics! {
     process_cpu: Counter = "kvnode_process_cpu_seconds_total" [] false, "CPU time, user and system.";
     process_uptime: Gauge = "kvnode_process_uptime_seconds" [] false, "Time since the process started.";
     build_info: IntGaugeVec = "kvnode_build_info" ["version"] false, "1, with the version of the server.";
-}
-
-/// Error prefixes that get a label of their own; all others count as `other`.
-const ERROR_PREFIXES: [&str; 14] = [
-    "ERR",
-    "WRONGTYPE",
-    "MOVED",
-    "TRY",
-    "LOADING",
-    "OOM",
-    "BUSY",
-    "NOPROTO",
-    "NOAUTH",
-    "NOPERM",
-    "READONLY",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "MISCONF",
-];
-
-/// Handles of one command, looked up once at start.
-#[derive(Clone)]
-pub struct CommandMetrics {
-    name: &'static str,
-    /// Observe once per command.
-    pub duration: Latency,
-    errors: IntCounterVec,
-}
-
-impl CommandMetrics {
-    /// Counts an error reply by its first word. `text` is the error without the leading `-`.
-    pub fn error(&self, text: &str) {
-        let word = text.split(' ').next().unwrap_or_default();
-        let prefix = ERROR_PREFIXES.iter().find(|prefix| **prefix == word).copied().unwrap_or("other");
-        self.errors.with_label_values(&[self.name, prefix]).inc();
-    }
 }
 
 impl Default for Metrics {
@@ -257,16 +229,6 @@ impl Metrics {
         let metrics = Self::build();
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics
-    }
-
-    /// Handles of one command. `name` comes from the command table, or is `unknown`.
-    #[must_use]
-    pub fn command(&self, name: &'static str) -> CommandMetrics {
-        CommandMetrics {
-            name,
-            duration: self.command_duration.with(name),
-            errors: self.command_errors.clone(),
-        }
     }
 
     /// Adds a source that is asked at each scrape.
@@ -311,6 +273,14 @@ pub fn raise(counter: &IntCounter, total: u64) {
 /// A gauge of an unsigned number.
 pub fn set(gauge: &IntGauge, value: u64) {
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// Replaces all series of a family, so that members that left, or are no longer ours to know, are gone.
+pub fn replace<P: Atomic>(family: &GenericGaugeVec<P>, values: impl Iterator<Item = (String, P::T)>) {
+    family.reset();
+    for (label, value) in values {
+        family.with_label_values(&[&label]).set(value);
+    }
 }
 
 /// The table as Markdown, for the README.

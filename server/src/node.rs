@@ -33,6 +33,7 @@ use crate::error::{ErrorKind, NodeError};
 use crate::metrics::Metrics;
 use crate::net;
 use crate::probe;
+use crate::raft::log::LogError;
 use crate::raft::{self, Addresses, Group, IdentityError, RestoreRecords, StartError, Stopped};
 use crate::snapshot;
 use crate::store::{self, Fatal};
@@ -42,8 +43,6 @@ pub use snapshots::Snapshots;
 
 /// Time that clients get to take their last replies.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Admin connections at once.
-const ADMIN_CONNECTIONS_MAX: usize = 128;
 /// Raft tasks are told to stop, then awaited for this long.
 const GROUP_STOP: Duration = Duration::from_secs(30);
 
@@ -106,7 +105,11 @@ fn announce(ready: &Ready, data: &Path) -> Result<(), NodeError> {
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> NodeError {
-    NodeError::new(ErrorKind::CannotCreate, format!("write {}: {error}", path.display()), "check the directory's owner and free space")
+    NodeError::new(
+        ErrorKind::CannotCreate,
+        format!("write {}: {error}", path.display()),
+        "check the directory's owner and free space",
+    )
 }
 
 async fn bind(addr: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr), NodeError> {
@@ -136,14 +139,22 @@ fn advertised(configured: Option<&String>, bound: SocketAddr, key: &str) -> Resu
 
 fn start_error(error: StartError) -> NodeError {
     let (kind, remedy) = match &error {
-        StartError::Identity(IdentityError::OtherCluster { .. }) => (ErrorKind::Refused, "use an empty data directory"),
+        StartError::Identity(IdentityError::OtherCluster { .. }) => {
+            (ErrorKind::Refused, "use an empty data directory")
+        }
         StartError::Identity(IdentityError::Io { .. }) | StartError::Io { .. } => {
             (ErrorKind::CannotCreate, "check the directory's owner and free space")
         }
-        StartError::Identity(IdentityError::Damaged { .. }) | StartError::Log(_) | StartError::State(_) => {
-            (ErrorKind::Data, "if it cannot be repaired, empty the data directory and let the node join its cluster again")
+        StartError::Log(LogError::Io { .. } | LogError::DiskFull { .. }) => {
+            (ErrorKind::CannotCreate, "check the directory's owner and free space")
         }
-        StartError::Raft(_) => (ErrorKind::Data, "empty the data directory and let the node join its cluster again"),
+        // Their texts say what to do themselves.
+        StartError::Identity(IdentityError::Damaged { .. }) | StartError::Log(_) | StartError::State(_) => {
+            (ErrorKind::Data, "the node did not start")
+        }
+        StartError::Raft(_) => {
+            (ErrorKind::Data, "empty the data directory and let the node join its cluster again")
+        }
         StartError::Restore(_) => (ErrorKind::NoInput, "give --restore a good state.bin"),
         StartError::Timing(_) => (ErrorKind::Config, "see config-example for the timing keys"),
     };
@@ -197,9 +208,11 @@ impl Node {
         let group = raft::start(config.clone(), addresses, peers, restore, shutdown.clone()).await;
         let group = group.map_err(start_error)?;
         let fatal = Arc::new(Mutex::new(None));
-        let snapshots = Snapshots::new(group.clone(), config.clone());
+        let metrics = Arc::new(Metrics::new());
+        let snapshots = Snapshots::new(group.clone(), config.clone(), metrics.snapshot_duration.clone());
         snapshots.clear_leftovers();
-        let (dispatcher, net_stats) = dispatcher(&config, &group, &snapshots, &shutdown, &fatal);
+        let net_stats = Arc::new(net::Stats::default());
+        let dispatcher = dispatcher(&config, &group, &snapshots, &net_stats, &shutdown, &fatal);
         let tasks = Tasks {
             clients_stop: CancellationToken::new(),
             clients: TaskTracker::new(),
@@ -207,15 +220,35 @@ impl Node {
             admin: TaskTracker::new(),
         };
         let control = Control::new(group.clone(), http_addr, shutdown.clone());
-        let metrics = metrics(&group, &dispatcher, &net_stats, &snapshots);
-        let admin = Admin::new(control, Arc::new(snapshots.clone()), metrics, ADMIN_CONNECTIONS_MAX, tasks.admin_stop.clone());
-        tasks.admin.spawn(admin::serve(http, admin, ServeLimits::new(ADMIN_CONNECTIONS_MAX)));
+        metrics.register(Arc::new(scrape::Source {
+            config: config.clone(),
+            group: group.clone(),
+            dispatcher: dispatcher.clone(),
+            net: net_stats.clone(),
+            snapshots: snapshots.clone(),
+        }));
+        let admin_max = config.limits.http_connections_max;
+        let admin =
+            Admin::new(control, Arc::new(snapshots.clone()), metrics, admin_max, tasks.admin_stop.clone());
+        tasks.admin.spawn(admin::serve(http, admin, ServeLimits::new(admin_max)));
         let stop = tasks.clients_stop.clone();
-        let listener = net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats.clone(), stop);
+        let listener =
+            net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats.clone(), stop);
         tasks.clients.spawn(listener.run(DRAIN));
         let node_id = format!("{:016x}", group.node_id());
         let ready = Ready { addr, peer_addr, http_addr, node_id, pid: std::process::id() };
-        Ok(Self { group, dispatcher, snapshots, config, net_stats, ready, shutdown, fatal, tasks, _lock: lock })
+        Ok(Self {
+            group,
+            dispatcher,
+            snapshots,
+            config,
+            net_stats,
+            ready,
+            shutdown,
+            fatal,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -290,7 +323,9 @@ impl Node {
                 Ok(())
             }
             Ok(Err(error)) => Err(NodeError::fatal(error)),
-            Err(_) => Err(NodeError::fatal(format!("the group did not stop within {} s", GROUP_STOP.as_secs()))),
+            Err(_) => {
+                Err(NodeError::fatal(format!("the group did not stop within {} s", GROUP_STOP.as_secs())))
+            }
         }
     }
 }
@@ -299,14 +334,16 @@ fn dispatcher(
     config: &Arc<Config>,
     group: &Group,
     snapshots: &Snapshots,
+    net_stats: &Arc<net::Stats>,
     shutdown: &CancellationToken,
     fatal: &Arc<Mutex<Option<String>>>,
-) -> (Arc<Dispatcher<Group>>, Arc<net::Stats>) {
+) -> Arc<Dispatcher<Group>> {
     let (note, stop) = (fatal.clone(), shutdown.clone());
     let parts = DispatcherParts {
         group: group.clone(),
         config: config.clone(),
         snapshots: Arc::new(snapshots.clone()),
+        net: net_stats.clone(),
         shutdown: shutdown.clone(),
         fatal: Arc::new(move |error: Fatal| {
             tracing::error!(%error, "the state cannot be read");
@@ -317,21 +354,5 @@ fn dispatcher(
         addr: group.addr().to_owned(),
         peer_addr: group.peer_addr().to_owned(),
     };
-    (Arc::new(Dispatcher::new(parts)), Arc::new(net::Stats::default()))
-}
-
-fn metrics(
-    group: &Group,
-    dispatcher: &Arc<Dispatcher<Group>>,
-    net_stats: &Arc<net::Stats>,
-    snapshots: &Snapshots,
-) -> Arc<Metrics> {
-    let metrics = Arc::new(Metrics::new());
-    metrics.register(Arc::new(scrape::Source {
-        group: group.clone(),
-        dispatcher: dispatcher.clone(),
-        net: net_stats.clone(),
-        snapshots: snapshots.clone(),
-    }));
-    metrics
+    Arc::new(Dispatcher::new(parts))
 }

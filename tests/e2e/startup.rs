@@ -104,6 +104,56 @@ fn find_files(dir: &std::path::Path, found: &mut Vec<std::path::PathBuf>) -> Res
     Ok(())
 }
 
+/// As `fails`, and what the program says of itself is one line.
+async fn fails_in_one_line(arguments: &[&str], words: &[&str]) -> Result<()> {
+    fails(arguments, words).await?;
+    let (_, output) = run_to_end(arguments, DEADLINE).await?;
+    let lines = output.lines().filter(|line| line.starts_with("kvnode-server: ")).count();
+    ensure!(lines == 1, "{arguments:?}: {lines} lines\n{output}");
+    Ok(())
+}
+
+#[test]
+fn a_damaged_or_missing_identity_is_said() {
+    scenario(1, &[], async |cluster| {
+        cluster.leader_client().await?.ok("SET k v").await?;
+        cluster.nodes[0].kill()?;
+        let data = cluster.nodes[0].data.display().to_string();
+        let arguments = ["--addr", "127.0.0.1:0", "--data", &data];
+        let identity = cluster.nodes[0].data.join("identity.json");
+        fs::write(&identity, "{\"format\":1")?;
+        fails_in_one_line(&arguments, &["identity.json: not an identity"]).await?;
+        fs::remove_file(&identity)?;
+        fails_in_one_line(&arguments, &["identity.json: missing beside existing data"]).await
+    });
+}
+
+#[test]
+fn a_bad_restore_file_is_said_and_leaves_the_directory_usable() {
+    run(async {
+        let dir = tempfile::tempdir()?;
+        let data = dir.path().join("data").display().to_string();
+        let file = dir.path().join("state.bin");
+        let name = file.display().to_string();
+        let arguments = ["--addr", "127.0.0.1:0", "--data", &data, "--restore", &name];
+        fails_in_one_line(&arguments, &["state.bin: no such file"]).await?;
+        fs::write(&file, "this is not a snapshot")?;
+        // The second try finds the directory that the first one made.
+        fails_in_one_line(&arguments, &["state.bin: not a kvnode snapshot"]).await
+    });
+}
+
+#[test]
+fn an_address_that_nobody_can_dial_is_said() {
+    run(async {
+        let dir = tempfile::tempdir()?;
+        let data = dir.path().join("data").display().to_string();
+        fails_in_one_line(&["--addr", "0.0.0.0:0", "--data", &data], &["advertise"]).await?;
+        let arguments = ["--addr", "127.0.0.1:0", "--peer-addr", "0.0.0.0:0", "--data", &data];
+        fails_in_one_line(&arguments, &["advertise-peer-addr"]).await
+    });
+}
+
 #[test]
 fn a_torn_tail_of_the_log_is_dropped() {
     scenario(3, &[], async |cluster| {

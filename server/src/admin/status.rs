@@ -76,7 +76,7 @@ pub fn describe(group: &raft::Status, facts: NodeFacts) -> NodeStatus {
         leader: leader.map(leader_info),
         last_contact_ms: group.last_contact_ms,
         log: LogPositions {
-            last_index: group.last_log_index,
+            last_index: group.last_log.map(|id| id.index),
             committed: text(group.committed),
             applied: text(group.applied),
             durable: text(group.durable),
@@ -154,7 +154,7 @@ mod tests {
                 lag_entries: Some(0),
                 last_ack_ms: None,
             }],
-            last_log_index: Some(9),
+            last_log: id(9),
             committed: id(9),
             applied: id(7),
             durable: None,

@@ -58,7 +58,8 @@ pub(crate) static MGET: Spec = Spec {
 };
 
 fn mget(args: &mut Args<'_>, context: &Context) -> Parsed {
-    Ok(Action::Read(Query::MGet { db: context.db, keys: args.rest() }, View::Plain))
+    let query = Query::MGet { db: context.db, keys: args.rest(), size_bytes_max: context.reply_bytes_max };
+    Ok(Action::Read(query, View::Plain))
 }
 
 pub(crate) static SET: Spec = Spec {

@@ -12,12 +12,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::command::table;
-
 /// Upper bounds of the latency buckets in microseconds; one more bucket holds the rest.
-pub const BUCKETS_US: [u64; 17] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 5_000_000, 10_000_000,
-];
+pub use crate::metrics::BOUNDS_US as BUCKETS_US;
 
 /// Counters of one command, as read at some moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -273,10 +269,10 @@ mod tests {
         let slot = table::find(b"get").unwrap().slot;
         counters.executed(slot, 3, 1, Duration::from_micros(50));
         counters.executed(slot, 1, 0, Duration::from_micros(51));
-        counters.executed(slot, 1, 0, Duration::from_mins(1));
+        counters.executed(slot, 1, 0, Duration::from_mins(10));
         let (_, count) = counters.commands().find(|(name, _)| *name == "GET").unwrap();
-        assert_eq!((count.calls, count.failed, count.usec), (5, 1, 3 * 50 + 51 + 60_000_000));
-        assert_eq!((count.buckets[0], count.buckets[1], count.buckets[BUCKETS_US.len()]), (3, 1, 1));
+        assert_eq!((count.calls, count.failed, count.usec), (5, 1, 3 * 50 + 51 + 600_000_000));
+        assert_eq!((count.buckets[1], count.buckets[2], count.buckets[BUCKETS_US.len()]), (3, 1, 1));
     }
 
     #[test]

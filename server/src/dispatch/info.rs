@@ -1,6 +1,7 @@
 //! The text of INFO: facts in, sections out. Pure. A fact that is not known is left out, never made up.
 
 use std::fmt::{Display, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::clients::Clients;
 use super::counters::Counters;
@@ -9,6 +10,7 @@ use super::views;
 use crate::clock::UnixMs;
 use crate::command::REDIS_VERSION;
 use crate::config::{Config, Redirect};
+use crate::net;
 use crate::raft::{Role, Status};
 use crate::store::DbStats;
 
@@ -22,6 +24,8 @@ pub struct Facts<'a> {
     pub counters: &'a Counters,
     /// Connections.
     pub clients: &'a Clients,
+    /// What the client listener has counted.
+    pub net: &'a net::Stats,
     /// Per database, index = number.
     pub databases: &'a [DbStats],
     /// This process.
@@ -180,9 +184,13 @@ fn persistence(text: &mut Text, facts: &Facts<'_>) {
 
 fn stats(text: &mut Text, facts: &Facts<'_>) {
     let totals = facts.counters.totals_since_reset();
-    text.field("total_connections_received", facts.clients.opened());
+    let net = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    text.field("total_connections_received", net(&facts.net.accepted));
     text.field("total_commands_processed", totals.commands);
     text.field("instantaneous_ops_per_sec", facts.ops_per_second);
+    text.field("total_net_input_bytes", net(&facts.net.read_bytes));
+    text.field("total_net_output_bytes", net(&facts.net.written_bytes));
+    text.field("rejected_connections", net(&facts.net.rejected));
     // Nothing expires or is evicted by this version.
     text.field("expired_keys", 0);
     text.field("evicted_keys", 0);
@@ -215,6 +223,7 @@ fn replication(text: &mut Text, facts: &Facts<'_>) {
             text.field("master_host", host);
             text.field("master_port", port);
         }
+        text.known("master_last_io_seconds_ago", status.last_contact_ms.map(|ms| ms / 1000));
         text.field("master_link_status", if status.leader.is_some() { "up" } else { "down" });
         text.field("slave_repl_offset", offset);
         text.field("slave_read_only", 1);
@@ -270,7 +279,7 @@ fn raft(text: &mut Text, facts: &Facts<'_>) {
     text.field("raft_term", status.term);
     text.known("raft_leader_id", status.leader.as_ref().map(|leader| format!("{:016x}", leader.id)));
     text.known("raft_leader_addr", status.leader.as_ref().map(|leader| &leader.addr));
-    text.known("raft_last_log_index", status.last_log_index);
+    text.known("raft_last_log_index", status.last_log.map(|id| id.index));
     text.known("raft_commit_index", status.committed.map(|id| id.index));
     text.known("raft_applied_index", status.applied.map(|id| id.index));
     text.known("raft_durable_index", status.durable.map(|id| id.index));

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use super::fault::Fault;
 use super::replica::Replica;
 use super::{Connection, Dispatcher, config_table, info, process, views};
-use crate::net::Flow;
 use crate::clock::{UnixMs, monotonic, wall};
 use crate::command::{ClusterOp, NodeOp, slot};
 use crate::config::Redirect;
+use crate::net::Flow;
 use crate::raft::{MemberError, Role, Status};
 use crate::resp::{Reply, Request};
 
@@ -121,6 +121,7 @@ impl<R: Replica> Dispatcher<R> {
             status: &status,
             counters: &self.counters,
             clients: &self.clients,
+            net: &self.parts.net,
             databases: &databases,
             usage: process::usage(),
             run_id: &self.run_id,

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use super::clients::Client;
 use super::replica::Replica;
 use super::{Connection, Dispatcher, views};
-use crate::net::Flow;
 use crate::clock::monotonic;
 use crate::command::{self, SessionOp};
 use crate::config::Redirect;
+use crate::net::Flow;
 use crate::resp::{Protocol, Reply};
 use crate::session::Session;
 

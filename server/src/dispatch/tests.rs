@@ -159,25 +159,24 @@ struct Bench {
     shutdown: CancellationToken,
     fatals: Arc<Mutex<Vec<String>>>,
     snapshots: Arc<FakeSnapshots>,
-}
-
-fn config() -> Config {
-    Config::default()
+    net: Arc<crate::net::Stats>,
 }
 
 impl Bench {
     fn new(change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = config();
+        let mut config = Config::default();
         change(&mut config);
         let group = FakeGroup::default();
         let shutdown = CancellationToken::new();
         let fatals: Arc<Mutex<Vec<String>>> = Arc::default();
         let snapshots: Arc<FakeSnapshots> = Arc::default();
+        let net: Arc<crate::net::Stats> = Arc::default();
         let told = Arc::clone(&fatals);
         let dispatcher = Dispatcher::new(DispatcherParts {
             group: group.clone(),
             config: Arc::new(config),
             snapshots: Arc::clone(&snapshots) as Arc<dyn SnapshotService>,
+            net: Arc::clone(&net),
             shutdown: shutdown.clone(),
             fatal: Arc::new(move |fatal| told.lock().push(fatal.to_string())),
             started: UnixMs(1_000_000),
@@ -186,7 +185,7 @@ impl Bench {
         });
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let connection = dispatcher.open(1, at(5000), at(4920), CancellationToken::new());
-        Self { group, dispatcher, connection, shutdown, fatals, snapshots }
+        Self { group, dispatcher, connection, shutdown, fatals, snapshots, net }
     }
 
     /// Sends lines as one turn.
@@ -424,7 +423,7 @@ async fn info_counts_what_happened_and_shows_the_group() {
     let mut bench = Bench::new(|_| {});
     bench.replies(&["GET a", "GET missing", "SET a", "NOPE"]).await;
     let Reply::Verbatim(text) = bench.reply("INFO everything").await else { panic!() };
-    let text = String::from_utf8(text.to_vec()).unwrap();
+    let text = String::from_utf8_lossy(&text).into_owned();
     for line in [
         "redis_version:7.2.0",
         "tcp_port:4920",
@@ -557,4 +556,23 @@ async fn values_are_described_without_being_sent() {
         bench.replies(&lines).await,
         [Reply::Integer(5), bulk("int"), Reply::Integer(24), Reply::Nil, keys]
     );
+}
+
+#[tokio::test]
+async fn info_shows_what_the_listener_counts() {
+    let mut bench = Bench::new(|_| {});
+    bench.net.accepted.store(9, Ordering::Relaxed);
+    bench.net.rejected.store(2, Ordering::Relaxed);
+    bench.net.read_bytes.store(70, Ordering::Relaxed);
+    bench.net.written_bytes.store(80, Ordering::Relaxed);
+    let Reply::Verbatim(text) = bench.reply("INFO stats").await else { panic!() };
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    for line in [
+        "total_connections_received:9",
+        "rejected_connections:2",
+        "total_net_input_bytes:70",
+        "total_net_output_bytes:80",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
 }

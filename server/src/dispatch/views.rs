@@ -53,22 +53,14 @@ pub fn state(status: &Status) -> Reply {
 pub fn statistics(status: &Status) -> Reply {
     let commit = status.committed.map_or(0, |id| id.index);
     let applied = status.applied.map_or(0, |id| id.index);
-    let last = status.last_log_index.unwrap_or(0);
-    // What is appended behind the commit index was appended in the current term, but for leftovers of a lost leader
-    // that the next one will overwrite.
-    let last_term = match status.committed {
-        Some(id) if id.index == last => id.term,
-        None if status.last_log_index.is_none() => 0,
-        _ => status.term,
-    };
     let others = status.members.iter().filter(|member| member.id != status.node_id).count();
     pairs(vec![
         ("applied_index", applied.to_string()),
         ("commit_index", commit.to_string()),
         ("fsm_pending", commit.saturating_sub(applied).to_string()),
         ("last_contact", last_contact(status)),
-        ("last_log_index", last.to_string()),
-        ("last_log_term", last_term.to_string()),
+        ("last_log_index", status.last_log.map_or(0, |id| id.index).to_string()),
+        ("last_log_term", status.last_log.map_or(0, |id| id.term).to_string()),
         ("last_snapshot_index", status.durable.map_or(0, |id| id.index).to_string()),
         ("last_snapshot_term", status.durable.map_or(0, |id| id.term).to_string()),
         ("num_peers", others.to_string()),
@@ -310,7 +302,7 @@ pub(super) mod tests {
             leader: Some(Leader { id: leader, addr: format!("10.0.0.{leader}:4920") }),
             membership_log_id: at(1),
             members: vec![member(3, false, Some(9_999)), member(1, true, None), member(2, true, Some(5))],
-            last_log_index: Some(10),
+            last_log: Some(LogId { term: 2, node: leader, index: 10 }),
             committed: at(9),
             applied: at(7),
             durable: at(5),
@@ -337,7 +329,7 @@ pub(super) mod tests {
         assert_eq!(fields.len(), 11);
         assert!(fields.is_sorted());
         let values: Vec<&str> = list.iter().skip(1).step_by(2).map(String::as_str).collect();
-        assert_eq!(values, ["7", "9", "2", "1.5s", "10", "4", "5", "3", "2", "Follower", "4"]);
+        assert_eq!(values, ["7", "9", "2", "1.5s", "10", "2", "5", "3", "2", "Follower", "4"]);
         assert_eq!(words(&statistics(&status(Role::Leader)))[7], "0");
     }
 

@@ -14,8 +14,9 @@ use prometheus::Opts;
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto;
 
-/// Upper bounds of the buckets in microseconds, inclusive; the last bucket has none.
-const BOUNDS_US: [u64; 20] = [
+/// Upper bounds of the buckets in microseconds, inclusive; the last bucket has none. Modules that count durations by
+/// themselves use the same ones, so that [`Latency::raise`] loses nothing.
+pub const BOUNDS_US: [u64; 20] = [
     25,
     50,
     100,
@@ -87,6 +88,15 @@ impl Latency {
             cell.fetch_add(1, Relaxed);
         }
         self.cells.sum_ns.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Brings the cells up to what another module has counted: observations per bucket of [`BOUNDS_US`] (not
+    /// cumulative, the last one for slower ones), and their sum. What is lower is left.
+    pub fn raise(&self, buckets: &[u64; BOUNDS_US.len() + 1], sum: Duration) {
+        for (cell, count) in self.cells.buckets.iter().zip(buckets) {
+            cell.fetch_max(*count, Relaxed);
+        }
+        self.cells.sum_ns.fetch_max(u64::try_from(sum.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Observations so far.

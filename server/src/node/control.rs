@@ -8,7 +8,8 @@ use kvnode_api::members::{
     AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, Transfer,
 };
 use kvnode_api::status::{
-    Addresses, DiskState, LeaderInfo, LogPositions, MemberInfo, Membership, NodeStatus, Phase, Role as ApiRole,
+    Addresses, DiskState, LeaderInfo, LogPositions, MemberInfo, Membership, NodeStatus, Phase,
+    Role as ApiRole,
 };
 use kvnode_api::watch::LeaderEvent;
 use kvnode_api::{CONTRACT, Id};
@@ -161,7 +162,7 @@ impl NodeControl for Control {
             leader: leader(status.leader.as_ref()),
             last_contact_ms: status.last_contact_ms,
             log: LogPositions {
-                last_index: status.last_log_index,
+                last_index: status.last_log.map(|id| id.index),
                 committed: text(status.committed),
                 applied: text(status.applied),
                 durable: text(status.durable),
@@ -201,14 +202,20 @@ impl NodeControl for Control {
 
     fn add_member(&self, request: AddMember) -> Answer<MembershipChanged> {
         match log_id(request.if_membership.as_deref()) {
-            Ok(expect) => self.verb(move |group| async move { group.add_peer(request.addr, request.promote, expect).await }),
+            Ok(expect) => {
+                self.verb(
+                    move |group| async move { group.add_peer(request.addr, request.promote, expect).await },
+                )
+            }
             Err(error) => Box::pin(async move { Err(error) }),
         }
     }
 
     fn remove_member(&self, request: RemoveMember) -> Answer<MembershipChanged> {
         match log_id(request.if_membership.as_deref()) {
-            Ok(expect) => self.verb(move |group| async move { group.remove_peer(request.target, expect).await }),
+            Ok(expect) => {
+                self.verb(move |group| async move { group.remove_peer(request.target, expect).await })
+            }
             Err(error) => Box::pin(async move { Err(error) }),
         }
     }

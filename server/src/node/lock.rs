@@ -23,7 +23,12 @@ impl DirLock {
             )
         };
         fs::create_dir_all(data).map_err(unusable)?;
-        let file = File::options().create(true).truncate(false).write(true).open(data.join("LOCK")).map_err(unusable)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(data.join("LOCK"))
+            .map_err(unusable)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             NodeError::new(
                 ErrorKind::Locked,

@@ -13,6 +13,7 @@ use crate::admin::{Answer, ControlError, SnapshotControl, SnapshotFile};
 use crate::clock::{self, UnixMs};
 use crate::config::{Config, Consistency};
 use crate::dispatch::SnapshotService;
+use crate::metrics::Latency;
 use crate::raft::Group;
 use crate::snapshot::{self, Catalog, ExportContext, Meta, SnapshotError};
 use crate::store;
@@ -24,8 +25,6 @@ pub struct Counts {
     pub written: AtomicU64,
     /// Attempts that failed.
     pub failed: AtomicU64,
-    /// Duration of the newest, milliseconds.
-    pub last_ms: AtomicU64,
     /// Size of the newest, bytes.
     pub last_bytes: AtomicU64,
     /// Wall clock of the newest, 0 = none since the start.
@@ -41,6 +40,7 @@ pub struct Snapshots {
     /// One at a time: a second request waits, then writes its own.
     turn: Arc<Mutex<()>>,
     counts: Arc<Counts>,
+    duration: Latency,
 }
 
 fn failed(error: impl std::fmt::Display) -> ControlError {
@@ -61,9 +61,9 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Snapshots {
-    pub(super) fn new(group: Group, config: Arc<Config>) -> Self {
+    pub(super) fn new(group: Group, config: Arc<Config>, duration: Latency) -> Self {
         let catalog = Arc::new(Catalog::new(config.log_dir.join("snapshots")));
-        Self { group, config, catalog, turn: Arc::default(), counts: Arc::default() }
+        Self { group, config, catalog, turn: Arc::default(), counts: Arc::default(), duration }
     }
 
     /// Counts since the start.
@@ -115,10 +115,10 @@ impl Snapshots {
         match &result {
             Ok((_, meta)) => {
                 let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                counts.written.fetch_add(1, Ordering::Relaxed);
-                counts.last_ms.store(took, Ordering::Relaxed);
+                self.duration.observe(started.elapsed());
                 counts.last_bytes.store(meta.size_bytes, Ordering::Relaxed);
                 counts.last_at_ms.store(clock::wall().0, Ordering::Relaxed);
+                counts.written.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(id = %meta.id, bytes = meta.size_bytes, ms = took, "snapshot written");
             }
             Err(error) => {
@@ -188,9 +188,9 @@ impl SnapshotControl for Snapshots {
         let catalog = self.catalog.clone();
         Box::pin(async move {
             let removed = blocking(move || match catalog.find(&id) {
-                Ok(entry) => std::fs::remove_dir_all(&entry.dir)
-                    .map(|()| true)
-                    .map_err(|error| SnapshotError::Io { doing: "remove", path: entry.dir.clone(), source: error }),
+                Ok(entry) => std::fs::remove_dir_all(&entry.dir).map(|()| true).map_err(|error| {
+                    SnapshotError::Io { doing: "remove", path: entry.dir.clone(), source: error }
+                }),
                 Err(SnapshotError::NotFound { .. }) => Ok(false),
                 Err(error) => Err(error),
             })

@@ -54,7 +54,11 @@ struct Worker {
 
 impl ApplyHandle {
     /// Starts the thread.
-    pub(super) fn spawn(applier: Applier, log: Arc<RaftLog>, resolver: Arc<Resolver>) -> std::io::Result<Self> {
+    pub(super) fn spawn(
+        applier: Applier,
+        log: Arc<RaftLog>,
+        resolver: Arc<Resolver>,
+    ) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(JOBS_MAX);
         let (applied, watch) = watch::channel(applier.position().0);
         let worker = Worker { applier, log, resolver, applied };

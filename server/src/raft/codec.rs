@@ -117,7 +117,11 @@ impl Reader {
     }
 
     pub(super) fn end(self) -> Result<(), DecodeError> {
-        if self.bytes.is_empty() { Ok(()) } else { Err(self.error(format!("{} bytes too many", self.bytes.len()))) }
+        if self.bytes.is_empty() {
+            Ok(())
+        } else {
+            Err(self.error(format!("{} bytes too many", self.bytes.len())))
+        }
     }
 }
 

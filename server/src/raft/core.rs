@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
+use super::group::ProposeError;
 use super::identity::Identity;
 use super::log::RaftLog;
 use super::peer::checkpoint::{Incoming, Outgoing};
@@ -50,6 +51,7 @@ pub(super) struct Core {
     pub(super) leader: watch::Sender<LeaderView>,
     pub(super) members: ArcSwap<Members>,
     pub(super) disk: Disk,
+    pub(super) heard: Contact,
     pub(super) counters: Counters,
     pub(super) tasks: TaskTracker,
     /// The node is to stop: nothing new is begun, but what clients have sent is still served.
@@ -112,16 +114,56 @@ impl Core {
     }
 }
 
+/// When the leader of the present term was heard last.
+pub(super) struct Contact {
+    since: Instant,
+    /// Milliseconds from `since`, plus one; 0 = never.
+    at_ms: AtomicU64,
+}
+
+impl Default for Contact {
+    fn default() -> Self {
+        Self { since: clock::monotonic(), at_ms: AtomicU64::new(0) }
+    }
+}
+
+impl Contact {
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(clock::monotonic().duration_since(self.since).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// It was heard now.
+    pub(super) fn note(&self) {
+        self.at_ms.fetch_max(self.elapsed_ms().saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Milliseconds since, or `None` if it was never heard.
+    pub(super) fn age_ms(&self) -> Option<u64> {
+        let at = self.at_ms.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.elapsed_ms().saturating_sub(at))
+    }
+}
+
 /// Whether the disk has room for growth.
 #[derive(Default)]
 pub(super) struct Disk {
     problem: ArcSwapOption<String>,
+    free_bytes: AtomicU64,
 }
 
 impl Disk {
     /// What to tell a client whose write needs space, or `None` while there is room.
     pub(super) fn full(&self) -> Option<String> {
         self.problem.load().as_deref().cloned()
+    }
+
+    /// Free bytes on the volume of the Raft log when housekeeping looked last.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_free_bytes(&self, bytes: u64) {
+        self.free_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn set(&self, problem: Option<String>) {
@@ -132,6 +174,10 @@ impl Disk {
 /// Counts for metrics and INFO.
 #[derive(Debug, Default)]
 pub struct Counters {
+    /// Calls that propose.
+    pub proposals: AtomicU64,
+    /// Of these, refused or lost: per reason of [`ProposeError::REASONS`].
+    pub proposal_errors: [AtomicU64; ProposeError::REASONS.len()],
     /// Entries proposed by this node (also forwarded ones).
     pub batches: AtomicU64,
     /// Ops in them.
@@ -145,6 +191,13 @@ pub struct Counters {
 }
 
 impl Counters {
+    pub(super) fn proposal_error(&self, error: &ProposeError) {
+        let at = ProposeError::REASONS.iter().position(|reason| *reason == error.reason());
+        if let Some(counter) = at.and_then(|at| self.proposal_errors.get(at)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn batch(&self, ops: usize) {
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.batch_ops.fetch_add(ops as u64, Ordering::Relaxed);

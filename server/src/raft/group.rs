@@ -3,10 +3,11 @@
 //! No openraft type appears in this interface.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::Instant as _;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::core::{Core, Counters, LeaderView};
@@ -57,6 +58,27 @@ pub enum ProposeError {
     /// The node is stopping. Nothing was proposed.
     #[error("the node is shutting down")]
     ShuttingDown,
+}
+
+impl ProposeError {
+    /// Every [`ProposeError::reason`].
+    pub const REASONS: [&'static str; 8] =
+        ["no_leader", "not_leader", "unknown", "disk_full", "busy", "too_large", "unformed", "shutting_down"];
+
+    /// One word for metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoLeader => "no_leader",
+            Self::NotLeader { .. } => "not_leader",
+            Self::Unknown(_) => "unknown",
+            Self::DiskFull(_) => "disk_full",
+            Self::Busy => "busy",
+            Self::TooLarge { .. } => "too_large",
+            Self::Unformed => "unformed",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
 }
 
 /// Why a read cannot be served at its level.
@@ -154,8 +176,8 @@ pub struct Status {
     pub membership_log_id: Option<LogId>,
     /// All members, sorted by client address.
     pub members: Vec<MemberStatus>,
-    /// Index of the last entry in the local log.
-    pub last_log_index: Option<u64>,
+    /// Last entry of the local log; the last purged one when it holds none.
+    pub last_log: Option<LogId>,
     /// Last committed entry known here.
     pub committed: Option<LogId>,
     /// Last applied entry.
@@ -170,6 +192,23 @@ pub struct Status {
     pub change_in_progress: bool,
     /// The local replay after start has reached what was committed before the stop.
     pub recovered: bool,
+}
+
+/// Checkpoints sent to and received from other members since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointCounts {
+    /// Sent and installed.
+    pub sent: u64,
+    /// Transfers that broke off.
+    pub sent_failed: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Received whole.
+    pub received: u64,
+    /// Requests of a transfer that were refused.
+    pub received_failed: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
 }
 
 /// Who leads.
@@ -253,7 +292,8 @@ impl Group {
     #[must_use]
     pub fn status(&self) -> Status {
         let core = &self.core;
-        // Copied out: a second borrow under the first one would wait for a writer that waits for the first.
+        // A copy: the borrow is a read lock, and a second one below would deadlock with the Raft core that waits between
+        // the two to publish.
         let metrics = core.raft.metrics().borrow_watched().clone();
         let bounds = core.log.bounds();
         let cluster_id = core.local.cluster_id();
@@ -268,7 +308,12 @@ impl Group {
             ServerState::Learner => Role::Learner,
             ServerState::Shutdown => Role::Shutdown,
         };
+        let leads = role == Role::Leader;
+        // A leader that is the only voter is its own quorum; the library notes no acknowledgement for it.
+        let members = core.members.load();
+        let alone = !members.is_joint() && members.voters() == [core.local.node_id];
         let quorum_age = metrics.last_quorum_acked.as_ref().map(|at| millis(at.elapsed()));
+        let quorum_age = if alone { Some(0) } else { quorum_age };
         let applied = core.store.applied();
         Status {
             node_id: core.local.node_id,
@@ -277,13 +322,13 @@ impl Group {
             term: metrics.current_term,
             leader: leader_of(&view),
             membership_log_id: metrics.membership_config.log_id().as_ref().map(from_raft),
-            members: self.member_statuses(role == Role::Leader, bounds.last),
-            last_log_index: bounds.last.or(bounds.purged).map(|id| id.index),
+            members: self.member_statuses(leads, bounds.last),
+            last_log: bounds.last.or(bounds.purged),
             committed: metrics.cluster_committed.as_ref().map(from_raft).max(applied),
             applied,
             durable: core.store.durable(),
             purged: bounds.purged,
-            last_contact_ms: if role == Role::Leader { quorum_age } else { view.id.map(|_| 0) },
+            last_contact_ms: if leads { quorum_age } else { core.heard.age_ms() },
             change_in_progress: joint || uncommitted,
             recovered: metrics.local_committed.as_ref().map(from_raft) <= applied,
         }
@@ -345,7 +390,12 @@ impl Group {
     ///
     /// # Errors
     /// See [`MemberError`].
-    pub async fn add_peer(&self, addr: String, wants_vote: bool, expect: Option<LogId>) -> Result<(), MemberError> {
+    pub async fn add_peer(
+        &self,
+        addr: String,
+        wants_vote: bool,
+        expect: Option<LogId>,
+    ) -> Result<(), MemberError> {
         members::run(&self.core, &Verb::Add { addr, wants_vote, expect }).await
     }
 
@@ -413,6 +463,46 @@ impl Group {
         &self.core.counters
     }
 
+    /// Bytes of proposals that are not answered yet.
+    #[must_use]
+    pub fn open_bytes(&self) -> u64 {
+        self.proposer.open_bytes()
+    }
+
+    /// Members' wall clocks minus this node's, in milliseconds, as their acknowledgements to this leader say; empty on
+    /// any other node.
+    #[must_use]
+    pub fn clock_offsets_ms(&self) -> Vec<(u64, i64)> {
+        let core = &self.core;
+        if !core.is_leader() {
+            return Vec::new();
+        }
+        let own = core.local.node_id;
+        let offset = |id| if id == own { Some(0) } else { core.clocks.offset_ms(id) };
+        core.members.load().nodes.keys().filter_map(|id| Some((*id, offset(*id)?))).collect()
+    }
+
+    /// Counts of checkpoints since the start.
+    #[must_use]
+    pub fn checkpoints(&self) -> CheckpointCounts {
+        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let (outgoing, incoming) = (&self.core.outgoing, &self.core.incoming);
+        CheckpointCounts {
+            sent: get(&outgoing.sent),
+            sent_failed: get(&outgoing.failed),
+            sent_bytes: get(&outgoing.sent_bytes),
+            received: get(&incoming.received),
+            received_failed: get(&incoming.failed),
+            received_bytes: get(&incoming.received_bytes),
+        }
+    }
+
+    /// Free bytes on the volume of the Raft log, never older than one round of housekeeping.
+    #[must_use]
+    pub fn disk_free_bytes(&self) -> u64 {
+        self.core.disk.free_bytes()
+    }
+
     /// Why writes that need space are refused, if they are.
     #[must_use]
     pub fn disk_problem(&self) -> Option<String> {
@@ -432,7 +522,11 @@ impl Group {
             }
             if metrics.changed().await.is_err() {
                 let asked = self.core.shutdown.is_cancelled();
-                return if asked { Stopped::Shutdown } else { Stopped::Fatal("the Raft core is gone".into()) };
+                return if asked {
+                    Stopped::Shutdown
+                } else {
+                    Stopped::Fatal("the Raft core is gone".into())
+                };
             }
         }
     }
@@ -463,6 +557,8 @@ impl Group {
         if let Err(error) = core.raft.shutdown().await {
             tracing::warn!(%error, "Raft core did not stop cleanly");
         }
+        // A full disk must not keep the node from stopping; the log has everything.
+        core.store.give_up_waiting();
         core.apply.stop().await?;
         let log = core.log.clone();
         let closed = tokio::task::spawn_blocking(move || log.close()).await;

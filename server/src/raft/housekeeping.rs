@@ -17,6 +17,21 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Log entries that stay behind a purge in any case: openraft must never purge what it is about to apply (issue 2116).
 const KEEP_ENTRIES: u64 = 1024;
 
+/// Keeps a restarted node from campaigning before the lease that it may have granted is over (see [`Core::may_vote`]:
+/// its own vote counts like any other). A node that is alone need not wait, and one without members cannot campaign.
+pub(super) async fn wait_to_campaign(core: Arc<Core>) {
+    let voters =
+        core.raft.server_metrics().borrow_watched().membership_config.membership().voter_ids().count();
+    if voters <= 1 {
+        return;
+    }
+    core.raft.runtime_config().elect(false);
+    tokio::select! {
+        () = core.shutdown.cancelled() => {}
+        () = sleep(core.lease()) => core.raft.runtime_config().elect(true),
+    }
+}
+
 /// Keeps the leader watch and the membership up to date.
 pub(super) async fn follow_leader(core: Arc<Core>) {
     let mut metrics = core.raft.server_metrics();
@@ -34,6 +49,10 @@ pub(super) async fn follow_leader(core: Arc<Core>) {
                 peer_addr: node.map(|node| node.peer_addr.clone()).unwrap_or_default(),
             };
             core.members.store(Arc::new(members));
+            if core.is_leader() && view.id != Some(core.local.node_id) {
+                // Until now it was the leader itself: the silence begins here, not at the leader before it.
+                core.heard.note();
+            }
             let changed = core.leader.send_if_modified(|old| {
                 let changed = *old != view;
                 *old = view.clone();
@@ -42,7 +61,9 @@ pub(super) async fn follow_leader(core: Arc<Core>) {
             if changed {
                 core.counters.leader_changes.fetch_add(1, Ordering::Relaxed);
                 match view.id {
-                    Some(id) => tracing::info!(leader = %id_text(id), addr = %view.addr, term = view.term, "leader"),
+                    Some(id) => {
+                        tracing::info!(leader = %id_text(id), addr = %view.addr, term = view.term, "leader")
+                    }
                     None => tracing::info!(term = view.term, "no leader known"),
                 }
             }
@@ -62,6 +83,7 @@ pub(super) async fn keep_house(core: Arc<Core>) {
             () = core.shutdown.cancelled() => return,
             () = sleep(EVERY) => {}
         }
+        note_free_bytes(&core);
         let problem = disk_problem(&core);
         if problem.is_some() != was_full {
             was_full = problem.is_some();
@@ -93,10 +115,14 @@ async fn leave_leadership(core: &Arc<Core>) {
 
 fn disk_problem(core: &Core) -> Option<String> {
     if let Some(problem) = core.log.stats().disk_full {
-        return Some(format!("the Raft log cannot grow: {problem}; free disk space, writes resume by themselves"));
+        return Some(format!(
+            "the Raft log cannot grow: {problem}; free disk space, writes resume by themselves"
+        ));
     }
     if let Some(problem) = core.store.disk_error() {
-        return Some(format!("the state cannot be written: {problem}; free disk space, writes resume by themselves"));
+        return Some(format!(
+            "the state cannot be written: {problem}; free disk space, writes resume by themselves"
+        ));
     }
     let limits = &core.config.limits;
     for dir in [&core.config.data, &core.config.log_dir] {
@@ -111,7 +137,8 @@ fn disk_problem(core: &Core) -> Option<String> {
             ));
         }
     }
-    let used = core.store.engine_property("rocksdb.live-sst-files-size").unwrap_or(0) + core.log.retained_bytes();
+    let used =
+        core.store.engine_property("rocksdb.live-sst-files-size").unwrap_or(0) + core.log.retained_bytes();
     (limits.disk_quota_bytes > 0 && used > limits.disk_quota_bytes).then(|| {
         format!(
             "disk quota reached: {} of {} MiB; delete keys or raise disk_quota_bytes",
@@ -119,6 +146,13 @@ fn disk_problem(core: &Core) -> Option<String> {
             limits.disk_quota_bytes >> 20
         )
     })
+}
+
+/// Looks how much the Raft log may still grow.
+pub(super) fn note_free_bytes(core: &Core) {
+    if let Some(free) = free_bytes(&core.config.log_dir) {
+        core.disk.set_free_bytes(free);
+    }
 }
 
 /// Free bytes for this user on the file system of `dir`.

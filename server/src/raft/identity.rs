@@ -39,7 +39,9 @@ pub enum IdentityError {
         problem: String,
     },
     /// The node belongs to another cluster.
-    #[error("this node belongs to cluster {have}, not to {asked}; a node never changes its cluster: use an empty data directory")]
+    #[error(
+        "this node belongs to cluster {have}, not to {asked}; a node never changes its cluster: use an empty data directory"
+    )]
     OtherCluster {
         /// Own cluster id, hex.
         have: String,
@@ -79,8 +81,8 @@ impl Identity {
         let damaged = |problem: String| IdentityError::Damaged { path: path.clone(), problem };
         match fs::read(&path) {
             Ok(bytes) => {
-                let content: Content =
-                    serde_json::from_slice(&bytes).map_err(|error| damaged(format!("not an identity: {error}")))?;
+                let content: Content = serde_json::from_slice(&bytes)
+                    .map_err(|error| damaged(format!("not an identity: {error}")))?;
                 if content.format > FORMAT {
                     return Err(damaged(format!("format {} is newer than this program", content.format)));
                 }
@@ -92,8 +94,7 @@ impl Identity {
                 }
                 // 0 stands for "none" on the wire.
                 let node_id = rand::random_range(1..=u64::MAX);
-                let content =
-                    Content { format: FORMAT, node_id, cluster_id: None, founding: false, joining };
+                let content = Content { format: FORMAT, node_id, cluster_id: None, founding: false, joining };
                 let identity = Self { path, content: Mutex::new(content.clone()) };
                 identity.save(&content)?;
                 Ok(identity)
@@ -110,9 +111,20 @@ impl Identity {
     }
 
     fn change(&self, change: impl FnOnce(&mut Content)) -> Result<(), IdentityError> {
+        self.try_change(|content| {
+            change(content);
+            Ok(())
+        })
+    }
+
+    /// Changes the content under its lock: two invitations at once must not both find the node free.
+    fn try_change(
+        &self,
+        change: impl FnOnce(&mut Content) -> Result<(), IdentityError>,
+    ) -> Result<(), IdentityError> {
         let mut content = self.content.lock();
         let mut new = content.clone();
-        change(&mut new);
+        change(&mut new)?;
         if new != *content {
             self.save(&new)?;
             *content = new;
@@ -143,15 +155,16 @@ impl Identity {
 
     /// Becomes part of cluster `id`; the same id again changes nothing.
     pub(super) fn adopt(&self, id: u64, founding: bool) -> Result<(), IdentityError> {
-        if let Some(have) = self.cluster_id()
-            && have != id
-        {
-            let text = super::peer::client::id_text;
-            return Err(IdentityError::OtherCluster { have: text(have), asked: text(id) });
-        }
-        self.change(|content| {
+        self.try_change(|content| {
+            if let Some(have) = content.cluster_id
+                && have != id
+            {
+                let text = super::peer::client::id_text;
+                return Err(IdentityError::OtherCluster { have: text(have), asked: text(id) });
+            }
             content.cluster_id = Some(id);
             content.founding |= founding;
+            Ok(())
         })
     }
 

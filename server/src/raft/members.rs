@@ -37,7 +37,7 @@ const PROMOTE_EVERY: Duration = Duration::from_millis(100);
 /// Time for the node at an address to say who it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// One membership change, start to committed end.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A hand-over, from the first held command to the new leader.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
@@ -146,7 +146,12 @@ pub(super) async fn run(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError
     }
 }
 
-async fn forward(core: &Arc<Core>, leader: u64, peer_addr: String, verb: &Verb) -> Result<(), MemberError> {
+pub(super) async fn forward(
+    core: &Arc<Core>,
+    leader: u64,
+    peer_addr: String,
+    verb: &Verb,
+) -> Result<(), MemberError> {
     let client = PeerClient::new(core.local.clone(), leader, peer_addr, &core.tasks);
     match timeout(CHANGE_TIMEOUT, client.call(MEMBER, verb.encode())).await {
         Ok(Ok(body)) => decode_result(body).unwrap_or_else(|e| Err(MemberError::Unknown(e.to_string()))),
@@ -156,7 +161,7 @@ async fn forward(core: &Arc<Core>, leader: u64, peer_addr: String, verb: &Verb) 
     }
 }
 
-async fn act(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError> {
+pub(super) async fn act(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError> {
     match verb {
         Verb::Transfer { to } => {
             let target = pick_successor(core, to.as_deref())?;
@@ -177,7 +182,9 @@ struct Stranger {
 
 async fn identify(addr: &str) -> Result<Stranger, MemberError> {
     let refused = |problem: String| {
-        MemberError::Refused(format!("no kvnode can be reached at {addr}: {problem}; check the address and that it runs"))
+        MemberError::Refused(format!(
+            "no kvnode can be reached at {addr}: {problem}; check the address and that it runs"
+        ))
     };
     let Ok(answer) = timeout(ASK_TIMEOUT, ask::ask(addr, &["RAFTIDENTITY"])).await else {
         return Err(refused(format!("no answer within {} s", ASK_TIMEOUT.as_secs())));
@@ -198,7 +205,12 @@ async fn identify(addr: &str) -> Result<Stranger, MemberError> {
     }
 }
 
-async fn add(core: &Arc<Core>, addr: &str, wants_vote: bool, expect: Option<LogId>) -> Result<(), MemberError> {
+async fn add(
+    core: &Arc<Core>,
+    addr: &str,
+    wants_vote: bool,
+    expect: Option<LogId>,
+) -> Result<(), MemberError> {
     let stranger = identify(addr).await?;
     let own = core.local.cluster_id();
     if stranger.cluster_id.is_some() && stranger.cluster_id != own {
@@ -219,9 +231,27 @@ async fn add(core: &Arc<Core>, addr: &str, wants_vote: bool, expect: Option<LogI
         Some(_) => change(core, ChangeMembers::SetNodes(BTreeMap::from([(id, node)])), true, expect).await,
         None => {
             invite(core, id, &node.peer_addr).await?;
+            let expect = remove_ghosts(core, &members, addr, expect).await?;
             change(core, ChangeMembers::AddNodes(BTreeMap::from([(id, node)])), true, expect).await
         }
     }
+}
+
+/// Removes learners of an address at which another node answers now: they were wiped and never come back. A voter is
+/// left to the promotion of its successor. Returns what is left to compare with: nothing, after a change of our own.
+async fn remove_ghosts(
+    core: &Core,
+    members: &Members,
+    addr: &str,
+    expect: Option<LogId>,
+) -> Result<Option<LogId>, MemberError> {
+    let ghosts = members.nodes.iter().filter(|(id, node)| node.addr == addr && !members.is_voter(**id));
+    let ghosts: BTreeSet<u64> = ghosts.map(|(id, _)| *id).collect();
+    if ghosts.is_empty() {
+        return Ok(expect);
+    }
+    change(core, ChangeMembers::RemoveNodes(ghosts), true, expect).await?;
+    Ok(None)
 }
 
 /// Tells a node which cluster it is to be part of; proves that its peer port answers.
@@ -269,7 +299,7 @@ async fn remove(core: &Arc<Core>, target: &str, expect: Option<LogId>) -> Result
         let successor = pick_successor(core, None)?;
         transfer(core, successor).await?;
         // The new leader does the rest.
-        let verb = Verb::Remove { target: id_text(id), expect: None };
+        let verb = Verb::Remove { target: id_text(id), expect };
         return Box::pin(run(core, &verb)).await;
     }
     let _one_at_a_time = core.change.lock().await;
@@ -355,10 +385,12 @@ enum Verdict {
 fn classify(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>, expect: Option<LogId>) -> Verdict {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Verdict::Final(MemberError::NoLeader),
-        RaftError::APIError(ClientWriteError::PreconditionFailed(found)) => Verdict::Final(MemberError::Stale {
-            expected: expect.map_or_else(String::new, |id| id.to_string()),
-            found: found.to_string(),
-        }),
+        RaftError::APIError(ClientWriteError::PreconditionFailed(found)) => {
+            Verdict::Final(MemberError::Stale {
+                expected: expect.map_or_else(String::new, |id| id.to_string()),
+                found: found.to_string(),
+            })
+        }
         RaftError::APIError(ClientWriteError::ChangeMembershipError(
             ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
         )) => Verdict::Retry,
@@ -432,9 +464,13 @@ pub(super) async fn promotion_loop(core: Arc<Core>) {
 }
 
 async fn promote_one(core: &Arc<Core>) -> Result<(), MemberError> {
-    let members = core.members.load_full();
+    // A change that runs on this node is left to finish.
+    let Ok(_one_at_a_time) = core.change.try_lock() else { return Ok(()) };
+    let (expect, members) = membership(core);
     if members.is_joint() {
-        return Ok(());
+        // Whoever began this change is gone, or gave up waiting: half done it needs two quorums and stops all others.
+        tracing::info!("finish a membership change that was left half done");
+        return change(core, ChangeMembers::AddVoterIds(BTreeSet::new()), false, expect).await;
     }
     let caught_up = |id: &u64| {
         is_live(core, *id)
@@ -443,91 +479,29 @@ async fn promote_one(core: &Arc<Core>) -> Result<(), MemberError> {
     let mut ready =
         members.nodes.iter().filter(|(id, node)| node.wants_vote && !members.is_voter(**id) && caught_up(id));
     let Some((id, node)) = ready.next() else { return Ok(()) };
-    let replaced =
-        members.voters().iter().copied().find(|voter| members.nodes.get(voter).is_some_and(|n| n.addr == node.addr));
-    let _one_at_a_time = core.change.lock().await;
-    let expect = committed_membership_id(core);
+    let replaced = members
+        .voters()
+        .iter()
+        .copied()
+        .find(|voter| members.nodes.get(voter).is_some_and(|n| n.addr == node.addr));
     tracing::info!(node = %id_text(*id), addr = %node.addr, replaces = ?replaced.map(id_text), "promote learner");
     match replaced {
         None => change(core, ChangeMembers::AddVoterIds(BTreeSet::from([*id])), true, expect).await,
         Some(old) => {
-            let mut voters: BTreeSet<u64> = members.voters().iter().copied().filter(|voter| *voter != old).collect();
+            let mut voters: BTreeSet<u64> =
+                members.voters().iter().copied().filter(|voter| *voter != old).collect();
             voters.insert(*id);
             change(core, ChangeMembers::ReplaceAllVoters(voters), false, expect).await
         }
     }
 }
 
-fn committed_membership_id(core: &Core) -> Option<LogId> {
+/// The newest membership and its log id, of one moment.
+fn membership(core: &Core) -> (Option<LogId>, Members) {
     let metrics = core.raft.server_metrics();
     let metrics = metrics.borrow_watched();
-    metrics.membership_config.log_id().as_ref().map(from_raft)
-}
-
-/// Keeps asking the members at `seeds` to add this node, until it is in the membership. Never founds a cluster.
-pub(super) async fn join_loop(core: Arc<Core>, seeds: Vec<String>) {
-    let mut pause = Duration::from_millis(50);
-    let mut targets = seeds.clone();
-    while !core.members.load().nodes.contains_key(&core.local.node_id) {
-        for target in std::mem::take(&mut targets) {
-            if core.shutdown.is_cancelled() {
-                return;
-            }
-            let answer = timeout(CHANGE_TIMEOUT, ask::ask(&target, &["RAFTADDPEER", &core.addr])).await;
-            match answer {
-                Ok(Ok(Answer::Ok)) => tracing::info!(member = %target, "joined as learner"),
-                Ok(Ok(Answer::Error(text))) => {
-                    if let Some(leader) = redirect_target(&text) {
-                        targets.push(leader);
-                        continue;
-                    }
-                    tracing::warn!(member = %target, reply = %text, "join refused, will ask again");
-                }
-                Ok(Ok(other)) => tracing::warn!(member = %target, reply = ?other, "join not understood"),
-                Ok(Err(error)) => tracing::warn!(member = %target, %error, "member not reached, will ask again"),
-                Err(_) => tracing::warn!(member = %target, "member did not answer, will ask again"),
-            }
-        }
-        if targets.is_empty() {
-            tokio::select! {
-                () = core.shutdown.cancelled() => return,
-                () = sleep(pause) => {}
-            }
-            pause = (pause * 2).min(Duration::from_secs(2));
-            targets.clone_from(&seeds);
-        }
-    }
-}
-
-/// `MOVED slot host:port` and the ancestor's `TRY host:port` name the leader.
-fn redirect_target(text: &str) -> Option<String> {
-    let mut words = text.split_ascii_whitespace();
-    match words.next()? {
-        "MOVED" => words.nth(1).map(str::to_owned),
-        "TRY" => words.next().map(str::to_owned),
-        _ => None,
-    }
-}
-
-/// After a start under other addresses: has the membership corrected.
-pub(super) async fn refresh_address(core: Arc<Core>) {
-    loop {
-        let members = core.members.load_full();
-        match members.nodes.get(&core.local.node_id) {
-            Some(node) if node.addr != core.addr || node.peer_addr != core.peer_addr => {
-                let verb =
-                    Verb::Add { addr: core.addr.clone(), wants_vote: node.wants_vote, expect: None };
-                if let Err(error) = run(&core, &verb).await {
-                    tracing::warn!(%error, "new address not known to the cluster yet");
-                }
-            }
-            _ => {}
-        }
-        tokio::select! {
-            () = core.shutdown.cancelled() => return,
-            () = sleep(Duration::from_millis(500)) => {}
-        }
-    }
+    let stored = &metrics.membership_config;
+    (stored.log_id().as_ref().map(from_raft), Members::from_raft(stored.membership()))
 }
 
 #[cfg(test)]
@@ -555,13 +529,6 @@ mod tests {
         ] {
             assert_eq!(decode_result(encode_result(&result)), Ok(result));
         }
-    }
-
-    #[test]
-    fn redirects_are_followed() {
-        assert_eq!(redirect_target("MOVED 1234 h:1"), Some("h:1".into()));
-        assert_eq!(redirect_target("TRY h:2"), Some("h:2".into()));
-        assert_eq!(redirect_target("LOADING leader not known"), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod core;
 pub mod group;
 mod housekeeping;
 mod identity;
+mod joining;
 pub mod log;
 mod log_store;
 mod members;
@@ -29,10 +30,15 @@ mod reader;
 mod resolver;
 mod start;
 mod state_machine;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use self::core::Counters;
-pub use group::{Group, Leader, MemberError, MemberStatus, ProposeError, ReadError, Role, Status, Stopped};
+pub use group::{
+    CheckpointCounts, Group, Leader, MemberError, MemberStatus, ProposeError, ReadError, Role, Status,
+    Stopped,
+};
 pub use identity::IdentityError;
 pub(crate) use identity::replace_file;
 pub use start::{Addresses, RestoreRecords, StartError, format, start};

@@ -10,11 +10,14 @@
 //!
 //! Invariants
 //! - An op is proposed again only when its batch is known not to be, and never to become, part of the log.
-//! - Batches of one node are sent in order; after one was not proposed, nothing is sent before all in flight are
-//!   settled and the rejected ones are back at the head of the queue, so a connection's order is kept.
+//! - The ops of one call stay together, in one entry. Batches of one node are sent in order; after one was not proposed,
+//!   nothing is sent before all in flight are settled and the rejected ones are back at the head of the queue. This
+//!   keeps the queue fair; it is no order between calls: a batch that a refusal overtook may land behind a later one.
+//!   A connection's order rests on its having one call open at a time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -22,7 +25,6 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use openraft::errors::ClientWriteError;
-use openraft::impls::ProgressResponder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -32,7 +34,7 @@ use super::group::ProposeError;
 use super::peer::client::{CallError, PeerClient};
 use super::peer::messages::{FORWARD, Forward, Forwarded};
 use super::resolver::Resolution;
-use super::types::{EntryData, LeaderId, TypeConfig};
+use super::types::{EntryData, LeaderId, Responder};
 use crate::clock;
 use crate::config::Redirect;
 use crate::store::codec::{self as store_codec, BatchHead};
@@ -75,6 +77,7 @@ struct Settled {
 pub(super) struct Proposer {
     calls: mpsc::Sender<Call>,
     permits: Arc<Semaphore>,
+    bytes_max: usize,
     hold: Duration,
     entry_bytes_hard_max: usize,
     core: Arc<Core>,
@@ -85,7 +88,8 @@ impl Proposer {
     pub(super) fn spawn(core: &Arc<Core>) -> Self {
         let (calls, queue) = mpsc::channel(CALLS_MAX);
         let limits = &core.config.limits;
-        let permits = Arc::new(Semaphore::new(limits.queue_bytes_max.min(Semaphore::MAX_PERMITS)));
+        let bytes_max = limits.queue_bytes_max.min(Semaphore::MAX_PERMITS);
+        let permits = Arc::new(Semaphore::new(bytes_max));
         let task = Task {
             core: core.clone(),
             queue,
@@ -102,6 +106,7 @@ impl Proposer {
         Self {
             calls,
             permits,
+            bytes_max,
             hold: core.config.timing.hold_without_leader,
             entry_bytes_hard_max: limits.request_bytes_max,
             core: core.clone(),
@@ -110,6 +115,21 @@ impl Proposer {
 
     /// See `Group::propose`.
     pub(super) async fn propose(&self, ops: Vec<Op>) -> Answer {
+        let counters = &self.core.counters;
+        counters.proposals.fetch_add(1, Ordering::Relaxed);
+        let answer = self.answer(ops).await;
+        if let Err(error) = &answer {
+            counters.proposal_error(error);
+        }
+        answer
+    }
+
+    /// Bytes of ops that are not answered yet.
+    pub(super) fn open_bytes(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.permits.available_permits()) as u64
+    }
+
+    async fn answer(&self, ops: Vec<Op>) -> Answer {
         if ops.is_empty() {
             return Ok(Vec::new());
         }
@@ -253,7 +273,8 @@ impl Task {
     fn encode(&mut self, calls: &[Call]) -> (u64, Bytes) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        let mut out = BytesMut::with_capacity(64 + calls.iter().map(|call| call.size_bytes + 8).sum::<usize>());
+        let mut out =
+            BytesMut::with_capacity(64 + calls.iter().map(|call| call.size_bytes + 8).sum::<usize>());
         out.put_u8(ENTRY_BATCH);
         let head = BatchHead { at: self.core.log_time(), origin: self.core.resolver.origin(), sequence };
         let ops = calls.iter().flat_map(|call| &call.ops);
@@ -271,7 +292,7 @@ impl Task {
         }
         let calls = self.take_calls();
         let (sequence, bytes) = self.encode(&calls);
-        let resolved = self.core.resolver.register(sequence, term);
+        let resolved = self.core.resolver.register(sequence, (term, self.core.local.node_id));
         let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
         let leader = LeaderId { term, node_id: self.core.local.node_id };
         let sent = self.core.raft.write(EntryData(bytes)).with_leader(leader).responder(responder).await;
@@ -302,7 +323,7 @@ impl Task {
         };
         let calls = self.take_calls();
         let (sequence, bytes) = self.encode(&calls);
-        let resolved = self.core.resolver.register(sequence, term);
+        let resolved = self.core.resolver.register(sequence, (term, leader));
         let forward = Forward { term, leader, batch: bytes.slice(1..) };
         let answer = client.call(FORWARD, forward.encode());
         let core = self.core.clone();

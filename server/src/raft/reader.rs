@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::ReadPolicy as RaftReadPolicy;
+use openraft::raft::linearizable_read::LinearizerOption;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 

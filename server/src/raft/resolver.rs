@@ -4,8 +4,9 @@
 //! (`with_leader`). So the node that made it can tell from its own apply:
 //!
 //! - the batch is applied here: these are its outcomes;
-//! - an entry of a later term is applied here first: the batch is not in the log and can never get into it, since the
-//!   log before that entry is settled and no leader of a later term accepts a batch meant for an earlier one;
+//! - an entry of a later leader is applied here first: the batch is not in the log and can never get into it, since the
+//!   log before that entry is settled and no later leader accepts a batch meant for an earlier one. Leaders are ordered
+//!   by (term, node): the library lets a term have more than one, each with a greater node id than the one before;
 //! - a checkpoint replaced the state: entries were skipped, the outcome stays unknown.
 //!
 //! Invariant: a batch is registered before it is sent, so its apply cannot be missed.
@@ -29,7 +30,8 @@ pub(super) enum Resolution {
 }
 
 struct Waiting {
-    term: u64,
+    /// Term and node of the only leader that may put it into the log.
+    leader: (u64, u64),
     tx: oneshot::Sender<Resolution>,
 }
 
@@ -48,10 +50,10 @@ impl Resolver {
         self.origin
     }
 
-    /// Starts watching for a batch that is about to be proposed in `term`.
-    pub(super) fn register(&self, sequence: u64, term: u64) -> oneshot::Receiver<Resolution> {
+    /// Starts watching for a batch that is about to be proposed to the leader of this term and node.
+    pub(super) fn register(&self, sequence: u64, leader: (u64, u64)) -> oneshot::Receiver<Resolution> {
         let (tx, rx) = oneshot::channel();
-        self.waiting.lock().insert(sequence, Waiting { term, tx });
+        self.waiting.lock().insert(sequence, Waiting { leader, tx });
         rx
     }
 
@@ -72,14 +74,18 @@ impl Resolver {
         None
     }
 
-    /// Everything up to `id` is applied: batches meant for earlier terms that were not seen by now do not exist.
+    /// Everything up to `id` is applied: batches meant for earlier leaders that were not seen by now do not exist.
     pub(super) fn passed(&self, id: LogId) {
+        let leader = (id.term, id.node);
         let mut waiting = self.waiting.lock();
-        if waiting.values().all(|batch| batch.term >= id.term) {
+        if waiting.values().all(|batch| batch.leader >= leader) {
             return;
         }
-        let settled: Vec<u64> =
-            waiting.iter().filter(|(_, batch)| batch.term < id.term).map(|(sequence, _)| *sequence).collect();
+        let settled: Vec<u64> = waiting
+            .iter()
+            .filter(|(_, batch)| batch.leader < leader)
+            .map(|(sequence, _)| *sequence)
+            .collect();
         for sequence in settled {
             if let Some(batch) = waiting.remove(&sequence) {
                 let _ = batch.tx.send(Resolution::Never);
@@ -106,7 +112,7 @@ mod tests {
     #[test]
     fn an_applied_batch_is_resolved_with_its_outcomes() {
         let resolver = Resolver::new(9);
-        let mut rx = resolver.register(1, 5);
+        let mut rx = resolver.register(1, (5, 1));
         assert_eq!(resolver.applied(9, 1, vec![Outcome::Ok]), None);
         assert_eq!(rx.try_recv(), Ok(Resolution::Applied(vec![Outcome::Ok])));
     }
@@ -120,8 +126,8 @@ mod tests {
     #[test]
     fn an_entry_of_a_later_term_settles_earlier_batches_only() {
         let resolver = Resolver::new(9);
-        let mut old = resolver.register(1, 5);
-        let mut new = resolver.register(2, 6);
+        let mut old = resolver.register(1, (5, 1));
+        let mut new = resolver.register(2, (6, 1));
         resolver.passed(id(5, 10));
         assert!(old.try_recv().is_err(), "an entry of the same term settles nothing");
         resolver.passed(id(6, 11));
@@ -130,9 +136,19 @@ mod tests {
     }
 
     #[test]
+    fn a_later_leader_of_the_same_term_settles_too() {
+        let resolver = Resolver::new(9);
+        let mut old = resolver.register(1, (5, 1));
+        let mut new = resolver.register(2, (5, 2));
+        resolver.passed(LogId { term: 5, node: 2, index: 10 });
+        assert_eq!(old.try_recv(), Ok(Resolution::Never));
+        assert!(new.try_recv().is_err());
+    }
+
+    #[test]
     fn a_checkpoint_leaves_outcomes_unknown() {
         let resolver = Resolver::new(9);
-        let mut rx = resolver.register(1, 5);
+        let mut rx = resolver.register(1, (5, 1));
         resolver.skipped();
         assert_eq!(rx.try_recv(), Ok(Resolution::Unknown));
     }

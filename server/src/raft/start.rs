@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
-use super::core::{Core, Counters, Disk, LeaderView};
+use super::core::{Contact, Core, Counters, Disk, LeaderView};
 use super::group::{Group, MemberError};
 use super::identity::{Identity, IdentityError};
 use super::log::{LogError, LogOptions, RaftLog};
@@ -29,7 +29,7 @@ use super::reader::Reader;
 use super::resolver::Resolver;
 use super::state_machine::StateMachine;
 use super::types::{Members, Node, Raft};
-use super::{codec, housekeeping, members};
+use super::{codec, housekeeping, joining, members};
 use crate::clock;
 use crate::config::{Config, Formation};
 use crate::store::{Applier, Fatal, LogId, Record, Store, StoreOptions};
@@ -41,7 +41,7 @@ pub enum StartError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The Raft log cannot be opened.
-    #[error("Raft log: {0}")]
+    #[error(transparent)]
     Log(#[from] LogError),
     /// The state cannot be opened.
     #[error("state: {0}")]
@@ -114,10 +114,12 @@ pub async fn start(
     }
     let position = applier.position();
     let resolver = Arc::new(Resolver::new(rand::random()));
-    let apply = ApplyHandle::spawn(applier, log.clone(), resolver.clone()).map_err(io("start the apply thread"))?;
+    let apply =
+        ApplyHandle::spawn(applier, log.clone(), resolver.clone()).map_err(io("start the apply thread"))?;
     let outgoing =
         Outgoing::new(apply.clone(), dirs.checkpoints.clone(), config.limits.checkpoint_bytes_per_second)
             .map_err(io("prepare the checkpoint directory"))?;
+    let incoming = Incoming::new(&dirs.checkpoints).map_err(io("prepare the checkpoint directory"))?;
     let local = Arc::new(Local::new(identity.node_id(), identity.cluster_id()));
     let (clocks, outgoing, tasks) = (Arc::new(PeerClocks::default()), Arc::new(outgoing), TaskTracker::new());
     let network = NetworkFactory {
@@ -144,10 +146,11 @@ pub async fn start(
         resolver,
         clocks,
         outgoing,
-        incoming: Arc::new(Incoming::new(&dirs.checkpoints)),
+        incoming: Arc::new(incoming),
         leader: watch::Sender::new(LeaderView::default()),
         members: ArcSwap::default(),
         disk: Disk::default(),
+        heard: Contact::default(),
         counters: Counters::default(),
         tasks,
         shutdown,
@@ -160,11 +163,12 @@ pub async fn start(
         change: tokio::sync::Mutex::new(()),
     });
     core.suspend_lease();
+    core.tasks.spawn(housekeeping::wait_to_campaign(core.clone()));
     core.tasks.spawn(service::serve(core.clone(), peer_listener));
     core.tasks.spawn(housekeeping::follow_leader(core.clone()));
     core.tasks.spawn(housekeeping::keep_house(core.clone()));
     core.tasks.spawn(members::promotion_loop(core.clone()));
-    core.tasks.spawn(members::refresh_address(core.clone()));
+    core.tasks.spawn(joining::refresh_address(core.clone()));
     let group = Group { proposer: Proposer::spawn(&core), reader: Reader::spawn(&core), core };
     form(&group.core).await?;
     Ok(group)
@@ -197,8 +201,13 @@ impl Dirs {
 
     fn create(&self) -> Result<(), StartError> {
         for dir in [&self.log, &self.state, &self.checkpoints] {
-            let doing = format!("create {}", dir.display());
-            fs::create_dir_all(dir).map_err(|error| StartError::Io { doing, error })?;
+            let doing = || format!("create {}", dir.display());
+            fs::create_dir_all(dir).map_err(|error| StartError::Io { doing: doing(), error })?;
+            // What is synced in a directory is safe only if the directory itself is: its name, and that of its parent.
+            for above in dir.ancestors().skip(1).take(2) {
+                let synced = fs::File::open(above).and_then(|above| above.sync_all());
+                synced.map_err(|error| StartError::Io { doing: doing(), error })?;
+            }
         }
         Ok(())
     }
@@ -239,6 +248,9 @@ fn raft_config(config: &Config) -> Result<openraft::Config, StartError> {
         max_payload_entries: 512,
         install_snapshot_timeout: 3_600_000,
         enable_pre_vote: Some(true),
+        // A leader commits by its followers' disks while its own write is still on the way. Restarted into the same
+        // term it could number new entries like committed ones that it lost, so it must win an election first.
+        enable_leader_restore: Some(false),
         backoff: "50ms".into(),
         ..openraft::Config::default()
     };
@@ -282,14 +294,16 @@ async fn form(core: &Arc<Core>) -> Result<(), StartError> {
         if core.identity.cluster_id().is_none() {
             core.identity.set_joining()?;
         }
-        core.tasks.spawn(members::join_loop(core.clone(), core.config.join.clone()));
+        core.tasks.spawn(joining::join_loop(core.clone(), core.config.join.clone()));
         return Ok(());
     }
     if core.identity.cluster_id().is_some() {
         return Ok(());
     }
     if core.identity.joining() {
-        tracing::warn!("this node was told to join a cluster and was never admitted; it waits, start it with --join");
+        tracing::warn!(
+            "this node was told to join a cluster and was never admitted; it waits, start it with --join"
+        );
         return Ok(());
     }
     match core.config.formation {
@@ -297,7 +311,9 @@ async fn form(core: &Arc<Core>) -> Result<(), StartError> {
             let id = found(core, None).await.map_err(|error| StartError::Raft(error.to_string()))?;
             tracing::info!(cluster_id = %id_text(id), "founded a one-node cluster");
         }
-        Formation::Wait => tracing::info!("not part of a cluster; waiting to be told over the admin API or RAFTADDPEER"),
+        Formation::Wait => {
+            tracing::info!("not part of a cluster; waiting to be told over the admin API or RAFTADDPEER")
+        }
     }
     Ok(())
 }

@@ -5,7 +5,6 @@
 //! that may be later. That is what purging needs: a position that is on disk, not a copy of the state.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::apply::{ApplyHandle, Position};
 use super::codec;
+use super::peer::checkpoint::Received;
 use super::types::{
     Applied, Entry, Members, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, TypeConfig, from_raft,
     stored_membership, to_raft,
@@ -32,7 +32,7 @@ pub(super) enum Checkpoint {
     /// Can be linked from the local state at any time.
     Local,
     /// Received from a peer, complete and verified, in this directory.
-    Received(PathBuf),
+    Received(Received),
 }
 
 /// The library's view of the state.
@@ -123,13 +123,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &RaftSnapshotMeta, data: Checkpoint) -> Result<(), io::Error> {
-        let Checkpoint::Received(dir) = data else {
+        let Checkpoint::Received(received) = data else {
             // The local position is never ahead of the local state, so the library has nothing to install from it.
             return Err(io::Error::other("asked to install the local state over itself"));
         };
-        let position = self.apply.install(dir).await.map_err(io_error)?;
+        let position = self.apply.install(received.dir().to_owned()).await.map_err(io_error)?;
         if position.0 != meta.last_log_id.as_ref().map(from_raft) {
-            return Err(io::Error::other("the installed checkpoint is not at the position it was announced for"));
+            return Err(io::Error::other(
+                "the installed checkpoint is not at the position it was announced for",
+            ));
         }
         self.position = position.clone();
         *self.reported.lock() = position;
@@ -146,6 +148,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 }
 
 type Snapshot4 = openraft::type_config::alias::SnapshotOf<TypeConfig, Checkpoint>;
+
+/// A checkpoint may have been installed while the flush ran; what is reported never goes back behind it, or the library
+/// would take a peer that was sent a checkpoint to be where the log is already purged.
+fn raise(reported: &mut Position, to: &Position) {
+    if reported.0 < to.0 {
+        reported.clone_from(to);
+    }
+}
 
 /// Makes the state durable and reports how far it reaches.
 pub(super) struct Builder {
@@ -164,7 +174,22 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         while self.store.durable() < position.0 {
             poll.tick().await;
         }
-        *self.reported.lock() = position.clone();
+        raise(&mut self.reported.lock(), &position);
         Ok(Snapshot { meta: snapshot_meta(&position)?, snapshot: Checkpoint::Local })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reported_position_never_goes_back() {
+        let at = |index| -> Position { (Some(LogId { term: 1, node: 1, index }), None) };
+        let mut reported = at(10);
+        raise(&mut reported, &at(5));
+        assert_eq!(reported, at(10));
+        raise(&mut reported, &at(11));
+        assert_eq!(reported, at(11));
     }
 }

@@ -9,18 +9,57 @@ use std::fmt;
 use bytes::Bytes;
 use openraft::impls::leader_id_adv;
 use openraft::{StoredMembership, type_config::alias};
+use tokio::sync::oneshot;
 
 use super::log::Vote;
 use crate::store::{LogId, Outcome};
 
-openraft::declare_raft_types!(
-    /// Ties the library to our payload, node and answer types.
-    pub(super) TypeConfig:
-        D = EntryData,
-        R = Applied,
-        NodeId = u64,
-        Node = Node,
-);
+/// Ties the library to our payload, node and answer types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TypeConfig {}
+
+#[allow(deprecated, reason = "the re-export saves a second pinned crate of the same release")]
+impl openraft::RaftTypeConfig for TypeConfig {
+    type D = EntryData;
+    type R = Applied;
+    type NodeId = u64;
+    type Node = Node;
+    type Term = u64;
+    type LeaderId = LeaderId;
+    type Vote = openraft::impls::Vote<LeaderId>;
+    type Payload = openraft::EntryPayload<EntryData, u64, Node>;
+    type Entry = openraft::Entry<LeaderId, Self::Payload>;
+    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type Responder<T>
+        = Responder<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+/// Takes the library's word on a proposal to whoever still waits for it.
+///
+/// Most proposals are answered earlier, by the apply thread (`resolver`), so that nobody waits is the normal case.
+pub(super) struct Responder<T>(oneshot::Sender<T>);
+
+impl<T> Responder<T> {
+    pub(super) fn new() -> (Self, oneshot::Receiver<T>) {
+        let (tx, rx) = oneshot::channel();
+        (Self(tx), rx)
+    }
+}
+
+impl<T: openraft::OptionalSend + 'static> openraft::raft::responder::Responder<TypeConfig, T>
+    for Responder<T>
+{
+    fn on_complete(self, result: T) {
+        let _ = self.0.send(result);
+    }
+}
 
 pub(super) type Entry = alias::EntryOf<TypeConfig>;
 pub(super) type RaftLogId = alias::LogIdOf<TypeConfig>;
@@ -116,6 +155,9 @@ impl Members {
     }
 }
 
-pub(super) fn stored_membership(log_id: Option<LogId>, members: &Members) -> Result<RaftStoredMembership, String> {
+pub(super) fn stored_membership(
+    log_id: Option<LogId>,
+    members: &Members,
+) -> Result<RaftStoredMembership, String> {
     Ok(StoredMembership::new(log_id.map(to_raft), members.to_raft()?))
 }

@@ -63,9 +63,12 @@ fn reduce(frame: &BytesFrame) -> Answer {
     match frame {
         BytesFrame::SimpleString(ok) if ok == "OK" => Answer::Ok,
         BytesFrame::Error(error) => Answer::Error(error.to_string()),
-        BytesFrame::Array(items) => items.iter().map(text).collect::<Option<_>>().map_or(Answer::Other, Answer::Texts),
-        BytesFrame::SimpleString(_) | BytesFrame::BulkString(_) | BytesFrame::Integer(_) | BytesFrame::Null => {
-            Answer::Other
+        BytesFrame::Array(items) => {
+            items.iter().map(text).collect::<Option<_>>().map_or(Answer::Other, Answer::Texts)
         }
+        BytesFrame::SimpleString(_)
+        | BytesFrame::BulkString(_)
+        | BytesFrame::Integer(_)
+        | BytesFrame::Null => Answer::Other,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -28,6 +28,8 @@ pub struct Store {
     live: ArcSwap<Live>,
     options: StoreOptions,
     closing: AtomicBool,
+    /// Flushes of databases that have been replaced since.
+    flushes_before: AtomicU64,
 }
 
 /// Running facts of one database, kept in the same batch as the data.
@@ -138,7 +140,8 @@ impl Store {
             }
         };
         let closing = AtomicBool::new(false);
-        let store = Arc::new(Store { live: ArcSwap::new(live), options, closing });
+        let flushes_before = AtomicU64::new(0);
+        let store = Arc::new(Store { live: ArcSwap::new(live), options, closing, flushes_before });
         let applier = Applier::new(store.clone(), layout, number)?;
         Ok((store, applier))
     }
@@ -188,6 +191,13 @@ impl Store {
             .unwrap_or_default()
     }
 
+    /// Flushes of the state that have ended since the start.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        let before = self.flushes_before.load(Ordering::Relaxed);
+        before + self.live.load().flushes.lock().ended
+    }
+
     /// An integer property of the engine for metrics, e.g. `rocksdb.estimate-live-data-size`; summed over the column
     /// families where it is theirs.
     #[must_use]
@@ -220,7 +230,9 @@ impl Store {
 
     /// Puts a database in place of the present one, for every read that begins from now on.
     pub(crate) fn replace(&self, live: Arc<Live>) {
-        self.live.swap(live).replaced();
+        let old = self.live.swap(live);
+        self.flushes_before.fetch_add(old.flushes.lock().ended, Ordering::Relaxed);
+        old.replaced();
     }
 
     pub(crate) fn given_up(&self) -> bool {

@@ -39,8 +39,8 @@ pub use apply::Applier;
 pub use checkpoint::CheckpointInfo;
 pub use codec::DecodeError;
 pub use db::{DbStats, Store, StoreOptions, View, ViewMeta};
-pub use value::record_hash;
 pub use op::{Answer, Batch, Committed, DbIndex, Op, Outcome, Payload, Pivot, Query, Record, TypeTag};
+pub use value::record_hash;
 
 use std::fmt;
 

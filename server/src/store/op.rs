@@ -164,6 +164,8 @@ pub enum Query {
         db: DbIndex,
         /// Keys.
         keys: Vec<Bytes>,
+        /// Refuse (`Answer::TooLarge`) an answer of more bytes than this.
+        size_bytes_max: u64,
     },
     /// `Answer::Int`; a key named twice counts twice (as Redis).
     Exists {

@@ -45,17 +45,22 @@ pub(crate) fn answer(live: &Arc<Live>, databases: u8, query: &Query) -> Result<A
         Query::Type { db, key } => {
             with_key(live, databases, *db, key, |found| found.map(|(header, _)| header.tag)).map(Answer::Type)
         }
-        Query::MGet { db, keys } => {
+        Query::MGet { db, keys, size_bytes_max } => {
+            let mut page = Values { values: Vec::new(), left: *size_bytes_max };
             // One key needs no snapshot.
             if let [key] = &keys[..] {
-                let take = |found: Option<(Header, &[u8])>| {
-                    found.map(|(_, payload)| Bytes::copy_from_slice(payload))
-                };
-                return Ok(Answer::Values(vec![with_key(live, databases, *db, key, take)?]));
+                let fits =
+                    with_key(live, databases, *db, key, |found| page.push(found.map(|(_, value)| value)))?;
+                return Ok(if fits { Answer::Values(page.values) } else { Answer::TooLarge });
             }
             let point = Point::new(live, databases)?;
-            let get = |key: &Bytes| point.with_key(*db, key, |_, payload| Bytes::copy_from_slice(payload));
-            keys.iter().map(get).collect::<Result<_, _>>().map(Answer::Values)
+            for key in keys {
+                let fits = point.with_key(*db, key, |_, value| page.push(Some(value)))?;
+                if !fits.unwrap_or_else(|| page.push(None)) {
+                    return Ok(Answer::TooLarge);
+                }
+            }
+            Ok(Answer::Values(page.values))
         }
         Query::Exists { db, keys } => {
             let point = Point::new(live, databases)?;
@@ -89,7 +94,7 @@ fn with_key<T>(
     databases: u8,
     db: DbIndex,
     user_key: &[u8],
-    take: impl Fn(Option<(Header, &[u8])>) -> T,
+    mut take: impl FnMut(Option<(Header, &[u8])>) -> T,
 ) -> Result<T, Fatal> {
     match live.get_now(&key::data(db, user_key))? {
         Found::Nothing => return Ok(take(None)),
@@ -110,6 +115,23 @@ fn with_key<T>(
 struct Point {
     pinned: Arc<Pinned>,
     state: State,
+}
+
+/// The values of an MGET, and how many bytes more they may be.
+struct Values {
+    values: Vec<Option<Bytes>>,
+    left: u64,
+}
+
+impl Values {
+    /// Adds a value, unless the answer would be too large with it: then false.
+    fn push(&mut self, value: Option<&[u8]>) -> bool {
+        let size = ITEM_OVERHEAD + value.map_or(0, <[u8]>::len) as u64;
+        let Some(left) = self.left.checked_sub(size) else { return false };
+        self.left = left;
+        self.values.push(value.map(Bytes::copy_from_slice));
+        true
+    }
 }
 
 /// Which keys a KEYS wants.

@@ -70,7 +70,7 @@ use crate::config::Durability;
 use crate::store::LogId;
 
 pub use error::LogError;
-pub use stats::{LogStats, SYNC_SECONDS};
+pub use stats::LogStats;
 
 use segment::index_of;
 use state::{Inner, Life, Op, Shared};

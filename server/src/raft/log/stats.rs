@@ -2,20 +2,17 @@
 
 use std::time::Duration;
 
-/// Upper bounds in seconds of the histogram of sync times; one more bucket takes what is slower.
-pub const SYNC_SECONDS: [f64; 15] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-];
+use crate::metrics::BOUNDS_US;
 
 /// Counters since the log was opened, and what is queued now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LogStats {
     /// Syncs of segment files.
     pub syncs: u64,
-    /// Syncs per bucket of [`SYNC_SECONDS`] (not cumulative), the last one for slower ones.
-    pub sync_buckets: [u64; SYNC_SECONDS.len() + 1],
-    /// Sum of all sync times in seconds.
-    pub sync_seconds: f64,
+    /// Syncs per bucket of [`BOUNDS_US`] (not cumulative), the last one for slower ones.
+    pub sync_buckets: [u64; BOUNDS_US.len() + 1],
+    /// Sum of all sync times.
+    pub sync_time: Duration,
     /// Bytes written to segments, heads included.
     pub bytes_written: u64,
     /// Entries written.
@@ -34,10 +31,10 @@ pub struct LogStats {
 
 impl LogStats {
     pub(super) fn observe_sync(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        let bucket = SYNC_SECONDS.partition_point(|bound| *bound < seconds);
+        let micros = u64::try_from(took.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let bucket = BOUNDS_US.partition_point(|bound| *bound < micros);
         self.syncs += 1;
         self.sync_buckets[bucket] += 1;
-        self.sync_seconds += seconds;
+        self.sync_time += took;
     }
 }

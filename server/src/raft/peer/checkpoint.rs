@@ -35,6 +35,9 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 const WINDOW: usize = 4;
 /// A checkpoint is offered again to a peer whose transfer broke for this long; links keep its files on disk.
 const REUSE_FOR: Duration = Duration::from_secs(600);
+/// Names below the checkpoint directory: being received; complete.
+const INCOMING: &str = "incoming";
+const RECEIVED: &str = "received-";
 /// Files of one checkpoint.
 const FILES_MAX: u32 = 1_000_000;
 
@@ -72,6 +75,7 @@ pub(in crate::raft) struct Outgoing {
     ready: tokio::sync::Mutex<Option<Arc<Ready>>>,
     pub(in crate::raft) sent_bytes: AtomicU64,
     pub(in crate::raft) sent: AtomicU64,
+    pub(in crate::raft) failed: AtomicU64,
 }
 
 impl Outgoing {
@@ -88,6 +92,7 @@ impl Outgoing {
             ready: tokio::sync::Mutex::new(None),
             sent_bytes: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         })
     }
 
@@ -184,6 +189,18 @@ pub(in crate::raft) async fn send_checkpoint(
     vote: Vote,
     at_least: Option<LogId>,
 ) -> Result<Vote, TransferError> {
+    let result = transfer(client, outgoing, vote, at_least).await;
+    let counter = if result.is_ok() { &outgoing.sent } else { &outgoing.failed };
+    counter.fetch_add(1, Ordering::Relaxed);
+    result
+}
+
+async fn transfer(
+    client: &PeerClient,
+    outgoing: &Outgoing,
+    vote: Vote,
+    at_least: Option<LogId>,
+) -> Result<Vote, TransferError> {
     let ready = outgoing.checkpoint(at_least).await?;
     let answer = client.call(CHECKPOINT_BEGIN, encode_begin(vote, &ready.info)).await?;
     let mut reader = Reader::new("checkpoint begin answer", answer);
@@ -214,7 +231,6 @@ pub(in crate::raft) async fn send_checkpoint(
     let mut out = BytesMut::new();
     codec::put_vote(&mut out, vote);
     let answer = client.call(CHECKPOINT_END, out.freeze()).await?;
-    outgoing.sent.fetch_add(1, Ordering::Relaxed);
     Ok(Reader::new("checkpoint end answer", answer).vote()?)
 }
 
@@ -285,6 +301,27 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.map_err(|error| TransferError::Protocol(format!("file task: {error}")))?
 }
 
+/// A complete and verified checkpoint. Its directory goes when it is dropped, unless it was moved away meanwhile.
+#[derive(Debug)]
+pub(in crate::raft) struct Received(PathBuf);
+
+impl Received {
+    pub(in crate::raft) fn dir(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %self.0.display(), %error, "received checkpoint not removed");
+            }
+            _ => {}
+        }
+    }
+}
+
 struct Receiving {
     from: u64,
     begin: Begin,
@@ -298,16 +335,34 @@ pub(in crate::raft) struct Incoming {
     current: Mutex<Option<Receiving>>,
     pub(in crate::raft) received_bytes: AtomicU64,
     pub(in crate::raft) received: AtomicU64,
+    /// Requests of a transfer that were refused: damage, gaps, no space.
+    pub(in crate::raft) failed: AtomicU64,
 }
 
 impl Incoming {
-    pub(in crate::raft) fn new(root: &Path) -> Self {
-        Self {
-            dir: root.join("incoming"),
+    /// Removes what a stop in the middle of a transfer left behind.
+    pub(in crate::raft) fn new(root: &Path) -> io::Result<Self> {
+        for entry in fs::read_dir(root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == INCOMING || name.to_string_lossy().starts_with(RECEIVED) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Self {
+            dir: root.join(INCOMING),
             current: Mutex::new(None),
             received_bytes: AtomicU64::new(0),
             received: AtomicU64::new(0),
+        })
+    }
+
+    /// Counts a refusal.
+    pub(in crate::raft) fn counted<T>(&self, result: Result<T, TransferError>) -> Result<T, TransferError> {
+        if result.is_err() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
         }
+        result
     }
 
     /// Handles BEGIN from node `from`: the bytes held of each file.
@@ -346,7 +401,8 @@ impl Incoming {
         let mut current = self.current.lock();
         let held = current.as_mut().filter(|held| held.from == from);
         let held = held.ok_or_else(|| TransferError::Protocol("no checkpoint was begun".into()))?;
-        let (Some((name, size)), Some(progress)) = (held.begin.files.get(number), held.progress.get_mut(number))
+        let (Some((name, size)), Some(progress)) =
+            (held.begin.files.get(number), held.progress.get_mut(number))
         else {
             return Err(TransferError::Protocol(format!("file number {number} was not announced")));
         };
@@ -355,15 +411,20 @@ impl Incoming {
             return Err(TransferError::Protocol(text));
         }
         let path = self.dir.join(name);
-        let mut file = fs::OpenOptions::new().create(true).append(false).write(true).truncate(false).open(&path);
-        let file = file.as_mut().map_err(|e| TransferError::Io { path: path.clone(), error: e.kind().into() })?;
+        let mut file =
+            fs::OpenOptions::new().create(true).append(false).write(true).truncate(false).open(&path);
+        let file =
+            file.as_mut().map_err(|e| TransferError::Io { path: path.clone(), error: e.kind().into() })?;
         file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(&bytes)).map_err(io_at(&path))?;
         progress.0 += bytes.len() as u64;
         progress.1 = crc32c::crc32c_append(progress.1, &bytes);
         self.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if last {
             if progress.0 != *size || progress.1 != crc {
-                let text = format!("{name}: {} of {size} bytes, checksum {:08x} for {crc:08x}", progress.0, progress.1);
+                let text = format!(
+                    "{name}: {} of {size} bytes, checksum {:08x} for {crc:08x}",
+                    progress.0, progress.1
+                );
                 *progress = (0, 0, false);
                 return Err(TransferError::Protocol(text));
             }
@@ -373,11 +434,16 @@ impl Incoming {
         Ok(Bytes::new())
     }
 
-    /// Handles END: takes the complete checkpoint out. Blocking.
-    pub(in crate::raft) fn end(&self, from: u64, body: Bytes) -> Result<(Vote, Begin, PathBuf), TransferError> {
+    /// Handles END: takes the complete checkpoint out, to a directory that no later BEGIN touches: the installation may
+    /// wait (behind a full disk) for longer than the sender does. Blocking.
+    pub(in crate::raft) fn end(
+        &self,
+        from: u64,
+        body: Bytes,
+    ) -> Result<(Vote, Begin, Received), TransferError> {
         let vote = Reader::new("checkpoint end", body).vote()?;
         let mut current = self.current.lock();
-        let held = current.take().filter(|held| held.from == from);
+        let held = current.take_if(|held| held.from == from);
         let held = held.ok_or_else(|| TransferError::Protocol("no checkpoint was begun".into()))?;
         if let Some(missing) = held.progress.iter().position(|(_, _, done)| !done) {
             let name = held.begin.files[missing].0.clone();
@@ -385,8 +451,10 @@ impl Incoming {
             return Err(TransferError::Protocol(format!("{name} is not complete")));
         }
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io_at(&self.dir))?;
+        let out = self.dir.with_file_name(format!("{RECEIVED}{:016x}", rand::random::<u64>()));
+        fs::rename(&self.dir, &out).map_err(io_at(&out))?;
         self.received.fetch_add(1, Ordering::Relaxed);
-        Ok((vote, held.begin, self.dir.clone()))
+        Ok((vote, held.begin, Received(out)))
     }
 }
 
@@ -422,21 +490,37 @@ mod tests {
     #[test]
     fn a_transfer_resumes_where_it_broke() {
         let dir = tempfile::tempdir().unwrap();
-        let incoming = Incoming::new(dir.path());
+        let incoming = Incoming::new(dir.path()).unwrap();
         assert_eq!(incoming.begin(9, begin(&[("a", 4)])).unwrap(), &[0; 8][..]);
         incoming.chunk(9, chunk(0, 0, None, b"ab")).unwrap();
         assert!(incoming.end(9, end()).is_err(), "not complete");
         assert_eq!(incoming.begin(9, begin(&[("a", 4)])).unwrap(), &[2, 0, 0, 0, 0, 0, 0, 0][..]);
         incoming.chunk(9, chunk(0, 2, Some(crc32c::crc32c(b"abcd")), b"cd")).unwrap();
-        let (_, info, path) = incoming.end(9, end()).unwrap();
+        let (_, info, received) = incoming.end(9, end()).unwrap();
         assert_eq!(info.applied.index, 3);
-        assert_eq!(fs::read(path.join("a")).unwrap(), b"abcd");
+        assert_eq!(fs::read(received.dir().join("a")).unwrap(), b"abcd");
+    }
+
+    #[test]
+    fn a_complete_checkpoint_is_safe_from_the_next_transfer() {
+        let dir = tempfile::tempdir().unwrap();
+        let incoming = Incoming::new(dir.path()).unwrap();
+        incoming.begin(9, begin(&[("a", 4)])).unwrap();
+        incoming.chunk(9, chunk(0, 0, Some(crc32c::crc32c(b"abcd")), b"abcd")).unwrap();
+        let (_, _, received) = incoming.end(9, end()).unwrap();
+        assert_eq!(incoming.begin(9, begin(&[("a", 4)])).unwrap(), &[0; 8][..], "begins anew");
+        assert_eq!(fs::read(received.dir().join("a")).unwrap(), b"abcd");
+        assert!(incoming.end(8, end()).is_err(), "a stranger");
+        incoming.chunk(9, chunk(0, 0, None, b"ab")).expect("the stranger took nothing away");
+        drop(received);
+        Incoming::new(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
     }
 
     #[test]
     fn damage_gaps_and_strangers_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let incoming = Incoming::new(dir.path());
+        let incoming = Incoming::new(dir.path()).unwrap();
         incoming.begin(9, begin(&[("a", 4)])).unwrap();
         assert!(incoming.chunk(8, chunk(0, 0, None, b"ab")).is_err(), "another node");
         assert!(incoming.chunk(9, chunk(1, 0, None, b"ab")).is_err(), "another file");

@@ -75,7 +75,10 @@ impl FrameReader {
                 if self.buffer.is_empty() {
                     return Ok(None);
                 }
-                return Err(invalid(format!("the connection ended {} bytes into a frame", self.buffer.len())));
+                return Err(invalid(format!(
+                    "the connection ended {} bytes into a frame",
+                    self.buffer.len()
+                )));
             }
         }
     }

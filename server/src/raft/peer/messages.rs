@@ -99,7 +99,10 @@ pub(in crate::raft) fn decode_append(body: Bytes) -> Result<AppendEntriesRequest
 }
 
 /// Answer to an append: what Raft says, and the follower's wall clock.
-pub(in crate::raft) fn encode_append_answer(answer: &AppendEntriesResponse<TypeConfig>, wall_ms: u64) -> Bytes {
+pub(in crate::raft) fn encode_append_answer(
+    answer: &AppendEntriesResponse<TypeConfig>,
+    wall_ms: u64,
+) -> Bytes {
     let mut out = BytesMut::with_capacity(48);
     match answer {
         AppendEntriesResponse::Success => out.put_u8(0),
@@ -284,7 +287,8 @@ mod tests {
     #[test]
     fn append_survives_the_round_trip() {
         let id = |index| to_raft(LogId { term: 3, node: 4, index });
-        let blank = codec::decode_entry(from_raft(&id(8)), Bytes::from_static(&[codec::ENTRY_BLANK])).unwrap();
+        let blank =
+            codec::decode_entry(from_raft(&id(8)), Bytes::from_static(&[codec::ENTRY_BLANK])).unwrap();
         let request = AppendEntriesRequest::<TypeConfig> {
             vote: vote_to_raft(super::super::super::log::Vote { term: 3, node: 4, committed: true }),
             prev_log_id: Some(id(7)),

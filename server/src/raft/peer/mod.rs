@@ -66,6 +66,11 @@ impl PeerClocks {
         self.offsets_ms.lock().insert(node, offset_ms);
     }
 
+    /// Offset of one node, if it was ever heard.
+    pub(super) fn offset_ms(&self, node: u64) -> Option<i64> {
+        self.offsets_ms.lock().get(&node).copied()
+    }
+
     /// Median offset over `voters`; this node and voters that were never heard count as 0.
     pub(super) fn median_ms(&self, voters: &[u64]) -> i64 {
         let offsets = self.offsets_ms.lock();

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::errors::ClientWriteError;
-use openraft::impls::ProgressResponder;
-use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest};
 use openraft::storage::Snapshot;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -22,8 +21,8 @@ use super::super::members;
 use super::super::reader::leader_read_index;
 use super::super::state_machine::Checkpoint;
 use super::super::types::{
-    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, TypeConfig, stored_membership, to_raft, vote_from_raft,
-    vote_to_raft,
+    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, TypeConfig, stored_membership, to_raft,
+    vote_from_raft, vote_to_raft,
 };
 use super::client::id_text;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
@@ -97,7 +96,7 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
     let open = Arc::new(Semaphore::new(REQUESTS_MAX));
     while let Some(frame) = frames.next(&mut read).await? {
         let Ok(permit) = open.clone().acquire_owned().await else { return Ok(()) };
-        let peer = Peer { core: core.clone(), from: hello.from, formed: hello.cluster_id != 0 };
+        let peer = Peer { core: core.clone(), from: hello.from, cluster_id: hello.cluster_id };
         let (kind, id) = (frame.kind, frame.id);
         let work = peer.begin(frame).await;
         let answers = answers.clone();
@@ -126,7 +125,11 @@ fn welcome(core: &Core, frame: Frame) -> Result<Hello, String> {
         ));
     }
     if hello.to != core.local.node_id {
-        return Err(format!("node {} is at this address, not {}", id_text(core.local.node_id), id_text(hello.to)));
+        return Err(format!(
+            "node {} is at this address, not {}",
+            id_text(core.local.node_id),
+            id_text(hello.to)
+        ));
     }
     match core.local.cluster_id() {
         Some(own) if own != hello.cluster_id => {
@@ -165,7 +168,8 @@ type Work = futures_util::future::BoxFuture<'static, Result<Bytes, String>>;
 struct Peer {
     core: Arc<Core>,
     from: u64,
-    formed: bool,
+    /// As the hello said; 0 = unformed.
+    cluster_id: u64,
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -179,8 +183,9 @@ impl Peer {
         if frame.kind == messages::INVITE {
             return Box::pin(async move { self.invite(body) });
         }
-        if !self.formed || self.core.local.cluster_id().is_none() {
-            return Box::pin(async { Err("this node is not part of a cluster yet".to_owned()) });
+        // Compared with each request: a connection may be older than this node's cluster.
+        if self.cluster_id == 0 || self.core.local.cluster_id() != Some(self.cluster_id) {
+            return Box::pin(async { Err("this node is not part of that cluster".to_owned()) });
         }
         match frame.kind {
             messages::APPEND => Box::pin(self.append(body)),
@@ -202,6 +207,9 @@ impl Peer {
     async fn append(self, body: Bytes) -> Result<Bytes, String> {
         let request = messages::decode_append(body).map_err(text)?;
         let answer = self.core.raft.append_entries(request).await.map_err(text)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.core.heard.note();
+        }
         Ok(messages::encode_append_answer(&answer, clock::wall().0))
     }
 
@@ -225,7 +233,12 @@ impl Peer {
             Ok(TransferLeaderRequest::new(vote, to, last))
         };
         self.core.suspend_lease();
-        self.core.raft.handle_transfer_leader(decode(body).map_err(text)?).await.map_err(text)?.map_err(text)?;
+        self.core
+            .raft
+            .handle_transfer_leader(decode(body).map_err(text)?)
+            .await
+            .map_err(text)?
+            .map_err(text)?;
         Ok(Bytes::new())
     }
 
@@ -259,10 +272,9 @@ impl Peer {
         let mut out = BytesMut::with_capacity(64 + forward.batch.len());
         out.put_u8(ENTRY_BATCH);
         store_codec::encode_batch(head, batch.ops.iter(), &mut out);
-        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
+        let (responder, answer) = Responder::new();
         let leader = LeaderId { term: forward.term, node_id: forward.leader };
-        let sent =
-            core.raft.write(EntryData(out.freeze())).with_leader(leader).responder(responder).await;
+        let sent = core.raft.write(EntryData(out.freeze())).with_leader(leader).responder(responder).await;
         if sent.is_err() {
             return done(Forwarded::Unknown);
         }
@@ -284,7 +296,10 @@ impl Peer {
     async fn checkpoint_begin(self, body: Bytes) -> Result<Bytes, String> {
         let from = self.from;
         let incoming = self.core.incoming.clone();
-        spawn_blocking(move || incoming.begin(from, body)).await.map_err(text)?.map_err(text)
+        spawn_blocking(move || incoming.counted(incoming.begin(from, body)))
+            .await
+            .map_err(text)?
+            .map_err(text)
     }
 
     /// Chunks are written one after another, in the order of arrival.
@@ -292,8 +307,9 @@ impl Peer {
         let from = self.from;
         let incoming = self.core.incoming.clone();
         let (tx, rx) = oneshot::channel();
-        let written = spawn_blocking(move || incoming.chunk(from, body)).await;
+        let written = spawn_blocking(move || incoming.counted(incoming.chunk(from, body))).await;
         let result = written.map_err(text).and_then(|result| result.map_err(text));
+        self.core.heard.note();
         let _ = tx.send(result);
         Box::pin(async move { rx.await.map_err(text)? })
     }
@@ -301,7 +317,7 @@ impl Peer {
     async fn checkpoint_end(self, body: Bytes) -> Result<Bytes, String> {
         let from = self.from;
         let incoming = self.core.incoming.clone();
-        let (vote, begin, dir) =
+        let (vote, begin, received) =
             spawn_blocking(move || incoming.end(from, body)).await.map_err(text)?.map_err(text)?;
         let (membership_id, members) = match begin.membership {
             Some((id, bytes)) => (Some(id), codec::decode_members(bytes).map_err(text)?),
@@ -311,7 +327,7 @@ impl Peer {
             last_log_id: Some(to_raft(begin.applied)),
             last_membership: stored_membership(membership_id, &members)?,
         };
-        let snapshot = Snapshot { meta, snapshot: Checkpoint::Received(dir) };
+        let snapshot = Snapshot { meta, snapshot: Checkpoint::Received(received) };
         let answer =
             self.core.raft.install_full_snapshot(vote_to_raft(vote), snapshot).await.map_err(text)?;
         let mut out = BytesMut::new();

@@ -29,7 +29,9 @@ fn readers_never_see_half_an_entry() {
             let mut looks = 0_u64;
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 let keys = vec![bytes("x-first"), bytes("x-zlast")];
-                let Answer::Values(values) = store.query(&Query::MGet { db: 0, keys }).unwrap() else {
+                let Answer::Values(values) =
+                    store.query(&Query::MGet { db: 0, keys, size_bytes_max: u64::MAX }).unwrap()
+                else {
                     panic!()
                 };
                 assert_eq!(values[0], values[1], "MGET");

@@ -95,7 +95,10 @@ impl goldenscript::Runner for Runner {
 fn read(name: &str, db: u8, args: &mut ArgumentConsumer) -> Result<Query, Box<dyn Error>> {
     Ok(match name {
         "get" => Query::Get { db, key: word(args)? },
-        "mget" => Query::MGet { db, keys: words(args) },
+        "mget" => {
+            let size_bytes_max = number(args, "max")?.unwrap_or(u64::MAX);
+            Query::MGet { db, keys: words(args), size_bytes_max }
+        }
         "exists" => Query::Exists { db, keys: words(args) },
         "type" => Query::Type { db, key: word(args)? },
         "dbsize" => Query::DbSize { db },
