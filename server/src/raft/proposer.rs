@@ -293,7 +293,7 @@ impl Task {
         let calls = self.take_calls();
         let (sequence, bytes) = self.encode(&calls);
         let resolved = self.core.resolver.register(sequence, (term, self.core.local.node_id));
-        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
+        let (responder, answer) = Responder::new();
         let leader = LeaderId { term, node_id: self.core.local.node_id };
         let sent = self.core.raft.write(EntryData(bytes)).with_leader(leader).responder(responder).await;
         let stopped = sent.is_err();

@@ -354,6 +354,7 @@ impl Incoming {
             current: Mutex::new(None),
             received_bytes: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         })
     }
 

@@ -21,8 +21,8 @@ use super::super::members;
 use super::super::reader::leader_read_index;
 use super::super::state_machine::Checkpoint;
 use super::super::types::{
-    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, TypeConfig, stored_membership, to_raft,
-    vote_from_raft, vote_to_raft,
+    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, stored_membership,
+    to_raft, vote_from_raft, vote_to_raft,
 };
 use super::client::id_text;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
