@@ -254,7 +254,7 @@ impl Demo {
 
     /// In a terminal: a picture ten times a second, and keys.
     async fn live(&mut self, plan: Plan) -> Result<()> {
-        let terminal = Terminal::enter()?;
+        let _terminal = Terminal::enter()?;
         let mut keys = view::keys();
         let mut ticks = tokio::time::interval(FRAME);
         let mut rates: VecDeque<u64> = VecDeque::new();
@@ -284,7 +284,7 @@ impl Demo {
             if frame % FRAMES_PER_SECOND == 0 {
                 p99 = self.load.take_p99();
             }
-            terminal.draw(&self.picture(&rates, p99))?;
+            Terminal::draw(&self.picture(&rates, p99))?;
         }
         Ok(())
     }
