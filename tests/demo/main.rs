@@ -215,15 +215,15 @@ impl Demo {
         Ok(())
     }
 
-    /// True when the time is over and every kill has been played to its end.
+    /// True when the time is over; a kill that is asked for is played at least once, and always to its end.
     fn is_over(&self, plan: Plan) -> bool {
         let killed = plan.kill_every.is_none() || self.kills > 0;
-        let over = plan.seconds.is_some_and(|seconds| self.started.elapsed() >= Duration::from_secs(seconds));
-        over && killed && matches!(self.phase, Phase::Steady)
+        plan.seconds.is_some_and(|seconds| self.started.elapsed() >= Duration::from_secs(seconds)) && killed
     }
 
     fn kill_when_due(&mut self, plan: Plan, last: &mut Instant) -> Result<()> {
-        if plan.kill_every.is_some_and(|every| last.elapsed() >= Duration::from_secs(every)) {
+        let due = plan.kill_every.is_some_and(|every| last.elapsed() >= Duration::from_secs(every));
+        if due && !self.is_over(plan) {
             let kills = self.kills;
             self.kill_leader()?;
             if self.kills > kills {
@@ -237,23 +237,24 @@ impl Demo {
     async fn play(&mut self, plan: Plan) -> Result<()> {
         let mut ticks = tokio::time::interval(FRAME);
         let (mut told, mut last_kill) = (0, Instant::now());
-        while !self.is_over(plan) {
+        let end = plan.seconds.map(|seconds| Duration::from_secs(seconds) + 4 * PATIENCE);
+        while !(self.is_over(plan) && matches!(self.phase, Phase::Steady)) {
             ticks.tick().await;
-            let end = plan.seconds.map(|seconds| Duration::from_secs(seconds) + 4 * PATIENCE);
             ensure!(end.is_none_or(|end| self.started.elapsed() < end), "no leader could be killed in time");
-            self.step().await?;
+            let stepped = self.step().await;
             self.kill_when_due(plan, &mut last_kill)?;
             for event in &self.events[told..] {
                 println!("{event}");
             }
             told = self.events.len();
+            stepped?;
         }
         Ok(())
     }
 
     /// In a terminal: a picture ten times a second, and keys.
     async fn live(&mut self, plan: Plan) -> Result<()> {
-        let terminal = Terminal::enter()?;
+        let _terminal = Terminal::enter()?;
         let mut keys = view::keys();
         let mut ticks = tokio::time::interval(FRAME);
         let mut rates: VecDeque<u64> = VecDeque::new();
@@ -271,7 +272,7 @@ impl Demo {
             }
             self.step().await?;
             self.kill_when_due(plan, &mut last_kill)?;
-            if self.is_over(plan) {
+            if self.is_over(plan) && matches!(self.phase, Phase::Steady) {
                 return Ok(());
             }
             let acknowledged = self.load.stats().acknowledged;
@@ -283,7 +284,7 @@ impl Demo {
             if frame % FRAMES_PER_SECOND == 0 {
                 p99 = self.load.take_p99();
             }
-            terminal.draw(&self.picture(&rates, p99))?;
+            Terminal::draw(&self.picture(&rates, p99))?;
         }
         Ok(())
     }

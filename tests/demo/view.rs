@@ -175,7 +175,7 @@ impl Terminal {
         Ok(Self { saved: saved.filter(|saved| !saved.is_empty()) })
     }
 
-    pub(crate) fn draw(&self, lines: &[String]) -> Result<()> {
+    pub(crate) fn draw(lines: &[String]) -> Result<()> {
         let mut screen = String::from("\x1b[H");
         for line in lines {
             screen.push_str(line);
