@@ -134,6 +134,9 @@ impl Worker {
     }
 
     fn apply(&mut self, entries: &[Committed]) -> Result<Vec<Vec<Outcome>>, Fatal> {
+        if self.applier.sync_first() {
+            self.sync_log()?;
+        }
         let mut outcomes = self.applier.apply(entries)?;
         self.publish();
         for (entry, outcomes) in entries.iter().zip(&mut outcomes) {

@@ -36,6 +36,8 @@ pub struct Applier {
     pub(crate) number: u64,
     pub(crate) writer: Writer,
     pub(crate) reclaimer: Reclaimer,
+    /// Part of the present entry is in the memtables.
+    spilled: bool,
     /// What was applied when the last flush began.
     pub(crate) flushed: Option<LogId>,
     failed: bool,
@@ -46,7 +48,7 @@ impl Applier {
         let live = store.live();
         let reclaimer = Reclaimer::start()?;
         let flushed = live.state().applied;
-        Ok(Applier { store, layout, number, writer: Writer::new(live), reclaimer, flushed, failed: false })
+        Ok(Applier { store, layout, number, writer: Writer::new(live), reclaimer, flushed, spilled: false, failed: false })
     }
 
     /// Applies committed entries in order, in as few write batches as possible; outcomes per entry and op.
@@ -127,7 +129,28 @@ impl Applier {
 
     fn finish(&mut self) -> Result<(), Fatal> {
         let store = &self.store;
-        self.writer.finish(|| store.given_up())
+        self.writer.finish(|| store.given_up())?;
+        if std::mem::take(&mut self.spilled) {
+            self.reclaimer.release();
+        }
+        Ok(())
+    }
+
+    /// Writes what is pending in the middle of an entry. Nothing may make that durable before [`Applier::finish`].
+    fn spill(&mut self) -> Result<(), Fatal> {
+        if !self.spilled {
+            self.reclaimer.hold();
+            self.spilled = true;
+        }
+        let store = &self.store;
+        self.writer.spill(|| store.given_up())
+    }
+
+    /// True while the space of large deletions is given back: then the memtables may become durable at any moment, so
+    /// the caller syncs the Raft log up to the entries that it is about to apply, at every durability level.
+    #[must_use]
+    pub fn sync_first(&self) -> bool {
+        self.reclaimer.active()
     }
 
     /// Whether an entry is the next one; false if it is applied already.
@@ -214,8 +237,7 @@ impl Applier {
         if whole {
             return Ok(Outcome::Int(i64::from(self.writer.delete(db, &prefix.into())?)));
         }
-        let store = self.store.clone();
-        self.writer.spill(|| store.given_up())?;
+        self.spill()?;
         let live = self.writer.live.clone();
         let from = key::data(db, &prefix);
         let to = key::after_prefix(&from);
@@ -227,7 +249,7 @@ impl Applier {
             if glob::matches(pattern, user_key) {
                 deleted += i64::from(self.writer.delete_met(db, user_key, raw_value)?);
                 if self.writer.pending_bytes() >= PENDING_MAX {
-                    self.writer.spill(|| store.given_up())?;
+                    self.spill()?;
                 }
             }
             cursor.step(false);

@@ -238,6 +238,19 @@ impl Live {
         Ok(())
     }
 
+    /// Where to cut a range so that about `files` files lie before the cut; `None` if it holds no more than that.
+    pub(crate) fn piece_end(&self, family: &str, from: &[u8], to: &[u8], files: usize) -> Option<Vec<u8>> {
+        let live = self.db.live_files().ok()?;
+        let mut starts: Vec<Vec<u8>> = live
+            .into_iter()
+            .filter(|file| file.column_family_name == family)
+            .filter_map(|file| file.start_key)
+            .filter(|start| start.as_slice() > from && start.as_slice() < to)
+            .collect();
+        starts.sort();
+        starts.into_iter().nth(files)
+    }
+
     /// An integer property, summed over the column families where it is theirs.
     pub(crate) fn property(&self, name: &str) -> Option<u64> {
         let value = |family| self.db.property_int_value_cf(self.db.cf_handle(family)?, name).ok().flatten();
@@ -274,7 +287,28 @@ impl Live {
             let set = self.db.set_options_cf(self.family(name)?, &options);
             set.map_err(|error| self.failed("set memtable size", &error))?;
         }
-        Ok(())
+        self.renew_memtables()
+    }
+
+    /// Replaces the memtables made at open, which keep the size that they were made with and would be flushed by RocksDB
+    /// itself, in the middle of an entry and ahead of the log. A flush replaces only what holds something, so each gets
+    /// the deletion of a key that cannot exist; the state on disk stays what it was.
+    fn renew_memtables(&self) -> Result<(), Fatal> {
+        let mut no_wal = rocksdb::WriteOptions::default();
+        no_wal.disable_wal(true);
+        let mut batch = rocksdb::WriteBatch::default();
+        let mut families = Vec::new();
+        for name in FAMILIES {
+            let family = self.family(name)?;
+            batch.delete_cf(family, [u8::MAX]);
+            families.push(family);
+        }
+        let mut options = rocksdb::FlushOptions::default();
+        options.set_wait(true);
+        self.db
+            .write_opt(batch, &no_wal)
+            .and_then(|()| self.db.flush_cfs_opt(&families, &options))
+            .map_err(|error| self.failed("renew memtables", &error))
     }
 
     fn write_format(&self) -> Result<(), Fatal> {

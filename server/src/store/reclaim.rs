@@ -7,6 +7,11 @@
 //!     the thread                waits for that flush, then compacts one range after the other
 //! ```
 //!
+//! RocksDB flushes the memtables when a compaction of a range begins. That is the one flush that is not the applier's,
+//! so two things hold while the thread has work ([`Reclaimer::active`]): the caller syncs the Raft log before it applies,
+//! and an entry that needs several writes waits for the piece under way and keeps the next one off
+//! ([`Reclaimer::hold`]). A piece is a few files, so that nobody waits long.
+//!
 //! Whole files are never dropped unread (`DeleteFilesInRange`): a file may hold keys written after the deletion, and a
 //! view may still need those from before it.
 
@@ -22,6 +27,9 @@ use super::{DbIndex, Fatal, key};
 
 /// How often the thread looks whether the flush that it waits for has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Files of one piece; with tables of 64 MiB about half a gigabyte to read and, being mostly deleted, little to write.
+const PIECE_FILES: usize = 8;
 
 /// Range of `data` keys; an end of `None` is the end of the database.
 type Range = (Vec<u8>, Option<Vec<u8>>);
@@ -44,6 +52,8 @@ struct Work {
     ranges: BTreeMap<DbIndex, Range>,
     live: Option<Arc<Live>>,
     busy: bool,
+    /// The applier is in the middle of an entry.
+    held: bool,
     stop: bool,
 }
 
@@ -74,6 +84,27 @@ impl Reclaimer {
             merge(&mut work.ranges, db, range);
         }
         work.live = Some(live.clone());
+        self.shared.changed.notify_all();
+    }
+
+    /// True while a compaction may flush the memtables at any moment.
+    pub(crate) fn active(&self) -> bool {
+        let work = self.shared.work.lock();
+        work.busy || !work.ranges.is_empty()
+    }
+
+    /// Lets the piece under way end, and no other begin before [`Reclaimer::release`].
+    pub(crate) fn hold(&self) {
+        let mut work = self.shared.work.lock();
+        work.held = true;
+        while work.busy {
+            self.shared.changed.wait(&mut work);
+        }
+    }
+
+    /// The entry is complete.
+    pub(crate) fn release(&self) {
+        self.shared.work.lock().held = false;
         self.shared.changed.notify_all();
     }
 
@@ -136,15 +167,18 @@ fn run(shared: &Shared) {
             shared.changed.wait(&mut work);
             continue;
         };
-        if live.flushing() {
+        if work.held || live.flushing() {
             drop(live);
             shared.changed.wait_for(&mut work, LOOK_AGAIN);
             continue;
         }
         let Some((db, (from, to))) = work.ranges.pop_first() else { continue };
         work.busy = true;
-        parking_lot::MutexGuard::unlocked(&mut work, || compact(&live, db, &from, to));
+        let rest = parking_lot::MutexGuard::unlocked(&mut work, || compact_piece(&live, db, &from, to));
         work.busy = false;
+        if let Some(rest) = rest {
+            merge(&mut work.ranges, db, rest);
+        }
         if work.ranges.is_empty() && !work.stop {
             // Nothing may keep a replaced database open.
             work.live = None;
@@ -153,11 +187,18 @@ fn run(shared: &Shared) {
     }
 }
 
-fn compact(live: &Live, db: DbIndex, from: &[u8], to: Option<Vec<u8>>) {
+/// Compacts the first piece of a range, and says what is left. With the last piece goes SCAN's index.
+fn compact_piece(live: &Live, db: DbIndex, from: &[u8], to: Option<Vec<u8>>) -> Option<Range> {
     let end = key::after_db(db);
     let to = to.unwrap_or_else(|| end.to_vec());
-    let result = live.compact(DATA, from, &to).and_then(|()| live.compact(SCAN, &[db], &end));
+    let cut = live.piece_end(DATA, from, &to, PIECE_FILES);
+    let result = match &cut {
+        Some(cut) => live.compact(DATA, from, cut),
+        None => live.compact(DATA, from, &to).and_then(|()| live.compact(SCAN, &[db], &end)),
+    };
     if let Err(error) = result {
         tracing::warn!(%error, db, "compact emptied range");
+        return None;
     }
+    cut.map(|cut| (cut, Some(to)))
 }
