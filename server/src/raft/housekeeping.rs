@@ -48,6 +48,8 @@ pub(super) async fn follow_leader(core: Arc<Core>) {
                 addr: node.map(|node| node.addr.clone()).unwrap_or_default(),
                 peer_addr: node.map(|node| node.peer_addr.clone()).unwrap_or_default(),
             };
+            let addrs = members.nodes.iter().map(|(id, node)| (*id, node.peer_addr.clone())).collect();
+            core.local.set_peer_addrs(addrs);
             core.members.store(Arc::new(members));
             if core.is_leader() && view.id != Some(core.local.node_id) {
                 // Until now it was the leader itself: the silence begins here, not at the leader before it.

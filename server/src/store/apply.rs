@@ -48,7 +48,16 @@ impl Applier {
         let live = store.live();
         let reclaimer = Reclaimer::start()?;
         let flushed = live.state().applied;
-        Ok(Applier { store, layout, number, writer: Writer::new(live), reclaimer, flushed, spilled: false, failed: false })
+        Ok(Applier {
+            store,
+            layout,
+            number,
+            writer: Writer::new(live),
+            reclaimer,
+            flushed,
+            spilled: false,
+            failed: false,
+        })
     }
 
     /// Applies committed entries in order, in as few write batches as possible; outcomes per entry and op.

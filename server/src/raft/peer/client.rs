@@ -59,7 +59,8 @@ pub(in crate::raft) struct PeerClient {
 }
 
 impl PeerClient {
-    /// Prepares a connection to node `target` at `addr` (`host:port`, resolved at each dial).
+    /// Prepares a connection to node `target` at the address that the membership has for it at each dial, or at `addr`
+    /// while it is no member (`host:port`, resolved at each dial).
     pub(in crate::raft) fn new(local: Arc<Local>, target: u64, addr: String, tasks: &TaskTracker) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE_MAX);
         tasks.spawn(Connection { local, target, addr, queue, failed_at: None }.run());
@@ -139,7 +140,8 @@ impl Connection {
     }
 
     async fn connect(&self) -> io::Result<Open> {
-        let stream = TcpStream::connect(self.addr.as_str()).await?;
+        let addr = self.local.peer_addr_of(self.target).unwrap_or_else(|| self.addr.clone());
+        let stream = TcpStream::connect(addr.as_str()).await?;
         stream.set_nodelay(true)?;
         let (mut read, mut write) = stream.into_split();
         let cluster_id = self.local.cluster_id().unwrap_or(0);

@@ -19,8 +19,11 @@ pub(super) mod messages;
 pub(super) mod network;
 pub(super) mod service;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 /// Version of the peer protocol; a hello with another one is refused with a text that says both.
@@ -33,11 +36,23 @@ pub(super) const GROUP: u32 = 0;
 pub(super) struct Local {
     pub(super) node_id: u64,
     cluster_id: AtomicU64,
+    /// Peer addresses of the members, by node id.
+    peer_addrs: ArcSwap<BTreeMap<u64, String>>,
 }
 
 impl Local {
     pub(super) fn new(node_id: u64, cluster_id: Option<u64>) -> Self {
-        Self { node_id, cluster_id: AtomicU64::new(cluster_id.unwrap_or(0)) }
+        Self { node_id, cluster_id: AtomicU64::new(cluster_id.unwrap_or(0)), peer_addrs: ArcSwap::default() }
+    }
+
+    /// Where a member is now. The library keeps a connection's maker for as long as it replicates to a member, also
+    /// when that member has moved to another address.
+    pub(super) fn peer_addr_of(&self, id: u64) -> Option<String> {
+        self.peer_addrs.load().get(&id).cloned()
+    }
+
+    pub(super) fn set_peer_addrs(&self, addrs: BTreeMap<u64, String>) {
+        self.peer_addrs.store(Arc::new(addrs));
     }
 
     pub(super) fn cluster_id(&self) -> Option<u64> {
@@ -58,7 +73,7 @@ impl Local {
 /// by nothing.
 #[derive(Debug, Default)]
 pub(super) struct PeerClocks {
-    offsets_ms: Mutex<std::collections::BTreeMap<u64, i64>>,
+    offsets_ms: Mutex<BTreeMap<u64, i64>>,
 }
 
 impl PeerClocks {
