@@ -7,6 +7,7 @@
 //! runs       one proposal     | one barrier | alone| one proposal
 //! ```
 //!
+//! GETs may stand among writes of other keys, so that a mixed pipeline costs one proposal too.
 //! Consecutive writes become one proposal (bounded by `entry_ops_max` and `entry_bytes_max`), consecutive reads share
 //! one read barrier; what needs neither rides along in its place. A run begins only when everything before it has been
 //! answered, so a connection reads its own writes.
@@ -15,7 +16,8 @@
 //! - One reply per request, in order, whatever fails (CLIENT REPLY, QUIT and SHUTDOWN aside).
 //! - An error that a client repeats by itself is given only to what was not proposed (`dispatch::fault`).
 //! - When `output_bytes_pause` bytes of replies are waiting, a turn stops and leaves the rest in `requests`; the caller
-//!   writes and calls again. So one pipeline of large reads never holds more than one reply beyond that.
+//!   writes and calls again. So one pipeline of large reads never holds more than one reply beyond that; of reads among
+//!   writes a few (`run`).
 //! - A [`Fatal`] of the store is told to the node, which stops; the client gets an error.
 
 pub mod clients;
@@ -231,7 +233,7 @@ impl<R: Replica> Dispatcher<R> {
                     run.push_write(slot, op);
                 }
                 (Some(slot), Ok(Action::Read(query, view))) => {
-                    if !run.ops.is_empty() {
+                    if !run.admits_read(&query) {
                         break;
                     }
                     run.push_read(slot, query, view);
@@ -275,7 +277,9 @@ impl<R: Replica> Dispatcher<R> {
         started: Instant,
         sink: &mut impl ReplySink,
     ) -> (usize, Flow) {
-        let repeatable = !run.has_writes();
+        // What stands behind the last write can be asked again.
+        let last_write = run.items.iter().rposition(|item| matches!(item.step, Step::Write));
+        let repeatable_from = last_write.map_or(1, |at| at + 1);
         let outcomes = if run.ops.is_empty() {
             Ok(Vec::new())
         } else {
@@ -290,7 +294,7 @@ impl<R: Replica> Dispatcher<R> {
         let mut latency = monotonic().saturating_duration_since(started);
         for item in run.items {
             let full = sink.waiting_bytes() >= self.parts.config.limits.output_bytes_pause;
-            if full && repeatable && answered > 0 {
+            if full && answered >= repeatable_from {
                 break;
             }
             let request = requests.get(answered);

@@ -6,6 +6,7 @@ mod failover;
 mod formation;
 mod full_disk;
 mod hostile;
+mod housekeeping;
 mod membership;
 mod paging;
 mod pipelining;

@@ -20,16 +20,22 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("command", &["resp", "store", "clock", "error", "config"]),
     ("session", &["command", "resp", "config"]),
     ("metrics", &["clock", "error"]),
-    ("config", &["error"]),
+    // config refuses a log filter that telemetry would not take.
+    ("config", &["error", "telemetry"]),
     ("telemetry", &["error", "config"]),
-    ("raft", &["store", "config", "clock", "metrics", "error", "snapshot"]),
+    // raft asks a newcomer who it is at its client address (`resp::ask`).
+    ("raft", &["store", "config", "clock", "metrics", "error", "snapshot", "resp"]),
+    // net is generic over its handler; dispatch implements the trait that net owns.
     (
         "dispatch",
-        &["command", "session", "raft", "snapshot", "store", "resp", "metrics", "config", "clock", "error"],
+        &[
+            "command", "session", "raft", "snapshot", "store", "resp", "metrics", "config", "clock", "error",
+            "net",
+        ],
     ),
     ("net", &["resp", "session", "dispatch", "config", "metrics", "clock", "error"]),
     ("admin", &["raft", "snapshot", "metrics", "config", "clock", "store", "error", "telemetry"]),
-    ("cli", &["node", "config", "telemetry", "command", "snapshot", "error"]),
+    ("cli", &["node", "probe", "config", "telemetry", "command", "snapshot", "error"]),
 ];
 
 /// Crates that only these files may name, so that each can be exchanged in one place.

@@ -1,15 +1,22 @@
 //! A run: consecutive requests of one connection that are served by one proposal or one read barrier.
 
+use std::collections::HashSet;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::counters::Counters;
 use crate::command::View;
 use crate::config::Config;
 use crate::resp::Reply;
-use crate::store::{Op, Query};
+use crate::store::{DbIndex, Op, Query};
 
 /// Keys of one read above which it leaves the async threads.
 const INLINE_KEYS_MAX: usize = 64;
+
+/// GETs that may stand among the writes of one run. A run with writes is answered to its end, so this bounds what it adds
+/// to the output.
+const MIXED_READS_MAX: usize = 32;
 
 /// What a planned request waits for.
 pub(super) enum Step {
@@ -35,13 +42,34 @@ pub(super) struct Run {
     pub(super) ops: Vec<Op>,
     ops_bytes: usize,
     pub(super) reads: bool,
+    /// Keys of the GETs so far; `other_reads` if there are reads of another kind.
+    got: HashSet<(DbIndex, Bytes)>,
+    gets: usize,
+    other_reads: bool,
 }
 
 impl Run {
     pub(super) fn admits_write(&self, op: &Op, config: &Config) -> bool {
         let fits = self.ops.len() < config.limits.entry_ops_max
             && self.ops_bytes + op.size_bytes() <= config.limits.entry_bytes_max;
-        !self.reads && (self.ops.is_empty() || fits)
+        (!self.reads || self.may_follow_gets(op)) && (self.ops.is_empty() || fits)
+    }
+
+    /// All reads of a run are answered after all its writes. That is the order of the pipeline to whoever looks, as long
+    /// as no write touches a key that was read before it.
+    fn may_follow_gets(&self, op: &Op) -> bool {
+        let free = |db: DbIndex, key: &Bytes| !self.got.contains(&(db, key.clone()));
+        let apart = match op {
+            Op::Set { db, key, .. } => free(*db, key),
+            Op::MSet { db, pairs } => pairs.iter().all(|(key, _)| free(*db, key)),
+            Op::Del { db, keys } | Op::DelIf { db, keys, .. } => keys.iter().all(|key| free(*db, key)),
+            Op::PDel { .. } | Op::FlushDb { .. } | Op::FlushAll => false,
+        };
+        !self.other_reads && self.gets <= MIXED_READS_MAX && apart
+    }
+
+    pub(super) fn admits_read(&self, query: &Query) -> bool {
+        self.ops.is_empty() || (matches!(query, Query::Get { .. }) && self.gets < MIXED_READS_MAX)
     }
 
     pub(super) fn push_write(&mut self, slot: usize, op: Op) {
@@ -56,17 +84,21 @@ impl Run {
         self.ops.is_empty() || !matches!(reply, Reply::Array(_) | Reply::Map(_))
     }
 
-    /// True once something of the run cannot be undone or repeated.
-    pub(super) fn has_writes(&self) -> bool {
-        self.ops_bytes > 0
-    }
-
     pub(super) fn push_ready(&mut self, slot: Option<usize>, reply: Reply) {
         self.items.push(Item { slot, step: Step::Ready(reply) });
     }
 
     pub(super) fn push_read(&mut self, slot: usize, query: Query, view: View) {
         self.reads = true;
+        match &query {
+            Query::Get { db, key } => {
+                self.gets += 1;
+                if self.gets <= MIXED_READS_MAX {
+                    self.got.insert((*db, key.clone()));
+                }
+            }
+            _ => self.other_reads = true,
+        }
         self.items.push(Item { slot: Some(slot), step: Step::Read(query, view) });
     }
 }

@@ -228,7 +228,7 @@ fn error(text: &str) -> Reply {
 #[tokio::test]
 async fn consecutive_writes_are_one_proposal_and_reads_share_one_barrier() {
     let mut bench = Bench::new(|_| {});
-    let lines = ["SET a 1", "PING", "DEL a", "NOPE", "SET b 2", "GET a", "ECHO x", "GET missing", "DEL b"];
+    let lines = ["SET a 1", "PING", "DEL a", "NOPE", "SET b 2", "GET a", "ECHO x", "GET missing", "DEL a"];
     let replies = bench.replies(&lines).await;
     let unknown = error("ERR unknown command 'NOPE'");
     let expected = [
@@ -245,6 +245,21 @@ async fn consecutive_writes_are_one_proposal_and_reads_share_one_barrier() {
     assert_eq!(replies, expected);
     let barrier = Asked::Barrier(Consistency::High);
     assert_eq!(bench.asked(), [Asked::Propose(3), barrier, Asked::Query, Asked::Query, Asked::Propose(1)]);
+}
+
+#[tokio::test]
+async fn gets_among_writes_of_other_keys_cost_no_proposal_of_their_own() {
+    let mut bench = Bench::new(|_| {});
+    bench.replies(&["SET a 1", "GET a", "SET b 2", "GET b", "SET a 3", "GET a"]).await;
+    let barrier = || Asked::Barrier(Consistency::High);
+    let first = [Asked::Propose(2), barrier(), Asked::Query, Asked::Query];
+    let second = [Asked::Propose(1), barrier(), Asked::Query];
+    assert_eq!(bench.asked(), [&first[..], &second[..]].concat());
+    for after in ["FLUSHDB", "MSET x 1 a 2"] {
+        let mut bench = Bench::new(|_| {});
+        bench.replies(&["SET a 1", "GET a", after]).await;
+        assert_eq!(bench.asked(), [Asked::Propose(1), barrier(), Asked::Query, Asked::Propose(1)], "{after}");
+    }
 }
 
 #[tokio::test]
@@ -304,7 +319,7 @@ async fn writes_are_answered_to_the_end_of_their_proposal_even_when_the_output_i
     let (replies, _, left) = bench.turn(&["DEL a", "DEL b", "DEL c", "DEL d", "GET e"]).await;
     let counts = [1, 2, 3, 4].map(Reply::Integer);
     assert_eq!((replies.as_slice(), left), (&counts[..], 1));
-    assert_eq!(bench.asked(), [Asked::Propose(4)]);
+    assert_eq!(bench.asked(), [Asked::Propose(4), Asked::Barrier(Consistency::High)]);
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+//! Tests of the encoding of batches.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the Redis globs.
+
 use proptest::prelude::*;
 
 use super::*;
