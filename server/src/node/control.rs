@@ -4,21 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use kvnode_api::Id;
 use kvnode_api::members::{
     AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, Transfer,
 };
-use kvnode_api::status::{
-    Addresses, DiskState, LeaderInfo, LogPositions, MemberInfo, Membership, NodeStatus, Phase,
-    Role as ApiRole,
-};
+use kvnode_api::status::{Addresses, DiskState, NodeStatus};
 use kvnode_api::watch::LeaderEvent;
-use kvnode_api::{CONTRACT, Id};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::status::{NodeFacts, describe, leader_event};
 use crate::admin::{Answer, ControlError, NodeControl};
 use crate::clock;
-use crate::raft::{Group, Leader, MemberError, Role, Status};
+use crate::raft::{Group, MemberError};
 use crate::store::LogId;
 
 /// The node as the admin API sees it.
@@ -28,31 +26,6 @@ pub struct Control {
     shutdown: CancellationToken,
     started: Instant,
     events: watch::Receiver<LeaderEvent>,
-}
-
-fn role(role: Role) -> ApiRole {
-    match role {
-        Role::Leader => ApiRole::Leader,
-        Role::Follower => ApiRole::Follower,
-        Role::Candidate => ApiRole::Candidate,
-        Role::Learner => ApiRole::Learner,
-        Role::Unformed => ApiRole::Unformed,
-        Role::Shutdown => ApiRole::Shutdown,
-    }
-}
-
-fn leader(leader: Option<&Leader>) -> Option<LeaderInfo> {
-    leader.map(|leader| LeaderInfo { id: Id(leader.id), addr: leader.addr.clone() })
-}
-
-fn event(status: &Status) -> LeaderEvent {
-    LeaderEvent {
-        cluster_id: status.cluster_id.map(Id),
-        node_id: Id(status.node_id),
-        role: role(status.role),
-        term: status.term,
-        leader: leader(status.leader.as_ref()),
-    }
 }
 
 fn text(id: Option<LogId>) -> Option<String> {
@@ -79,13 +52,13 @@ impl Control {
     /// Begins to watch the group.
     #[must_use]
     pub fn new(group: Group, http_addr: SocketAddr, shutdown: CancellationToken) -> Arc<Self> {
-        let (tx, events) = watch::channel(event(&group.status()));
+        let (tx, events) = watch::channel(leader_event(&group.status()));
         let (watched, ended) = (group.clone(), shutdown.clone());
         group.spawn(async move {
             loop {
                 let known = watched.leader();
                 tx.send_if_modified(|old| {
-                    let new = event(&watched.status());
+                    let new = leader_event(&watched.status());
                     let changed = *old != new;
                     *old = new;
                     changed
@@ -97,33 +70,6 @@ impl Control {
             }
         });
         Arc::new(Self { group, http_addr, shutdown, started: clock::monotonic(), events })
-    }
-
-    fn phase(&self, status: &Status) -> Phase {
-        if self.shutdown.is_cancelled() {
-            Phase::Stopping
-        } else if status.cluster_id.is_none() {
-            Phase::Unformed
-        } else if status.recovered {
-            Phase::Running
-        } else {
-            Phase::Recovering
-        }
-    }
-
-    fn member_infos(status: &Status) -> Vec<MemberInfo> {
-        let leads = |id: u64| status.leader.as_ref().is_some_and(|leader| leader.id == id);
-        let info = |member: &crate::raft::MemberStatus| MemberInfo {
-            id: Id(member.id),
-            addr: member.addr.clone(),
-            peer_addr: member.peer_addr.clone(),
-            voter: member.voter,
-            leader: leads(member.id),
-            matched_index: member.matched_index,
-            lag_entries: member.lag_entries,
-            last_ack_ms: member.last_ack_ms,
-        };
-        status.members.iter().map(info).collect()
     }
 
     /// Runs a membership verb and says whether it changed the membership.
@@ -143,37 +89,13 @@ impl Control {
 
 impl NodeControl for Control {
     fn status(&self) -> NodeStatus {
-        let status = self.group.status();
-        let applied = status.applied.map_or(0, |id| id.index);
-        let lag = status.committed.map_or(0, |id| id.index.saturating_sub(applied));
         let disk = match (self.group.disk_problem(), self.group.log_stats().disk_full) {
             (None, _) => DiskState::Ok,
             (Some(_), None) => DiskState::Quota,
             (Some(_), Some(_)) => DiskState::Full,
         };
-        NodeStatus {
-            contract: CONTRACT,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            node_id: Some(Id(status.node_id)),
-            cluster_id: status.cluster_id.map(Id),
-            phase: self.phase(&status),
-            role: role(status.role),
-            term: status.term,
-            leader: leader(status.leader.as_ref()),
-            last_contact_ms: status.last_contact_ms,
-            log: LogPositions {
-                last_index: status.last_log.map(|id| id.index),
-                committed: text(status.committed),
-                applied: text(status.applied),
-                durable: text(status.durable),
-                purged: text(status.purged),
-                apply_lag_entries: lag,
-            },
-            membership: Membership {
-                log_id: text(status.membership_log_id),
-                change_in_progress: status.change_in_progress,
-                members: Self::member_infos(&status),
-            },
+        let facts = NodeFacts {
+            stopping: self.shutdown.is_cancelled(),
             disk,
             addresses: Addresses {
                 client: self.group.addr().to_owned(),
@@ -181,7 +103,8 @@ impl NodeControl for Control {
                 http: self.http_addr.to_string(),
             },
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        }
+        };
+        describe(&self.group.status(), facts)
     }
 
     fn watch(&self) -> watch::Receiver<LeaderEvent> {
