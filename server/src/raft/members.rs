@@ -293,7 +293,7 @@ async fn remove(core: &Arc<Core>, target: &str, expect: Option<LogId>) -> Result
     let members = core.members.load_full();
     let Some(id) = find(&members, target) else { return Ok(()) };
     if members.is_voter(id) {
-        check_removable(core, &members, id)?;
+        await_removable(core, &members, id).await?;
     }
     if id == core.local.node_id {
         let successor = pick_successor(core, None)?;
@@ -307,6 +307,18 @@ async fn remove(core: &Arc<Core>, target: &str, expect: Option<LogId>) -> Result
     let changes =
         if members.is_voter(id) { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
     change(core, changes, false, expect).await
+}
+
+/// A leader that has just been elected has not heard its voters yet; it gets a few heartbeats before it refuses.
+async fn await_removable(core: &Core, members: &Members, id: u64) -> Result<(), MemberError> {
+    let deadline = Instant::now() + core.lease() * 3;
+    loop {
+        let result = check_removable(core, members, id);
+        if result.is_ok() || members.voters().len() <= 1 || Instant::now() >= deadline {
+            return result;
+        }
+        sleep(RETRY_PAUSE).await;
+    }
 }
 
 /// Refuses to remove a voter when those that stay could not decide anything.
