@@ -163,6 +163,18 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Threads that serve clients and Raft. By default one core is left to the log's and the state's threads: a worker
+    /// more would only take turns with them, and each turn costs a switch.
+    #[must_use]
+    pub fn worker_threads(&self) -> usize {
+        match self.limits.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1)),
+            threads => threads,
+        }
+    }
+}
+
 /// Raft timing.
 #[derive(Clone, Debug)]
 pub struct Timing {
@@ -179,6 +191,8 @@ pub struct Timing {
 /// Every limit of the node, with its unit in the name.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// Threads that serve clients and Raft; 0 = see [`Config::worker_threads`].
+    pub worker_threads: usize,
     /// Clients at once.
     pub clients_max: usize,
     /// Arguments of one request.
@@ -244,6 +258,7 @@ const MIB: usize = 1024 * KIB;
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            worker_threads: 0,
             clients_max: 10_000,
             args_max: 1024 * 1024,
             bulk_bytes_max: 64 * MIB,

@@ -130,14 +130,16 @@ fn serve(config: Config) -> Result<ExitCode, NodeError> {
     telemetry::install(&config.log_filter, config.log_format).map_err(|e| {
         NodeError::new(ErrorKind::Config, format!("log_filter: {e}"), "set log_filter to info")
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(config.worker_threads()).enable_all().build().map_err(|e| {
         NodeError::new(
             ErrorKind::Unavailable,
             format!("start threads: {e}"),
             "raise the limit of processes (ulimit -u)",
         )
     })?;
-    runtime.block_on(async {
+    // On a worker and not on this thread: each turn of the node's main task would wake one thread more.
+    let node = runtime.spawn(async {
         let shutdown = tokio_util::sync::CancellationToken::new();
         let mut stop = signals()?;
         let node = node::run(config, shutdown.clone());
@@ -148,7 +150,10 @@ fn serve(config: Config) -> Result<ExitCode, NodeError> {
         }
         // A second signal does not cut the flush short: kill -9 is there for that, and is safe.
         node.await
-    })?;
+    });
+    runtime.block_on(node).map_err(|e| {
+        NodeError::new(ErrorKind::Fatal, format!("run the node: {e}"), "report this")
+    })??;
     Ok(ExitCode::SUCCESS)
 }
 

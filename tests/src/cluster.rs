@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::http;
 use crate::node::Node;
 use crate::resp::Value;
 use crate::wait::{SOON, eventually};
@@ -122,6 +123,10 @@ impl Cluster {
                     "node {} says {peers:?}",
                     index + 1
                 );
+                // In the joint phase all are voters already, but one that stops then can still hold the change up.
+                let status = http::get(self.nodes[index].http(), "/v1/status").await?.json()?;
+                let changing = &status["membership"]["change_in_progress"];
+                ensure!(changing == false, "node {}: change in progress: {changing}", index + 1);
             }
             Ok(Some(()))
         })

@@ -296,6 +296,8 @@ pub static KEYS: &[Key] = &[
         "Longest such silence; each node draws between the two."),
     key!(time hold_without_leader, timing.hold_without_leader, "0", "60s",
         "Longest time that a command waits while no leader is known."),
+    key!(count worker_threads, limits.worker_threads, 0, 1024,
+        "Threads that serve clients and Raft; 0 = one less than the CPU cores, at least one."),
     key!(count clients_max, limits.clients_max, 1, 1_000_000, "Clients at once."),
     key!(count args_max, limits.args_max, 16, 16_777_216, "Arguments of one request."),
     key!(size bulk_bytes_max, limits.bulk_bytes_max, "1KiB", "512MiB", None,

@@ -5,7 +5,9 @@
 //!                                               in flight <= 8      leader there: FORWARD frame to it
 //! ```
 //!
-//! No timer: the first command leaves at once; while entries are in flight, the next one gathers. What a lost leader
+//! No timer: the first command leaves at once; while entries are in flight, the next one gathers until it is worth as
+//! much as all of them, or one of them ends. What an entry costs beside its ops (wake-ups, frames, syncs on every node)
+//! is then paid a few times per round trip at most, and entries that are large in bytes still follow each other closely. What a lost leader
 //! leaves open is settled by the local apply (`resolver`), so a client of a surviving node sees a pause, not an error.
 //!
 //! Invariants
@@ -44,6 +46,8 @@ use crate::store::{Op, Outcome};
 const CALLS_MAX: usize = 16 * 1024;
 /// After a rejection that the leader watch does not explain, wait this long before trying again.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// Pending bytes that leave as long as there is room in flight: what an entry costs beside its bytes is small then.
+const STREAM_BYTES: usize = 128 * 1024;
 /// An unresolved batch is given up after this long.
 const RESOLVE_MAX: Duration = Duration::from_secs(10);
 
@@ -72,6 +76,39 @@ struct Settled {
     fate: Fate,
 }
 
+/// Calls that are not in an entry yet.
+#[derive(Default)]
+struct Pending {
+    calls: VecDeque<Call>,
+    ops: usize,
+    size_bytes: usize,
+}
+
+impl Pending {
+    fn push_back(&mut self, call: Call) {
+        self.ops += call.ops.len();
+        self.size_bytes += call.size_bytes;
+        self.calls.push_back(call);
+    }
+
+    fn push_front(&mut self, call: Call) {
+        self.ops += call.ops.len();
+        self.size_bytes += call.size_bytes;
+        self.calls.push_front(call);
+    }
+
+    fn pop_front(&mut self) -> Option<Call> {
+        let call = self.calls.pop_front()?;
+        self.ops -= call.ops.len();
+        self.size_bytes -= call.size_bytes;
+        Some(call)
+    }
+
+    fn drain(&mut self) -> VecDeque<Call> {
+        std::mem::take(self).calls
+    }
+}
+
 /// Entry of the proposer, shared by all connections.
 #[derive(Clone)]
 pub(super) struct Proposer {
@@ -93,9 +130,10 @@ impl Proposer {
         let task = Task {
             core: core.clone(),
             queue,
-            pending: VecDeque::new(),
+            pending: Pending::default(),
             rejected: Vec::new(),
             in_flight: FuturesUnordered::new(),
+            in_flight_ops: 0,
             leader: core.leader_watch(),
             paused: core.hold_proposals.subscribe(),
             forward: None,
@@ -157,10 +195,11 @@ impl Proposer {
 struct Task {
     core: Arc<Core>,
     queue: mpsc::Receiver<Call>,
-    pending: VecDeque<Call>,
+    pending: Pending,
     /// Batches to put back, until nothing is in flight.
     rejected: Vec<(u64, Vec<Call>)>,
     in_flight: FuturesUnordered<BoxFuture<'static, Settled>>,
+    in_flight_ops: usize,
     leader: watch::Receiver<LeaderView>,
     paused: watch::Receiver<bool>,
     forward: Option<(u64, PeerClient)>,
@@ -177,7 +216,7 @@ impl Task {
             tokio::select! {
                 biased;
                 Some(settled) = self.in_flight.next() => self.settle(settled),
-                call = self.queue.recv(), if self.pending.len() < CALLS_MAX => match call {
+                call = self.queue.recv(), if self.pending.calls.len() < CALLS_MAX => match call {
                     Some(call) => self.pending.push_back(call),
                     None => return,
                 },
@@ -186,7 +225,7 @@ impl Task {
                 () = sleep_until(wake_at.into()) => self.expire(),
                 () = stop.cancelled() => return self.refuse_all(),
             }
-            while self.pending.len() < CALLS_MAX
+            while self.pending.calls.len() < CALLS_MAX
                 && let Ok(call) = self.queue.try_recv()
             {
                 self.pending.push_back(call);
@@ -204,7 +243,7 @@ impl Task {
 
     fn wake_at(&self) -> Instant {
         let far = clock::monotonic() + Duration::from_hours(1);
-        let oldest = self.pending.front().map_or(far, |call| call.deadline);
+        let oldest = self.pending.calls.front().map_or(far, |call| call.deadline);
         self.retry_at.map_or(oldest, |at| at.min(oldest))
     }
 
@@ -214,7 +253,7 @@ impl Task {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
         }
-        while self.pending.front().is_some_and(|call| call.deadline <= now) {
+        while self.pending.calls.front().is_some_and(|call| call.deadline <= now) {
             if let Some(call) = self.pending.pop_front() {
                 let unformed = self.core.local.cluster_id().is_none();
                 let error = if unformed { ProposeError::Unformed } else { ProposeError::NoLeader };
@@ -224,17 +263,17 @@ impl Task {
     }
 
     fn refuse_all(&mut self) {
-        for call in self.pending.drain(..) {
+        for call in self.pending.drain() {
             let _ = call.reply.send(Err(ProposeError::ShuttingDown));
         }
     }
 
     async fn send_what_can_be_sent(&mut self) {
-        while !self.pending.is_empty()
+        while !self.pending.calls.is_empty()
             && self.rejected.is_empty()
             && self.retry_at.is_none()
             && !*self.paused.borrow()
-            && self.in_flight.len() < self.core.config.limits.entries_in_flight_max
+            && self.is_worth_an_entry()
         {
             let leader = self.leader.borrow_and_update().clone();
             if leader.id == Some(self.core.local.node_id) {
@@ -242,7 +281,7 @@ impl Task {
             } else if let Some((id, term)) = leader.id.map(|id| (id, leader.term)) {
                 if self.core.config.redirect != Redirect::Forward {
                     let addr = leader.addr.clone();
-                    for call in self.pending.drain(..) {
+                    for call in self.pending.drain() {
                         let _ = call.reply.send(Err(ProposeError::NotLeader { addr: addr.clone() }));
                     }
                     return;
@@ -255,11 +294,17 @@ impl Task {
         self.publish_in_flight();
     }
 
+    fn is_worth_an_entry(&self) -> bool {
+        let limits = &self.core.config.limits;
+        let worth = self.pending.ops >= self.in_flight_ops || self.pending.size_bytes >= STREAM_BYTES;
+        self.in_flight.is_empty() || worth && self.in_flight.len() < limits.entries_in_flight_max
+    }
+
     /// Takes the next entry's worth of calls off the queue.
     fn take_calls(&mut self) -> Vec<Call> {
         let limits = &self.core.config.limits;
         let (mut ops, mut bytes, mut calls) = (0, 0, Vec::new());
-        while let Some(call) = self.pending.front() {
+        while let Some(call) = self.pending.calls.front() {
             ops += call.ops.len();
             bytes += call.size_bytes;
             if !calls.is_empty() && (ops > limits.entry_ops_max || bytes > limits.entry_bytes_max) {
@@ -279,18 +324,19 @@ impl Task {
         let head = BatchHead { at: self.core.log_time(), origin: self.core.resolver.origin(), sequence };
         let ops = calls.iter().flat_map(|call| &call.ops);
         store_codec::encode_batch(head, ops, &mut out);
-        self.core.counters.batch(calls.iter().map(|call| call.ops.len()).sum());
+        self.core.counters.batch(count_ops(calls));
         (sequence, out.freeze())
     }
 
     async fn send_here(&mut self, term: u64) {
         if let Some(problem) = self.core.disk.full() {
             self.refuse_growth(&problem);
-            if self.pending.is_empty() {
+            if self.pending.calls.is_empty() {
                 return;
             }
         }
         let calls = self.take_calls();
+        self.in_flight_ops += count_ops(&calls);
         let (sequence, bytes) = self.encode(&calls);
         let resolved = self.core.resolver.register(sequence, (term, self.core.local.node_id));
         let (responder, answer) = Responder::new();
@@ -322,6 +368,7 @@ impl Task {
             }
         };
         let calls = self.take_calls();
+        self.in_flight_ops += count_ops(&calls);
         let (sequence, bytes) = self.encode(&calls);
         let resolved = self.core.resolver.register(sequence, (term, leader));
         let forward = Forward { term, leader, batch: bytes.slice(1..) };
@@ -336,14 +383,17 @@ impl Task {
     /// With a full disk only what frees space goes on.
     fn refuse_growth(&mut self, problem: &str) {
         let (freeing, growing): (VecDeque<Call>, VecDeque<Call>) =
-            self.pending.drain(..).partition(|call| call.ops.iter().all(Op::frees_space));
-        self.pending = freeing;
+            self.pending.drain().into_iter().partition(|call| call.ops.iter().all(Op::frees_space));
+        for call in freeing {
+            self.pending.push_back(call);
+        }
         for call in growing {
             let _ = call.reply.send(Err(ProposeError::DiskFull(problem.to_owned())));
         }
     }
 
     fn settle(&mut self, settled: Settled) {
+        self.in_flight_ops -= count_ops(&settled.calls);
         match settled.fate {
             Fate::Applied(outcomes) => answer_calls(settled.calls, outcomes),
             Fate::NotProposed => {
@@ -376,6 +426,10 @@ impl Task {
         }
         self.publish_in_flight();
     }
+}
+
+fn count_ops(calls: &[Call]) -> usize {
+    calls.iter().map(|call| call.ops.len()).sum()
 }
 
 fn answer_calls(calls: Vec<Call>, outcomes: Vec<Outcome>) {
