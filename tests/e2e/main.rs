@@ -10,6 +10,7 @@ mod housekeeping;
 mod membership;
 mod paging;
 mod pipelining;
+mod power_cut;
 mod snapshots;
 mod startup;
 mod stopping;

@@ -174,13 +174,13 @@ pub(super) async fn act(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError
 }
 
 /// What the node at an address says of itself.
-struct Stranger {
-    node_id: u64,
-    cluster_id: Option<u64>,
-    peer_addr: String,
+pub(super) struct Stranger {
+    pub(super) node_id: u64,
+    pub(super) cluster_id: Option<u64>,
+    pub(super) peer_addr: String,
 }
 
-async fn identify(addr: &str) -> Result<Stranger, MemberError> {
+pub(super) async fn identify(addr: &str) -> Result<Stranger, MemberError> {
     let refused = |problem: String| {
         MemberError::Refused(format!(
             "no kvnode can be reached at {addr}: {problem}; check the address and that it runs"
@@ -478,7 +478,7 @@ pub(super) async fn promotion_loop(core: Arc<Core>) {
 async fn promote_one(core: &Arc<Core>) -> Result<(), MemberError> {
     // A change that runs on this node is left to finish.
     let Ok(_one_at_a_time) = core.change.try_lock() else { return Ok(()) };
-    let (expect, members) = membership(core);
+    let (expect, members) = newest(core);
     if members.is_joint() {
         // Whoever began this change is gone, or gave up waiting: half done it needs two quorums and stops all others.
         tracing::info!("finish a membership change that was left half done");
@@ -509,7 +509,7 @@ async fn promote_one(core: &Arc<Core>) -> Result<(), MemberError> {
 }
 
 /// The newest membership and its log id, of one moment.
-fn membership(core: &Core) -> (Option<LogId>, Members) {
+pub(super) fn newest(core: &Core) -> (Option<LogId>, Members) {
     let metrics = core.raft.server_metrics();
     let metrics = metrics.borrow_watched();
     let stored = &metrics.membership_config;

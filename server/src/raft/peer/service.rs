@@ -17,13 +17,13 @@ use tokio::time::timeout;
 
 use super::super::codec::{self, DecodeError, ENTRY_BATCH, Reader};
 use super::super::core::Core;
-use super::super::members;
 use super::super::reader::leader_read_index;
 use super::super::state_machine::Checkpoint;
 use super::super::types::{
-    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, stored_membership,
-    to_raft, vote_from_raft, vote_to_raft,
+    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, from_raft,
+    stored_membership, to_raft, vote_from_raft, vote_to_raft,
 };
+use super::super::{doubt, members};
 use super::client::id_text;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
 use super::messages::{self, ANSWER, Forward, Forwarded, HELLO, Hello, REFUSED};
@@ -187,6 +187,21 @@ impl Peer {
         if self.cluster_id == 0 || self.core.local.cluster_id() != Some(self.cluster_id) {
             return Box::pin(async { Err("this node is not part of that cluster".to_owned()) });
         }
+        let binding = matches!(
+            frame.kind,
+            messages::APPEND
+                | messages::VOTE
+                | messages::PRE_VOTE
+                | messages::TRANSFER
+                | messages::CHECKPOINT_BEGIN
+                | messages::CHECKPOINT_CHUNK
+                | messages::CHECKPOINT_END
+        );
+        if binding && self.core.doubt.is_open() {
+            return Box::pin(async {
+                Err("this node may have lost entries and takes no part yet".to_owned())
+            });
+        }
         match frame.kind {
             messages::APPEND => Box::pin(self.append(body)),
             messages::VOTE => Box::pin(self.vote(body, false)),
@@ -196,6 +211,7 @@ impl Peer {
             messages::READ_INDEX => {
                 Box::pin(async move { Ok(messages::encode_read_index(leader_read_index(&self.core).await)) })
             }
+            messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
             messages::MEMBER => Box::pin(async move { members::serve_verb(&self.core, body).await }),
             messages::CHECKPOINT_BEGIN => Box::pin(self.checkpoint_begin(body)),
             messages::CHECKPOINT_CHUNK => self.checkpoint_chunk(body).await,
@@ -217,6 +233,9 @@ impl Peer {
         let request = messages::decode_vote(body).map_err(text)?;
         if !self.core.may_vote() && !request.leadership_transfer {
             return Err("restarted less than one lease ago".into());
+        }
+        if self.core.doubt.floor() > request.last_log_id.as_ref().map(from_raft) {
+            return Err("the candidate's log is shorter than what another voter still has".into());
         }
         let raft = &self.core.raft;
         let answer = if pre_vote { raft.pre_vote(request).await } else { raft.vote(request).await };
