@@ -5,6 +5,7 @@ mod demo;
 mod failover;
 mod formation;
 mod full_disk;
+mod hand_over;
 mod hostile;
 mod housekeeping;
 mod membership;

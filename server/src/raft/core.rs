@@ -69,6 +69,8 @@ pub(super) struct Core {
     pub(super) started: Instant,
     /// Until then reads are confirmed by a round, not by a lease.
     pub(super) no_lease_until: ArcSwapOption<Instant>,
+    /// One hand-over at a time: they share `hold_proposals`.
+    pub(super) transfer: tokio::sync::Mutex<()>,
     /// One membership change at a time on this node.
     pub(super) change: tokio::sync::Mutex<()>,
 }

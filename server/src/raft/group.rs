@@ -541,9 +541,12 @@ impl Group {
         if !self.core.is_leader() {
             return;
         }
-        match members::pick_successor(&self.core, None) {
+        match members::await_successor(&self.core).await {
             Ok(successor) => {
-                if let Err(error) = members::transfer(&self.core, successor).await {
+                let handed = members::transfer(&self.core, successor).await;
+                if let Err(error) = handed
+                    && self.core.is_leader()
+                {
                     tracing::warn!(%error, to = %id_text(successor), "leadership not handed over");
                 }
             }

@@ -90,7 +90,7 @@ pub(super) async fn keep_house(core: Arc<Core>) {
 
 /// A leader without room hands over to a voter; it refuses growth itself until then.
 async fn leave_leadership(core: &Arc<Core>) {
-    if !core.is_leader() || *core.hold_proposals.borrow() || core.log.stats().disk_full.is_none() {
+    if !core.is_leader() || core.transfer.try_lock().is_err() || core.log.stats().disk_full.is_none() {
         return;
     }
     if let Ok(successor) = super::members::pick_successor(core, None)

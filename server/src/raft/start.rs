@@ -160,6 +160,7 @@ pub async fn start(
         log_time_ms: AtomicU64::new(0),
         started: clock::monotonic(),
         no_lease_until: ArcSwapOption::default(),
+        transfer: tokio::sync::Mutex::new(()),
         change: tokio::sync::Mutex::new(()),
     });
     serve(core, peer_listener).await

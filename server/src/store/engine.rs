@@ -224,6 +224,11 @@ impl Live {
     }
 
     /// Builds the error for a failure of RocksDB.
+    /// Where the database lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.home.path
+    }
+
     pub(crate) fn failed(&self, doing: &str, error: &rocksdb::Error) -> Fatal {
         failed(&format!("{doing} in {}", self.home.path.display()), error)
     }
