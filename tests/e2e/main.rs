@@ -3,6 +3,7 @@
 mod commands;
 mod demo;
 mod failover;
+mod fixtures;
 mod formation;
 mod full_disk;
 mod hand_over;
