@@ -5,6 +5,7 @@
 #   make test            everything that can be proved without Kubernetes
 #   make verify          formats, lints, tidiness, docs; writes nothing
 #   make fix | gen       write what `verify` asks for | write the generated files
+#   make fixtures        write the fixtures of this version, before its release (tests/fixtures/)
 #   make bench [QUICK=1] ours against redis-server and etcd, interleaved
 
 NODES ?= 1
@@ -21,7 +22,7 @@ CARGO  = $(CACHED) cargo
 SERVER = $(CARGO_TARGET_DIR)/release/kvnode-server
 DEBUG_SERVER = $(CARGO_TARGET_DIR)/debug/kvnode-server
 
-.PHONY: run demo test verify fix gen bench clean build setup-build setup-test setup-bench
+.PHONY: run demo test verify fix gen fixtures bench clean build setup-build setup-test setup-bench
 
 build: setup-build
 	$(CARGO) build --release -p kvnode-server
@@ -59,6 +60,11 @@ gen: setup-build
 	$(CARGO) build -p kvnode-server
 	$(DEBUG_SERVER) commands --markdown > server/COMMANDS.md
 	$(DEBUG_SERVER) config-example > server/config.example.yaml
+
+# Once per release: what later versions must be able to read.
+fixtures: setup-test
+	$(CARGO) build -p kvnode-server
+	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test -p kvnode-tests --test e2e -- --ignored write_those_of_this_version
 
 bench: setup-bench build
 	$(CARGO) build --release -p kvnode-tests --bin bench

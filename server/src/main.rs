@@ -119,10 +119,12 @@ fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<ExitCode, Nod
             format!("{}: salvaged {records} records: {damage}", file.display()),
             "take the newest snapshot that verifies, if there is one",
         )),
-        Err(error @ SnapshotError::Io { .. }) => {
-            Err(NodeError::new(ErrorKind::NoInput, error, "check the file's name and its owner"))
+        Err(error) => {
+            let kind =
+                if matches!(error, SnapshotError::Io { .. }) { ErrorKind::NoInput } else { ErrorKind::Data };
+            let remedy = error.remedy();
+            Err(NodeError::new(kind, error, remedy))
         }
-        Err(error) => Err(NodeError::new(ErrorKind::Data, error, "nothing was printed")),
     }
 }
 

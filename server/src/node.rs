@@ -86,11 +86,25 @@ struct Tasks {
 ///
 /// # Errors
 /// [`NodeError`]: what and what to do, with the exit code.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), NodeError> {
-    let data = config.data.clone();
-    let node = Node::start(config, shutdown).await?;
-    announce(&node.ready, &data)?;
-    node.wait().await
+pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), NodeError> {
+    loop {
+        let node = Node::start(config.clone(), shutdown.clone()).await?;
+        let ready = node.ready.clone();
+        announce(&ready, &config.data)?;
+        if node.serve().await? == End::Stopped || shutdown.is_cancelled() {
+            return Ok(());
+        }
+        // Where clients and members know it, also if the kernel chose the ports.
+        (config.addr, config.peer_addr, config.http_addr) = (ready.addr, ready.peer_addr, ready.http_addr);
+    }
+}
+
+/// How a node's service ended, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Stopped,
+    /// It is to start again, under its new node id.
+    NewId,
 }
 
 fn announce(ready: &Ready, data: &Path) -> Result<(), NodeError> {
@@ -193,6 +207,8 @@ impl Node {
     /// [`NodeError`]: what and what to do.
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, NodeError> {
         let config = Arc::new(config);
+        // Its end is not that of the caller's token: the node may have to start again.
+        let shutdown = shutdown.child_token();
         let lock = lock::DirLock::take(&config.data)?;
         raft::format(&config).map_err(start_error)?;
         look_at_disk(&config)?;
@@ -288,12 +304,29 @@ impl Node {
     /// Serves until `shutdown` is cancelled, then stops in order.
     ///
     /// # Errors
-    /// [`NodeError`] of kind fatal when the node had to stop by itself.
+    /// [`NodeError`] of kind fatal when the node had to stop by itself; of kind unavailable when it has stopped in order
+    /// because it may have lost acknowledged entries and has taken a new node id: start it again.
     pub async fn wait(self) -> Result<(), NodeError> {
+        match self.serve().await? {
+            End::Stopped => Ok(()),
+            End::NewId => Err(NodeError::new(
+                ErrorKind::Unavailable,
+                "the node has taken a new node id",
+                "start it again: it joins its cluster by itself",
+            )),
+        }
+    }
+
+    async fn serve(self) -> Result<End, NodeError> {
+        let mut end = End::Stopped;
         let died = tokio::select! {
             () = self.shutdown.cancelled() => None,
             stopped = self.group.stopped() => match stopped {
                 Stopped::Shutdown => None,
+                Stopped::NewId => {
+                    end = End::NewId;
+                    None
+                }
                 Stopped::Fatal(text) => Some(text),
             },
         };
@@ -302,7 +335,7 @@ impl Node {
             // Nothing that is left can be trusted to finish; what was acknowledged is in the log.
             return Err(NodeError::fatal(text));
         }
-        self.stop().await
+        self.stop().await.map(|()| end)
     }
 
     async fn stop(self) -> Result<(), NodeError> {

@@ -3,13 +3,16 @@
 mod commands;
 mod demo;
 mod failover;
+mod fixtures;
 mod formation;
 mod full_disk;
+mod hand_over;
 mod hostile;
 mod housekeeping;
 mod membership;
 mod paging;
 mod pipelining;
+mod power_cut;
 mod snapshots;
 mod startup;
 mod stopping;

@@ -176,11 +176,14 @@ fn a_damaged_snapshot_prints_nothing_and_fails_but_can_be_salvaged() {
                     "{name}: {} bytes printed before the check",
                     parse.stdout.len()
                 );
-                ensure!(!parse.stderr.is_empty(), "{name}: no reason given");
+                let reason = String::from_utf8_lossy(&parse.stderr).into_owned();
+                ensure!(reason.contains("--partial"), "{name}: {reason}");
                 let mut salvage = Command::new(binary::server());
                 let salvage = salvage.arg("--parse-snapshot").arg(&file).arg("--partial").output()?;
                 ensure!(salvage.status.code().is_some_and(|code| code != 0), "{name}: {}", salvage.status);
                 ensure!(salvage.stdout.starts_with(b"*3\r\n$3\r\nSET\r\n"), "{name}: nothing salvaged");
+                let reason = String::from_utf8_lossy(&salvage.stderr).into_owned();
+                ensure!(reason.contains("salvaged") && !reason.contains("--partial"), "{name}: {reason}");
             }
         }
         Ok(())

@@ -397,7 +397,7 @@ static MEMORY_DOCTOR: Spec = Spec {
     parse: |_, _| {
         let text =
             "The data is on disk; memory holds caches of configured sizes. See INFO memory and /metrics.\n";
-        Ok(Action::Reply(Reply::Bulk(text.into())))
+        Ok(Action::Reply(Reply::Verbatim(text.into())))
     },
     ..QUESTION
 };

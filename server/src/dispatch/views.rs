@@ -97,11 +97,13 @@ fn go_duration(millis: u64) -> String {
 }
 
 /// RAFTPEERS: address and state, sorted by address. A member that the leader has not heard for `silent_ms` is
-/// `Timeout`; a follower knows the membership but not who is alive.
+/// `Timeout`; a follower knows the membership but not who is alive. An address has one line: while a wiped node is being
+/// replaced it has two members, and the one that is not a voter yet is the one that stands there.
 #[must_use]
 pub fn peers(status: &Status, silent_ms: u64) -> Reply {
     let mut members: Vec<&MemberStatus> = status.members.iter().collect();
-    members.sort_by(|a, b| a.addr.cmp(&b.addr));
+    members.sort_by(|a, b| a.addr.cmp(&b.addr).then(a.voter.cmp(&b.voter)));
+    members.dedup_by(|later, kept| later.addr == kept.addr);
     let lines = members
         .into_iter()
         .flat_map(|member| [bulk(member.addr.clone()), bulk(member_state(status, member, silent_ms))]);
@@ -195,7 +197,7 @@ pub fn cluster_my_id(status: &Status) -> Reply {
 pub fn cluster_info(status: &Status) -> Reply {
     let up = status.leader.is_some();
     let slots = if up { SLOTS } else { 0 };
-    bulk(format!(
+    Reply::Verbatim(Bytes::from(format!(
         "cluster_state:{}\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{slots}\r\ncluster_slots_pfail:0\r\n\
          cluster_slots_fail:{}\r\ncluster_known_nodes:{}\r\ncluster_size:1\r\ncluster_current_epoch:{term}\r\n\
          cluster_my_epoch:{term}\r\n",
@@ -203,7 +205,7 @@ pub fn cluster_info(status: &Status) -> Reply {
         SLOTS - slots,
         status.members.len(),
         term = status.term,
-    ))
+    )))
 }
 
 /// CLUSTER SLOTS: one range; the leader, then its replicas. Empty without a leader.
@@ -271,7 +273,7 @@ pub fn cluster_nodes(status: &Status) -> Reply {
             if leads { " 0-16383" } else { "" },
         );
     }
-    bulk(text)
+    Reply::Verbatim(text.into())
 }
 
 #[cfg(test)]
@@ -357,6 +359,17 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_address_whose_node_is_being_replaced_is_listed_once() {
+        let mut group = status(Role::Leader);
+        let old = group.members.iter().find(|member| member.addr == "10.0.0.2:4920").unwrap().clone();
+        group.members.push(MemberStatus { id: 99, voter: false, last_ack_ms: Some(1), ..old });
+        let expected = ["10.0.0.1:4920", "Leader", "10.0.0.2:4920", "Learner", "10.0.0.3:4920", "Timeout"];
+        assert_eq!(words(&peers(&group, 600)), expected);
+        group.members.rotate_right(1);
+        assert_eq!(words(&peers(&group, 600)), expected, "in whatever order they come");
+    }
+
+    #[test]
     fn a_follower_that_redirects_is_a_slave() {
         let follower = status(Role::Follower);
         assert_eq!(words(&redis_role(&follower, Redirect::Forward))[0], "master");
@@ -374,7 +387,7 @@ pub(super) mod tests {
         assert_eq!(range[..2], [Reply::Integer(0), Reply::Integer(16383)]);
         assert_eq!(words(&range[2])[..2], ["10.0.0.2".to_owned(), "Integer(4920)".to_owned()]);
         assert_eq!(range.len(), 5);
-        let Reply::Bulk(nodes) = cluster_nodes(&group) else { panic!() };
+        let Reply::Verbatim(nodes) = cluster_nodes(&group) else { panic!() };
         let nodes = String::from_utf8(nodes.to_vec()).unwrap();
         assert!(
             nodes.contains(" 10.0.0.1:4920@14920 myself,slave 0000000000000000000000000000000000000002 "),

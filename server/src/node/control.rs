@@ -35,17 +35,8 @@ fn text(id: Option<LogId>) -> Option<String> {
 /// Reads `<term>-<node in hex>-<index>` back.
 fn log_id(text: Option<&str>) -> Result<Option<LogId>, ControlError> {
     let Some(text) = text else { return Ok(None) };
-    let parse = || {
-        let mut parts = text.split('-');
-        let id = LogId {
-            term: parts.next()?.parse().ok()?,
-            node: u64::from_str_radix(parts.next()?, 16).ok()?,
-            index: parts.next()?.parse().ok()?,
-        };
-        parts.next().is_none().then_some(id)
-    };
     let wrong = || ControlError::Invalid(format!("if_membership {text:?} is not a log id such as 3-1f-900"));
-    parse().map(Some).ok_or_else(wrong)
+    text.parse().map(Some).map_err(|()| wrong())
 }
 
 impl Control {

@@ -32,6 +32,7 @@ pub(super) type Position = (Option<LogId>, Option<(LogId, Bytes)>);
 enum Job {
     Apply { entries: Vec<Committed>, reply: Reply<Vec<Vec<Outcome>>> },
     Flush { reply: Reply<Position> },
+    CheckFlush { reply: Reply<()> },
     Checkpoint { into: PathBuf, reply: Reply<CheckpointInfo> },
     Install { from: PathBuf, reply: Reply<Position> },
     Stop { reply: Reply<()> },
@@ -87,6 +88,11 @@ impl ApplyHandle {
         self.ask(|reply| Job::Flush { reply }).await
     }
 
+    /// See [`Applier::check_flush`].
+    pub(super) async fn check_flush(&self) -> Result<(), Fatal> {
+        self.ask(|reply| Job::CheckFlush { reply }).await
+    }
+
     pub(super) async fn checkpoint(&self, into: PathBuf) -> Result<CheckpointInfo, Fatal> {
         self.ask(|reply| Job::Checkpoint { into, reply }).await
     }
@@ -112,6 +118,9 @@ impl Worker {
                 Job::Flush { reply } => {
                     let result = self.flush(false).map(|()| self.applier.position());
                     let _ = reply.send(result);
+                }
+                Job::CheckFlush { reply } => {
+                    let _ = reply.send(self.sync_log().and_then(|()| self.applier.check_flush()));
                 }
                 Job::Checkpoint { into, reply } => {
                     let result = self.sync_log().and_then(|()| self.applier.checkpoint(&into));

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
+use super::doubt::Doubt;
 use super::group::ProposeError;
 use super::identity::Identity;
 use super::log::RaftLog;
@@ -37,6 +38,9 @@ pub(super) struct Core {
     pub(super) config: Arc<Config>,
     pub(super) local: Arc<Local>,
     pub(super) identity: Identity,
+    pub(super) doubt: Doubt,
+    /// The node has taken a new id: it is to stop and to start again with it.
+    pub(super) renewed: CancellationToken,
     /// Client and peer address that others reach this node at.
     pub(super) addr: String,
     pub(super) peer_addr: String,
@@ -65,6 +69,8 @@ pub(super) struct Core {
     pub(super) started: Instant,
     /// Until then reads are confirmed by a round, not by a lease.
     pub(super) no_lease_until: ArcSwapOption<Instant>,
+    /// One hand-over at a time: they share `hold_proposals`.
+    pub(super) transfer: tokio::sync::Mutex<()>,
     /// One membership change at a time on this node.
     pub(super) change: tokio::sync::Mutex<()>,
 }

@@ -233,6 +233,8 @@ pub struct Group {
 pub enum Stopped {
     /// It was asked to.
     Shutdown,
+    /// It has taken a new id (it may have lost acknowledged entries): stop it in order, then start it again.
+    NewId,
     /// The Raft core died; the process must end with a non-zero code.
     Fatal(String),
 }
@@ -512,21 +514,24 @@ impl Group {
     /// Resolves when the Raft core has ended.
     pub async fn stopped(&self) -> Stopped {
         let mut metrics = self.core.raft.metrics();
-        loop {
-            if let Err(fatal) = &metrics.borrow_and_update().running_state {
-                return if self.core.shutdown.is_cancelled() {
-                    Stopped::Shutdown
-                } else {
-                    Stopped::Fatal(fatal.to_string())
-                };
+        let died = async {
+            loop {
+                if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                    return fatal.to_string();
+                }
+                if metrics.changed().await.is_err() {
+                    return "the Raft core is gone".to_owned();
+                }
             }
-            if metrics.changed().await.is_err() {
-                let asked = self.core.shutdown.is_cancelled();
-                return if asked {
-                    Stopped::Shutdown
-                } else {
-                    Stopped::Fatal("the Raft core is gone".into())
-                };
+        };
+        tokio::select! {
+            () = self.core.renewed.cancelled() => Stopped::NewId,
+            why = died => {
+                if self.core.shutdown.is_cancelled() {
+                    return Stopped::Shutdown;
+                }
+                self.core.doubt.failed();
+                Stopped::Fatal(why)
             }
         }
     }
@@ -536,9 +541,12 @@ impl Group {
         if !self.core.is_leader() {
             return;
         }
-        match members::pick_successor(&self.core, None) {
+        match members::await_successor(&self.core).await {
             Ok(successor) => {
-                if let Err(error) = members::transfer(&self.core, successor).await {
+                let handed = members::transfer(&self.core, successor).await;
+                if let Err(error) = handed
+                    && self.core.is_leader()
+                {
                     tracing::warn!(%error, to = %id_text(successor), "leadership not handed over");
                 }
             }
@@ -569,7 +577,10 @@ impl Group {
         }
         match closed {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Fatal::new("close the Raft log", error)),
+            Ok(Err(error)) => {
+                core.doubt.failed();
+                Err(Fatal::new("close the Raft log", error))
+            }
             Err(error) => Err(Fatal::new("close the Raft log", error)),
         }
     }

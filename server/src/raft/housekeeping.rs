@@ -17,21 +17,6 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Log entries that stay behind a purge in any case: openraft must never purge what it is about to apply (issue 2116).
 const KEEP_ENTRIES: u64 = 1024;
 
-/// Keeps a restarted node from campaigning before the lease that it may have granted is over (see [`Core::may_vote`]:
-/// its own vote counts like any other). A node that is alone need not wait, and one without members cannot campaign.
-pub(super) async fn wait_to_campaign(core: Arc<Core>) {
-    let voters =
-        core.raft.server_metrics().borrow_watched().membership_config.membership().voter_ids().count();
-    if voters <= 1 {
-        return;
-    }
-    core.raft.runtime_config().elect(false);
-    tokio::select! {
-        () = core.shutdown.cancelled() => {}
-        () = sleep(core.lease()) => core.raft.runtime_config().elect(true),
-    }
-}
-
 /// Keeps the leader watch and the membership up to date.
 pub(super) async fn follow_leader(core: Arc<Core>) {
     let mut metrics = core.raft.server_metrics();
@@ -105,7 +90,7 @@ pub(super) async fn keep_house(core: Arc<Core>) {
 
 /// A leader without room hands over to a voter; it refuses growth itself until then.
 async fn leave_leadership(core: &Arc<Core>) {
-    if !core.is_leader() || *core.hold_proposals.borrow() || core.log.stats().disk_full.is_none() {
+    if !core.is_leader() || core.transfer.try_lock().is_err() || core.log.stats().disk_full.is_none() {
         return;
     }
     if let Ok(successor) = super::members::pick_successor(core, None)

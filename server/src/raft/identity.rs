@@ -4,8 +4,10 @@
 //! at most one cluster, for good: a directory that has seen a cluster id refuses every other.
 //!
 //! ```text
-//! {"format":1,"node_id":"<hex>","cluster_id":"<hex>"|null,"founding":false,"joining":false}
+//! {"format":1,"node_id":"<hex>","cluster_id":"<hex>"|null,"founding":false,"joining":false[,"rejoin":{..}]}
 //! ```
+//!
+//! `rejoin` is there from the moment at which the node takes a new id (see `doubt`) until the cluster has admitted it.
 //!
 //! Invariant: the file is replaced by write, fsync, rename, fsync of the directory; a reader sees the old or the new.
 
@@ -63,6 +65,23 @@ struct Content {
     founding: bool,
     /// This node was told to join a cluster, so it never founds one by itself.
     joining: bool,
+    /// This node has taken a new id and is to take the place of its old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rejoin: Option<Rejoin>,
+}
+
+/// How a node that gave its id up comes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rejoin {
+    /// The id that it had.
+    #[serde(with = "hex_id")]
+    pub(super) replaces: u64,
+    pub(super) wants_vote: bool,
+    /// Client addresses of the members that it knew.
+    pub(super) members: Vec<String>,
+    /// Log and state are to be emptied first: they may hold what the cluster has not.
+    pub(super) wipe: bool,
 }
 
 /// The identity of this data directory.
@@ -94,7 +113,14 @@ impl Identity {
                 }
                 // 0 stands for "none" on the wire.
                 let node_id = rand::random_range(1..=u64::MAX);
-                let content = Content { format: FORMAT, node_id, cluster_id: None, founding: false, joining };
+                let content = Content {
+                    format: FORMAT,
+                    node_id,
+                    cluster_id: None,
+                    founding: false,
+                    joining,
+                    rejoin: None,
+                };
                 let identity = Self { path, content: Mutex::new(content.clone()) };
                 identity.save(&content)?;
                 Ok(identity)
@@ -168,6 +194,31 @@ impl Identity {
         })
     }
 
+    /// How this node comes back under its new id, while it has to.
+    pub(super) fn rejoin(&self) -> Option<Rejoin> {
+        self.content.lock().rejoin.clone()
+    }
+
+    /// Gives the id up for a new one, which counts from the next start on.
+    pub(super) fn renew(&self, rejoin: Rejoin) -> Result<(), IdentityError> {
+        self.change(|content| {
+            content.node_id = rand::random_range(1..=u64::MAX);
+            content.founding = false;
+            content.joining = true;
+            content.rejoin = Some(rejoin);
+        })
+    }
+
+    /// Log and state are empty now.
+    pub(super) fn wiped(&self) -> Result<(), IdentityError> {
+        self.change(|content| content.rejoin.iter_mut().for_each(|rejoin| rejoin.wipe = false))
+    }
+
+    /// The cluster has admitted the new id.
+    pub(super) fn rejoined(&self) -> Result<(), IdentityError> {
+        self.change(|content| content.rejoin = None)
+    }
+
     /// The first membership is committed.
     pub(super) fn founded(&self) -> Result<(), IdentityError> {
         self.change(|content| content.founding = false)
@@ -186,15 +237,15 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// An id as text; the signatures are serde's.
-mod hex_id {
+pub(super) mod hex_id {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives the field by reference")]
-    pub(super) fn serialize<S: Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::raft) fn serialize<S: Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&format!("{id:016x}"))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(in crate::raft) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let text = String::deserialize(deserializer)?;
         u64::from_str_radix(&text, 16).map_err(D::Error::custom)
     }
@@ -233,6 +284,23 @@ mod tests {
         assert!(matches!(again.adopt(8, false), Err(IdentityError::OtherCluster { .. })));
         again.founded().unwrap();
         assert!(!Identity::open(dir.path(), false).unwrap().founding());
+    }
+
+    #[test]
+    fn a_new_id_is_remembered_with_what_it_replaces() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Identity::open(dir.path(), false).unwrap();
+        first.adopt(7, false).unwrap();
+        let old = first.node_id();
+        let rejoin = Rejoin { replaces: old, wants_vote: true, members: vec!["a:1".into()], wipe: true };
+        first.renew(rejoin.clone()).unwrap();
+        let again = Identity::open(dir.path(), false).unwrap();
+        assert_ne!(again.node_id(), old);
+        assert_eq!((again.cluster_id(), again.rejoin()), (Some(7), Some(rejoin.clone())));
+        again.wiped().unwrap();
+        assert_eq!(again.rejoin(), Some(Rejoin { wipe: false, ..rejoin }));
+        again.rejoined().unwrap();
+        assert_eq!(Identity::open(dir.path(), false).unwrap().rejoin(), None);
     }
 
     #[test]

@@ -7,9 +7,13 @@ use tokio::time::{sleep, timeout};
 
 use super::core::Core;
 use super::group::MemberError;
-use super::members::{CHANGE_TIMEOUT, Verb, act, forward};
+use super::identity::Rejoin;
+use super::members::{CHANGE_TIMEOUT, Verb, act, forward, identify};
 use super::types::Members;
 use crate::resp::ask::{self, Answer};
+
+/// Between two attempts to be known.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Keeps asking the members at `seeds` to add this node, until it is in the membership. Never founds a cluster.
 pub(super) async fn join_loop(core: Arc<Core>, seeds: Vec<String>) {
@@ -45,6 +49,37 @@ pub(super) async fn join_loop(core: Arc<Core>, seeds: Vec<String>) {
             pause = (pause * 2).min(Duration::from_secs(2));
             targets.clone_from(&seeds);
         }
+    }
+}
+
+/// Keeps asking the members that this node knew to add it in the place of its old id, with the role that it had.
+pub(super) async fn rejoin_loop(core: Arc<Core>, rejoin: Rejoin) {
+    let verb = Verb::Add { addr: core.addr.clone(), wants_vote: rejoin.wants_vote, expect: None };
+    let seeds: Vec<String> = rejoin.members.iter().chain(&core.config.join).cloned().collect();
+    while !core.members.load().nodes.contains_key(&core.local.node_id) {
+        for seed in seeds.iter().filter(|seed| **seed != core.addr) {
+            // Who stands there now: it may have a new id itself.
+            let told = match identify(seed).await {
+                Ok(member) => forward(&core, member.node_id, member.peer_addr, &verb).await,
+                Err(error) => Err(error),
+            };
+            match told {
+                Ok(()) => tracing::info!(member = %seed, "back as a learner"),
+                Err(MemberError::NoLeader) => continue,
+                Err(error) => {
+                    tracing::warn!(member = %seed, %error, "not taken back yet");
+                    continue;
+                }
+            }
+            break;
+        }
+        tokio::select! {
+            () = core.shutdown.cancelled() => return,
+            () = sleep(ASK_AGAIN) => {}
+        }
+    }
+    if let Err(error) = core.identity.rejoined() {
+        tracing::warn!(%error, "that this node is back is not noted");
     }
 }
 
@@ -90,7 +125,7 @@ pub(super) async fn refresh_address(core: Arc<Core>) {
         }
         tokio::select! {
             () = core.shutdown.cancelled() => return,
-            () = sleep(Duration::from_millis(500)) => {}
+            () = sleep(ASK_AGAIN) => {}
         }
     }
 }

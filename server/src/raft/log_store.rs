@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use openraft::{OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use super::codec;
@@ -184,8 +184,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|entry| codec::encode_entry(&entry)).collect();
-        self.log.append(entries, Box::new(move |result| callback.io_completed(result.map_err(io_error))));
+        let mut members_change = false;
+        let encode = |entry: Entry| {
+            members_change |= matches!(entry.payload, EntryPayload::Membership(_));
+            codec::encode_entry(&entry)
+        };
+        let entries = entries.into_iter().map(encode).collect();
+        let done: Done = Box::new(move |result| callback.io_completed(result.map_err(io_error)));
+        if members_change {
+            // As durable as a vote at every level: a node that has lost its tail must still know whom to ask (`doubt`).
+            self.log.append_synced(entries, done);
+        } else {
+            self.log.append(entries, done);
+        }
         Ok(())
     }
 

@@ -164,8 +164,16 @@ pub(super) async fn forward(
 pub(super) async fn act(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError> {
     match verb {
         Verb::Transfer { to } => {
-            let target = pick_successor(core, to.as_deref())?;
-            transfer(core, target).await
+            let target = match to {
+                Some(to) => pick_successor(core, Some(to))?,
+                None => await_successor(core).await?,
+            };
+            let leads = transfer(core, target).await?;
+            if to.is_some() && leads != target {
+                let text = format!("{} was lost on the way; {} leads now", id_text(target), id_text(leads));
+                return Err(MemberError::Refused(text));
+            }
+            Ok(())
         }
         Verb::Add { addr, wants_vote, expect } => add(core, addr, *wants_vote, *expect).await,
         Verb::Promote { target, expect } => promote_mark(core, target, *expect).await,
@@ -174,13 +182,13 @@ pub(super) async fn act(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError
 }
 
 /// What the node at an address says of itself.
-struct Stranger {
-    node_id: u64,
-    cluster_id: Option<u64>,
-    peer_addr: String,
+pub(super) struct Stranger {
+    pub(super) node_id: u64,
+    pub(super) cluster_id: Option<u64>,
+    pub(super) peer_addr: String,
 }
 
-async fn identify(addr: &str) -> Result<Stranger, MemberError> {
+pub(super) async fn identify(addr: &str) -> Result<Stranger, MemberError> {
     let refused = |problem: String| {
         MemberError::Refused(format!(
             "no kvnode can be reached at {addr}: {problem}; check the address and that it runs"
@@ -296,7 +304,7 @@ async fn remove(core: &Arc<Core>, target: &str, expect: Option<LogId>) -> Result
         await_removable(core, &members, id).await?;
     }
     if id == core.local.node_id {
-        let successor = pick_successor(core, None)?;
+        let successor = await_successor(core).await?;
         transfer(core, successor).await?;
         // The new leader does the rest.
         let verb = Verb::Remove { target: id_text(id), expect };
@@ -421,7 +429,10 @@ pub(super) fn pick_successor(core: &Core, to: Option<&str>) -> Result<u64, Membe
     let members = core.members.load();
     if let Some(target) = to {
         return match find(&members, target) {
-            Some(id) if members.is_voter(id) => Ok(id),
+            Some(id) if members.is_voter(id) && is_live(core, id) => Ok(id),
+            Some(id) if members.is_voter(id) => Err(MemberError::Refused(format!(
+                "{target} does not answer this leader; nothing was changed"
+            ))),
             Some(_) => Err(MemberError::Refused(format!("{target} is a learner; only a voter can lead"))),
             None => Err(MemberError::Refused(format!("{target} is not a member"))),
         };
@@ -432,31 +443,80 @@ pub(super) fn pick_successor(core: &Core, to: Option<&str>) -> Result<u64, Membe
         .ok_or_else(|| MemberError::Refused("no other voter can take over".into()))
 }
 
-/// Hands leadership over: holds new proposals, waits until the successor has the whole log, lets it elect itself.
-pub(super) async fn transfer(core: &Arc<Core>, to: u64) -> Result<(), MemberError> {
+/// As [`pick_successor`], for a leader that may have been elected a moment ago: it gets a few heartbeats to hear from
+/// its voters.
+pub(super) async fn await_successor(core: &Core) -> Result<u64, MemberError> {
+    let deadline = Instant::now() + core.lease() * 3;
+    loop {
+        let picked = pick_successor(core, None);
+        let alone = core.members.load().voters().len() <= 1;
+        if picked.is_ok() || alone || !core.is_leader() || Instant::now() >= deadline {
+            return picked;
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Hands leadership over: holds new proposals, waits until the successor has the whole log, lets it elect itself. Returns
+/// the node that leads then, which is another one than asked for if that one was lost at the last moment.
+///
+/// Once the library was told to hand over, this leader proposes nothing and sends no heartbeat any more, whatever becomes
+/// of the successor; so the others elect one of them within a lease and an election timeout, or this node again.
+pub(super) async fn transfer(core: &Arc<Core>, to: u64) -> Result<u64, MemberError> {
     if to == core.local.node_id {
-        return Ok(());
+        return Ok(to);
+    }
+    let _one_at_a_time = core.transfer.lock().await;
+    if !core.is_leader() {
+        // The hand-over before this one, or an election, was faster.
+        return Err(MemberError::NoLeader);
     }
     core.suspend_lease();
-    core.hold_proposals.send_replace(true);
+    let _hold = Hold::new(core);
     let result = timeout(TRANSFER_TIMEOUT, transfer_held(core, to)).await;
-    core.hold_proposals.send_replace(false);
     core.suspend_lease();
     result.unwrap_or_else(|_| Err(MemberError::Unknown("the successor did not take over in time".into())))
 }
 
-async fn transfer_held(core: &Arc<Core>, to: u64) -> Result<(), MemberError> {
+/// Proposals are held as long as this lives, also if the hand-over is dropped half-way.
+struct Hold<'a>(&'a Core);
+
+impl<'a> Hold<'a> {
+    fn new(core: &'a Core) -> Self {
+        core.hold_proposals.send_replace(true);
+        Self(core)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.hold_proposals.send_replace(false);
+    }
+}
+
+async fn transfer_held(core: &Arc<Core>, to: u64) -> Result<u64, MemberError> {
+    let own = core.local.node_id;
+    let term = core.leader.borrow().term;
     let mut metrics = core.raft.metrics();
     // Held proposals stand still, so the end of the log does too, but for what was under way.
     while matched(core, to).is_none_or(|index| index < last_log_index(core)) {
-        if metrics.changed().await.is_err() {
-            return Err(MemberError::Unknown("the Raft core stopped".into()));
+        if !is_live(core, to) {
+            let text = format!("{} stopped answering", id_text(to));
+            return Err(MemberError::Refused(text));
+        }
+        // Heartbeats do not change the metrics at once, so silence is looked for as well.
+        match timeout(RETRY_PAUSE, metrics.changed()).await {
+            Ok(Err(_)) => return Err(MemberError::Unknown("the Raft core stopped".into())),
+            Ok(Ok(())) | Err(_) => {}
         }
     }
     core.raft.trigger().transfer_leader(to).await.map_err(|error| MemberError::Unknown(error.to_string()))?;
     let mut leader = core.leader_watch();
-    let other = leader.wait_for(|view| view.id.is_some_and(|id| id != core.local.node_id)).await;
-    other.map(|_| ()).map_err(|_| MemberError::Unknown("the node stopped".into()))
+    let next = leader.wait_for(|view| view.id.is_some_and(|id| id != own || view.term > term)).await;
+    let next = next.map_err(|_| MemberError::Unknown("the node stopped".into()))?.id;
+    next.filter(|id| *id != own).ok_or_else(|| {
+        MemberError::Refused(format!("{} did not take over; this node was elected again", id_text(to)))
+    })
 }
 
 /// Promotes learners that have caught up, while this node leads.
@@ -478,7 +538,7 @@ pub(super) async fn promotion_loop(core: Arc<Core>) {
 async fn promote_one(core: &Arc<Core>) -> Result<(), MemberError> {
     // A change that runs on this node is left to finish.
     let Ok(_one_at_a_time) = core.change.try_lock() else { return Ok(()) };
-    let (expect, members) = membership(core);
+    let (expect, members) = newest(core);
     if members.is_joint() {
         // Whoever began this change is gone, or gave up waiting: half done it needs two quorums and stops all others.
         tracing::info!("finish a membership change that was left half done");
@@ -509,7 +569,7 @@ async fn promote_one(core: &Arc<Core>) -> Result<(), MemberError> {
 }
 
 /// The newest membership and its log id, of one moment.
-fn membership(core: &Core) -> (Option<LogId>, Members) {
+pub(super) fn newest(core: &Core) -> (Option<LogId>, Members) {
     let metrics = core.raft.server_metrics();
     let metrics = metrics.borrow_watched();
     let stored = &metrics.membership_config;

@@ -17,10 +17,12 @@
 mod apply;
 mod codec;
 mod core;
+mod doubt;
 pub mod group;
 mod housekeeping;
 mod identity;
 mod joining;
+mod life;
 pub mod log;
 mod log_store;
 mod members;

@@ -58,7 +58,15 @@ impl Reader {
         }
         match level {
             Consistency::Low => Ok(()),
-            Consistency::Medium if self.leader.borrow().id == Some(self.core.local.node_id) => Ok(()),
+            Consistency::Medium if self.leader.borrow().id == Some(self.core.local.node_id) => {
+                let term = self.leader.borrow().term;
+                let hold = self.core.config.timing.hold_without_leader;
+                // What earlier leaders have acknowledged may still be on its way into the state of a fresh one.
+                if applied_in_term(self.core.apply.applied(), term, hold).await {
+                    return Ok(());
+                }
+                self.confirmed().await
+            }
             // On a follower, medium would have to trust a leader unseen; confirming costs the same round.
             Consistency::Medium | Consistency::High => self.confirmed().await,
         }
@@ -73,6 +81,16 @@ impl Reader {
         self.waiting.send(Waiting { deadline, reply }).await.map_err(|_| ReadError::ShuttingDown)?;
         answer.await.unwrap_or(Err(ReadError::ShuttingDown))
     }
+}
+
+/// Returns true once an entry of this term is applied: then everything committed in the terms before is. A leader's first
+/// entry comes with its election, so only a fresh one waits.
+async fn applied_in_term(mut applied: watch::Receiver<Option<LogId>>, term: u64, hold: Duration) -> bool {
+    let reached = |at: &Option<LogId>| at.is_some_and(|at| at.term >= term);
+    if reached(&applied.borrow()) {
+        return true;
+    }
+    matches!(timeout(hold, applied.wait_for(reached)).await, Ok(Ok(_)))
 }
 
 /// The read index of this node as leader, or `None` if it cannot confirm that it leads.
@@ -170,5 +188,25 @@ fn answer(round: &mut Vec<Waiting>, result: &Result<(), ReadError>) {
     for read in round.drain(..) {
         // A client may have hung up.
         let _ = read.reply.send(result.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fresh_leader_waits_for_the_first_entry_of_its_term() {
+        let at = |term, index| Some(LogId { term, node: 1, index });
+        let (applied, seen) = watch::channel(at(3, 10));
+        assert!(applied_in_term(seen.clone(), 3, Duration::ZERO).await);
+        assert!(!applied_in_term(seen.clone(), 4, Duration::from_millis(1)).await, "bounded");
+        let waits = applied_in_term(seen.clone(), 4, Duration::from_mins(1));
+        tokio::pin!(waits);
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        applied.send_replace(at(3, 11));
+        assert!(futures_util::poll!(&mut waits).is_pending(), "an entry of the leader before");
+        applied.send_replace(at(4, 12));
+        assert!(waits.await);
     }
 }

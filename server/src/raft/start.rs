@@ -16,9 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
 use super::core::{Contact, Core, Counters, Disk, LeaderView};
+use super::doubt::{self, Doubt};
 use super::group::{Group, MemberError};
 use super::identity::{Identity, IdentityError};
-use super::log::{LogError, LogOptions, RaftLog};
+use super::life::{Found, Life};
+use super::log::{LogError, LogOptions, RaftLog, Recovered};
 use super::log_store::LogStore;
 use super::peer::checkpoint::{Incoming, Outgoing};
 use super::peer::client::id_text;
@@ -104,11 +106,8 @@ pub async fn start(
     let identity = Identity::open(&config.data, !config.join.is_empty())?;
     let dirs = Dirs::new(&config);
     dirs.create()?;
-    if restore.is_some() && identity.cluster_id().is_none() {
-        dirs.wipe()?;
-    }
-    let (log, recovered) = RaftLog::open(log_options(&config, &dirs))?;
-    let (store, mut applier) = Store::open(&dirs.state, store_options(&config))?;
+    let Opened { log, recovered, store, mut applier, doubt } =
+        open(&config, &identity, &dirs, restore.is_some())?;
     if let Some(records) = restore {
         seed(&identity, &addresses, &log, &mut applier, records)?;
     }
@@ -129,13 +128,15 @@ pub async fn start(
     };
     let log_store = LogStore::new(log.clone(), recovered.committed);
     let state_machine = StateMachine::new(apply.clone(), store.clone(), position);
-    let raft_config = Arc::new(raft_config(&config)?);
+    let raft_config = Arc::new(raft_config(&config, doubt.is_open())?);
     let raft = Raft::new(local.node_id, raft_config, network, log_store, state_machine).await;
     let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
     let core = Arc::new(Core {
         config,
         local,
         identity,
+        doubt,
+        renewed: CancellationToken::new(),
         addr: addresses.addr,
         peer_addr: addresses.peer_addr,
         raft,
@@ -159,6 +160,7 @@ pub async fn start(
         log_time_ms: AtomicU64::new(0),
         started: clock::monotonic(),
         no_lease_until: ArcSwapOption::default(),
+        transfer: tokio::sync::Mutex::new(()),
         change: tokio::sync::Mutex::new(()),
     });
     serve(core, peer_listener).await
@@ -168,7 +170,12 @@ pub async fn start(
 async fn serve(core: Arc<Core>, peer_listener: TcpListener) -> Result<Group, StartError> {
     core.suspend_lease();
     housekeeping::note_free_bytes(&core);
-    core.tasks.spawn(housekeeping::wait_to_campaign(core.clone()));
+    let campaign = doubt::wait_to_campaign(core.clone());
+    let stop = core.shutdown.clone();
+    core.tasks.spawn(async move {
+        let _ = stop.run_until_cancelled(campaign).await;
+    });
+    core.tasks.spawn(doubt::settle(core.clone()));
     core.tasks.spawn(service::serve(core.clone(), peer_listener));
     core.tasks.spawn(housekeeping::follow_leader(core.clone()));
     core.tasks.spawn(housekeeping::keep_house(core.clone()));
@@ -237,7 +244,36 @@ fn store_options(config: &Config) -> StoreOptions {
     }
 }
 
-fn raft_config(config: &Config) -> Result<openraft::Config, StartError> {
+/// Log and state of the directory, and whether they may have lost something.
+struct Opened {
+    log: Arc<RaftLog>,
+    recovered: Recovered,
+    store: Arc<Store>,
+    applier: Applier,
+    doubt: Doubt,
+}
+
+/// Opens what there is. That a life begins is written down before anything is that is not synced at once.
+fn open(config: &Config, identity: &Identity, dirs: &Dirs, restoring: bool) -> Result<Opened, StartError> {
+    if restoring && identity.cluster_id().is_none() {
+        dirs.wipe()?;
+    }
+    if identity.rejoin().is_some_and(|rejoin| rejoin.wipe) {
+        dirs.wipe()?;
+        identity.wiped()?;
+    }
+    let (log, recovered) = RaftLog::open(log_options(config, dirs))?;
+    let (store, applier) = Store::open(&dirs.state, store_options(config))?;
+    let found = Found {
+        clean: recovered.clean,
+        empty: recovered.last.is_none() && recovered.vote.is_none() && applier.position().0.is_none(),
+        last: recovered.last,
+    };
+    let life = Life::begin(&config.data, &dirs.log, identity.node_id(), config.durability, found)?;
+    Ok(Opened { log, recovered, store, applier, doubt: Doubt::new(life) })
+}
+
+fn raft_config(config: &Config, in_doubt: bool) -> Result<openraft::Config, StartError> {
     let timing = &config.timing;
     let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let raft = openraft::Config {
@@ -253,6 +289,7 @@ fn raft_config(config: &Config) -> Result<openraft::Config, StartError> {
         max_payload_entries: 512,
         install_snapshot_timeout: 3_600_000,
         enable_pre_vote: Some(true),
+        enable_elect: !in_doubt,
         // A leader commits by its followers' disks while its own write is still on the way. Restarted into the same
         // term it could number new entries like committed ones that it lost, so it must win an election first.
         enable_leader_restore: Some(false),
@@ -294,6 +331,10 @@ async fn form(core: &Arc<Core>) -> Result<(), StartError> {
     if core.identity.founding() {
         let id = core.identity.cluster_id();
         return found(core, id).await.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()));
+    }
+    if let Some(rejoin) = core.identity.rejoin() {
+        core.tasks.spawn(joining::rejoin_loop(core.clone(), rejoin));
+        return Ok(());
     }
     if !core.config.join.is_empty() {
         if core.identity.cluster_id().is_none() {

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -20,10 +21,13 @@ use super::types::{
     Applied, Entry, Members, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, TypeConfig, from_raft,
     stored_membership, to_raft,
 };
+use crate::clock;
 use crate::store::{Committed, Fatal, LogId, Store};
 
 /// Entries and bytes handed to the apply thread at once.
 const CHUNK_ENTRIES_MAX: usize = 1024;
+/// Between two looks at a flush that has failed.
+const LOOK_AFTER_FLUSH: Duration = Duration::from_secs(1);
 const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What stands for a snapshot in the library's hands.
@@ -169,10 +173,16 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot4, io::Error> {
         let position = self.apply.flush().await.map_err(io_error)?;
-        let mut poll = tokio::time::interval(std::time::Duration::from_millis(5));
+        let mut poll = tokio::time::interval(Duration::from_millis(5));
         // The flush runs in the engine's own threads; its end is seen as a position.
+        let mut looked = clock::monotonic();
         while self.store.durable() < position.0 {
             poll.tick().await;
+            if self.store.disk_error().is_some() && looked.elapsed() >= LOOK_AFTER_FLUSH {
+                // Want of space is waited for; any other failure ends the node here, not at some later flush.
+                self.apply.check_flush().await.map_err(io_error)?;
+                looked = clock::monotonic();
+            }
         }
         raise(&mut self.reported.lock(), &position);
         Ok(Snapshot { meta: snapshot_meta(&position)?, snapshot: Checkpoint::Local })

@@ -19,10 +19,7 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// The bytes are not those that were written.
-    #[error(
-        "{}: damaged at byte {offset}: {what}; take another snapshot file, or salvage what is readable with --partial",
-        path.display()
-    )]
+    #[error("{}: damaged at byte {offset}: {what}", path.display())]
     Damaged {
         /// File.
         path: PathBuf,
@@ -60,7 +57,7 @@ pub enum SnapshotError {
         what: String,
     },
     /// An ancestor's file with keys that are not user keys.
-    #[error("{}: {count} keys do not begin with the letter k of user keys; --partial skips them", path.display())]
+    #[error("{}: {count} keys do not begin with the letter k of user keys", path.display())]
     ForeignKeys {
         /// File.
         path: PathBuf,
@@ -97,6 +94,17 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// What to do about a file that `--parse-snapshot` refused, before anything was printed.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => "take another snapshot file, or salvage what is readable with --partial",
+            Self::ForeignKeys { .. } => "--partial skips them",
+            Self::Io { .. } => "check the file's name and its owner",
+            _ => "nothing was printed",
+        }
+    }
+
     /// For `map_err`: keeps what was being done and to which path.
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, path: path.to_owned(), source }

@@ -105,6 +105,16 @@ impl Applier {
         Ok(())
     }
 
+    /// Looks after a flush that does not end: `RocksDB` repeats one by itself only for want of space. Never waits.
+    /// Precondition as for [`Applier::flush`]: what has been applied since may get into the flush.
+    ///
+    /// # Errors
+    /// [`Fatal`] if it failed for anything but want of space: the node must stop.
+    pub fn check_flush(&mut self) -> Result<(), Fatal> {
+        self.check()?;
+        self.writer.live.check_flush()
+    }
+
     /// # Errors
     /// [`Fatal`] if an earlier call has failed.
     pub(crate) fn check(&self) -> Result<(), Fatal> {

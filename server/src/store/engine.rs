@@ -223,6 +223,11 @@ impl Live {
         self.db.cancel_all_background_work(false);
     }
 
+    /// Where the database lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.home.path
+    }
+
     /// Builds the error for a failure of RocksDB.
     pub(crate) fn failed(&self, doing: &str, error: &rocksdb::Error) -> Fatal {
         failed(&format!("{doing} in {}", self.home.path.display()), error)

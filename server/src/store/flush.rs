@@ -14,6 +14,9 @@
 //! - At most one flush runs, so memory holds at most two generations of memtables.
 //! - `durable` is never ahead of the disk.
 
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use rocksdb::{ColumnFamily, FlushOptions};
@@ -23,6 +26,8 @@ use super::{Fatal, LogId};
 
 /// How often a waiter looks for the end of a flush or for free space.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+const LOOKS_PER_SECOND: u32 = 200;
 
 /// Property that counts memtables which are not in a table yet.
 const IMMUTABLE: &str = "rocksdb.num-immutable-mem-table";
@@ -41,7 +46,12 @@ pub(crate) struct Flushes {
 struct Running {
     applied: Option<LogId>,
     errors_before: u64,
+    /// Looks at a failed flush that found no want of space.
+    with_space: u32,
 }
+
+/// After so many looks (one a second) a flush that failed is not taken to be tried again any more.
+const LOOKS_MAX: u32 = 60;
 
 impl Live {
     /// Notices the end of the running flush and returns what is durable.
@@ -85,7 +95,7 @@ impl Live {
             let errors_before = self.property(BACKGROUND_ERRORS).unwrap_or(0);
             match self.switch_memtables() {
                 Ok(()) => {
-                    self.flushes.lock().running = Some(Running { applied, errors_before });
+                    self.flushes.lock().running = Some(Running { applied, errors_before, with_space: 0 });
                     break;
                 }
                 Err(error) => self.bear(&error, "flush state", &given_up)?,
@@ -102,13 +112,50 @@ impl Live {
         self.db.flush_cfs_opt(&families, &options)
     }
 
+    /// Asks `RocksDB` for the error of a flush that has not ended, and has it tried again.
+    pub(crate) fn check_flush(&self) -> Result<(), Fatal> {
+        if !self.flushing() || self.disk_error().is_none() {
+            return Ok(());
+        }
+        match self.switch_memtables() {
+            Err(error) if !is_no_space(&error) => Err(self.failed("flush state", &error)),
+            // RocksDB may hold the cause back and just stop its work, so the directory itself is asked.
+            Ok(()) | Err(_) => self.probe(),
+        }
+    }
+
+    /// Whether what a flush does can be done in the directory; want of space is no error.
+    fn probe(&self) -> Result<(), Fatal> {
+        let failed =
+            |cause: String| Err(Fatal::new(format!("flush state in {}", self.path().display()), cause));
+        match write_probe(&self.path().join("PROBE")) {
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Ok(()),
+            Err(error) => failed(error.to_string()),
+            Ok(()) => match &mut self.flushes.lock().running {
+                Some(running) if running.with_space >= LOOKS_MAX => {
+                    failed("it failed, there is space, and it was not tried again".to_owned())
+                }
+                Some(running) => {
+                    running.with_space += 1;
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
     /// Waits for the running flush to end.
     #[expect(
         clippy::disallowed_methods,
         reason = "the apply thread; RocksDB has no notice of the end of a flush"
     )]
     fn await_flush(&self, given_up: &impl Fn() -> bool) -> Result<(), Fatal> {
+        let mut looks = 0_u32;
         while self.flushing() {
+            looks += 1;
+            if looks.is_multiple_of(LOOKS_PER_SECOND) {
+                self.check_flush()?;
+            }
             // RocksDB tries again only for want of space. After any other failure a flush call returns its error; it
             // must name all families, since a flush of one alone would break the atomic cut.
             if self.disk_error().is_some()
@@ -136,4 +183,12 @@ impl Live {
         std::thread::sleep(LOOK_AGAIN);
         Ok(())
     }
+}
+
+/// Makes, syncs and removes a small file.
+fn write_probe(path: &Path) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(&[0; 4096])?;
+    file.sync_all()?;
+    fs::remove_file(path)
 }

@@ -43,6 +43,7 @@ pub use op::{Answer, Batch, Committed, DbIndex, Op, Outcome, Payload, Pivot, Que
 pub use value::record_hash;
 
 use std::fmt;
+use std::str::FromStr;
 
 /// Position of an entry in the Raft log: the leader's term and node id, and the index.
 ///
@@ -60,6 +61,22 @@ pub struct LogId {
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{:x}-{}", self.term, self.node, self.index)
+    }
+}
+
+impl FromStr for LogId {
+    type Err = ();
+
+    /// Reads what [`LogId`] displays, `<term>-<node in hex>-<index>`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('-');
+        let mut part = || parts.next().ok_or(());
+        let id = LogId {
+            term: part()?.parse().map_err(drop)?,
+            node: u64::from_str_radix(part()?, 16).map_err(drop)?,
+            index: part()?.parse().map_err(drop)?,
+        };
+        parts.next().is_none().then_some(id).ok_or(())
     }
 }
 

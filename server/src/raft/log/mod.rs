@@ -192,6 +192,22 @@ impl RaftLog {
         self.wake(inner);
     }
 
+    /// As [`RaftLog::append`], but synced before `done` is told, at every durability level.
+    pub fn append_synced(&self, entries: Vec<LogEntry>, done: Done) {
+        let appended = Arc::new(Mutex::new(Ok(())));
+        let result = Arc::clone(&appended);
+        self.append(entries, Box::new(move |appended| *result.lock() = appended));
+        let synced: Done =
+            Box::new(move |synced| done(std::mem::replace(&mut *appended.lock(), Ok(())).and(synced)));
+        let mut inner = self.shared.inner.lock();
+        if let Err(error) = inner.check() {
+            drop(inner);
+            return synced(Err(error));
+        }
+        inner.push(Op::Sync(synced));
+        self.wake(inner);
+    }
+
     /// Saves the vote, synced at every durability level, in order with the entries.
     pub fn save_vote(&self, vote: Vote, done: Done) {
         let mut inner = self.shared.inner.lock();

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Local;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
-use super::messages::{ANSWER, HELLO, Hello, REFUSED};
+use super::messages::{ANSWER, HELLO, Hello, REFUSED, WORKING};
 use crate::clock;
 
 /// Requests waiting for the connection.
@@ -62,8 +62,18 @@ impl PeerClient {
     /// Prepares a connection to node `target` at the address that the membership has for it at each dial, or at `addr`
     /// while it is no member (`host:port`, resolved at each dial).
     pub(in crate::raft) fn new(local: Arc<Local>, target: u64, addr: String, tasks: &TaskTracker) -> Self {
+        Self::with_patience(local, target, addr, tasks, SILENCE_MAX)
+    }
+
+    fn with_patience(
+        local: Arc<Local>,
+        target: u64,
+        addr: String,
+        tasks: &TaskTracker,
+        silence_max: Duration,
+    ) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE_MAX);
-        tasks.spawn(Connection { local, target, addr, queue, failed_at: None }.run());
+        tasks.spawn(Connection { local, target, addr, queue, failed_at: None, silence_max }.run());
         Self { calls }
     }
 
@@ -88,6 +98,7 @@ struct Connection {
     addr: String,
     queue: mpsc::Receiver<Call>,
     failed_at: Option<(Instant, String)>,
+    silence_max: Duration,
 }
 
 struct Open {
@@ -166,7 +177,7 @@ impl Connection {
             return error;
         }
         loop {
-            let silence = open.heard_at + SILENCE_MAX;
+            let silence = open.heard_at + self.silence_max;
             tokio::select! {
                 biased;
                 frame = open.frames.next(&mut open.read) => match frame {
@@ -179,7 +190,7 @@ impl Connection {
                     None => return io::Error::other("no longer needed"),
                 },
                 () = tokio::time::sleep_until(silence.into()), if !open.waiting.is_empty() => {
-                    return io::Error::other(format!("no answer for {} s", SILENCE_MAX.as_secs()));
+                    return io::Error::other(format!("no answer for {:?}", self.silence_max));
                 }
             }
         }
@@ -198,7 +209,7 @@ impl Connection {
             open.next_id += 1;
             next = if out.len() < WRITE_BYTES { self.queue.try_recv().ok() } else { None };
         }
-        match timeout(SILENCE_MAX, open.write.write_all(&out)).await {
+        match timeout(self.silence_max, open.write.write_all(&out)).await {
             Ok(result) => result,
             Err(_) => Err(io::Error::other("the peer takes no bytes")),
         }
@@ -208,6 +219,9 @@ impl Connection {
 impl Open {
     fn answer(&mut self, frame: Frame) {
         self.heard_at = clock::monotonic();
+        if frame.kind == WORKING {
+            return;
+        }
         let Some(reply) = self.waiting.remove(&frame.id) else { return };
         let result = if frame.kind == REFUSED {
             Err(CallError::Refused(String::from_utf8_lossy(&frame.body).into_owned()))
@@ -221,4 +235,56 @@ impl Open {
 /// Node ids are shown in hexadecimal everywhere.
 pub(in crate::raft) fn id_text(id: u64) -> String {
     format!("{id:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::super::messages::CHECKPOINT_END;
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(250);
+
+    /// A peer that welcomes one caller and says this often that it is working before it answers.
+    async fn slow_peer(listener: TcpListener, signs: u32) -> io::Result<()> {
+        let (stream, _) = listener.accept().await?;
+        let (mut read, mut write) = stream.into_split();
+        let mut frames = FrameReader::new(FRAME_BYTES_MAX);
+        let mut out = BytesMut::new();
+        frames.next(&mut read).await?;
+        put_frame(&mut out, HELLO | ANSWER, 0, &[0, 0, 0]);
+        write.write_all(&out.split()).await?;
+        let Some(request) = frames.next(&mut read).await? else { return Ok(()) };
+        let mut pace = tokio::time::interval(PATIENCE / 5);
+        for _ in 0..signs {
+            pace.tick().await;
+            put_frame(&mut out, WORKING, request.id, b"");
+            write.write_all(&out.split()).await?;
+        }
+        if signs > 0 {
+            put_frame(&mut out, request.kind | ANSWER, request.id, b"done");
+            write.write_all(&out).await?;
+        }
+        // Until the caller hangs up.
+        frames.next(&mut read).await.map(drop)
+    }
+
+    async fn call(signs: u32) -> Result<Bytes, CallError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let tasks = TaskTracker::new();
+        tasks.spawn(slow_peer(listener, signs));
+        let local = Arc::new(Local::new(1, Some(7)));
+        let client = PeerClient::with_patience(local, 2, addr, &tasks, PATIENCE);
+        client.call(CHECKPOINT_END, Bytes::new()).await
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_says_that_it_works_is_waited_for() {
+        let began = clock::monotonic();
+        assert_eq!(call(20).await, Ok(Bytes::from_static(b"done")));
+        assert!(clock::monotonic().duration_since(began) > PATIENCE * 3, "longer than a silent one is");
+        assert!(matches!(call(0).await, Err(CallError::Lost(_))), "a silent one is not");
+    }
 }

@@ -20,8 +20,12 @@ pub(in crate::raft) const CHECKPOINT_BEGIN: u8 = 8;
 pub(in crate::raft) const CHECKPOINT_CHUNK: u8 = 9;
 pub(in crate::raft) const CHECKPOINT_END: u8 = 10;
 pub(in crate::raft) const INVITE: u8 = 11;
+/// A node in doubt asks where the others stand (`doubt`).
+pub(in crate::raft) const STANDING: u8 = 12;
 /// Added to a request's kind in its answer.
 pub(in crate::raft) const ANSWER: u8 = 0x80;
+/// Kind of a frame that says: the request of this id is still being worked at. Not an answer.
+pub(in crate::raft) const WORKING: u8 = 0xfe;
 /// Kind of an answer that is an error text.
 pub(in crate::raft) const REFUSED: u8 = 0xff;
 

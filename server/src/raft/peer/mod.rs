@@ -6,6 +6,8 @@
 //!            from node u64 | to node u64
 //! welcome    its answer, kind 0x80: status u8 (0 = accepted) | text u16+utf8
 //! request    kind 1..=0x7f, answered by kind | 0x80 with the same request id, or by 0xff with a text
+//! working    kind 0xfe, no body: the request of that id takes long, its answer is still to come (a checkpoint that is
+//!            being installed); any number of them may come before the answer
 //! ```
 //!
 //! Several requests may be open on a connection; they are answered in any order, but begin in the order sent.

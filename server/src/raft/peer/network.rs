@@ -66,6 +66,15 @@ fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
     }
 }
 
+/// A node that refuses an append (it starts, is in doubt, belongs to another cluster) refuses the next one as well: as
+/// with one that cannot be reached, there is no hurry.
+fn append_error(error: CallError) -> RPCError<TypeConfig> {
+    match error {
+        CallError::Refused(_) => RPCError::Unreachable(Unreachable::new(&error)),
+        other => rpc_error(other),
+    }
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "for map_err; the library copies what it needs")]
 fn decode_error(error: DecodeError) -> RPCError<TypeConfig> {
     RPCError::Network(NetworkError::new(&error))
@@ -89,7 +98,15 @@ impl RaftNetworkV2<TypeConfig> for Network {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let sent_at = clock::wall();
-        let body = self.call(messages::APPEND, messages::encode_append(&rpc), APPEND_TIMEOUT).await?;
+        let body =
+            match timeout(APPEND_TIMEOUT, self.client.call(messages::APPEND, messages::encode_append(&rpc)))
+                .await
+            {
+                Ok(result) => result.map_err(append_error)?,
+                Err(_) => {
+                    return Err(rpc_error(CallError::Lost(format!("no answer within {APPEND_TIMEOUT:?}"))));
+                }
+            };
         let (answer, peer_wall_ms) = messages::decode_append_answer(body).map_err(decode_error)?;
         let half_way = sent_at.0.midpoint(clock::wall().0);
         self.clocks.note(self.target, peer_wall_ms.cast_signed().saturating_sub(half_way.cast_signed()));
@@ -151,5 +168,18 @@ impl RaftNetworkV2<TypeConfig> for Network {
         codec::put_optional_log_id(&mut out, request.last_log_id().map(from_raft));
         self.call(messages::TRANSFER, out.freeze(), option.hard_ttl()).await?;
         Ok(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_backs_off_from_a_peer_that_refuses_appends() {
+        let unreachable = |error| matches!(append_error(error), RPCError::Unreachable(_));
+        assert!(unreachable(CallError::Refused("not now".into())));
+        assert!(unreachable(CallError::NotSent("gone".into())));
+        assert!(!unreachable(CallError::Lost("broken".into())));
     }
 }

@@ -17,16 +17,16 @@ use tokio::time::timeout;
 
 use super::super::codec::{self, DecodeError, ENTRY_BATCH, Reader};
 use super::super::core::Core;
-use super::super::members;
 use super::super::reader::leader_read_index;
 use super::super::state_machine::Checkpoint;
 use super::super::types::{
-    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, stored_membership,
-    to_raft, vote_from_raft, vote_to_raft,
+    Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, from_raft,
+    stored_membership, to_raft, vote_from_raft, vote_to_raft,
 };
+use super::super::{doubt, members};
 use super::client::id_text;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
-use super::messages::{self, ANSWER, Forward, Forwarded, HELLO, Hello, REFUSED};
+use super::messages::{self, ANSWER, Forward, Forwarded, HELLO, Hello, REFUSED, WORKING};
 use super::{GROUP, PROTOCOL_VERSION};
 use crate::clock;
 use crate::store::codec::{self as store_codec, BatchHead};
@@ -36,6 +36,8 @@ use crate::store::{Batch, Op};
 const CONNECTIONS_MAX: usize = 512;
 /// Requests of one connection in work.
 const REQUESTS_MAX: usize = 1024;
+/// A request that takes long is said to be worked at this often; a caller hangs up after five seconds of silence.
+const WORKING_EVERY: Duration = Duration::from_secs(1);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer that does not take its answers for this long is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,7 +103,14 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
         let work = peer.begin(frame).await;
         let answers = answers.clone();
         core.tasks.spawn(async move {
-            let answer = match work.await {
+            let signs = answers.clone();
+            let working = || {
+                let signs = signs.clone();
+                async move { signs.send((WORKING, id, Bytes::new())).await.is_ok() }
+            };
+            let takes_long = matches!(kind, messages::CHECKPOINT_BEGIN | messages::CHECKPOINT_END);
+            let done = if takes_long { saying_so(work, WORKING_EVERY, working).await } else { work.await };
+            let answer = match done {
                 Ok(body) => (kind | ANSWER, id, body),
                 Err(problem) => (REFUSED, id, Bytes::from(problem)),
             };
@@ -111,6 +120,26 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
         });
     }
     Ok(())
+}
+
+/// Does the work, and says every now and then that it goes on; no longer once nobody listens.
+async fn saying_so<T, Said>(
+    work: impl Future<Output = T>,
+    every: Duration,
+    mut say: impl FnMut() -> Said,
+) -> T
+where
+    Said: Future<Output = bool>,
+{
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(every) => if !say().await {
+                return work.await;
+            }
+        }
+    }
 }
 
 fn welcome(core: &Core, frame: Frame) -> Result<Hello, String> {
@@ -187,6 +216,21 @@ impl Peer {
         if self.cluster_id == 0 || self.core.local.cluster_id() != Some(self.cluster_id) {
             return Box::pin(async { Err("this node is not part of that cluster".to_owned()) });
         }
+        let binding = matches!(
+            frame.kind,
+            messages::APPEND
+                | messages::VOTE
+                | messages::PRE_VOTE
+                | messages::TRANSFER
+                | messages::CHECKPOINT_BEGIN
+                | messages::CHECKPOINT_CHUNK
+                | messages::CHECKPOINT_END
+        );
+        if binding && self.core.doubt.is_open() {
+            return Box::pin(async {
+                Err("this node may have lost entries and takes no part yet".to_owned())
+            });
+        }
         match frame.kind {
             messages::APPEND => Box::pin(self.append(body)),
             messages::VOTE => Box::pin(self.vote(body, false)),
@@ -196,6 +240,7 @@ impl Peer {
             messages::READ_INDEX => {
                 Box::pin(async move { Ok(messages::encode_read_index(leader_read_index(&self.core).await)) })
             }
+            messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
             messages::MEMBER => Box::pin(async move { members::serve_verb(&self.core, body).await }),
             messages::CHECKPOINT_BEGIN => Box::pin(self.checkpoint_begin(body)),
             messages::CHECKPOINT_CHUNK => self.checkpoint_chunk(body).await,
@@ -217,6 +262,9 @@ impl Peer {
         let request = messages::decode_vote(body).map_err(text)?;
         if !self.core.may_vote() && !request.leadership_transfer {
             return Err("restarted less than one lease ago".into());
+        }
+        if self.core.doubt.floor() > request.last_log_id.as_ref().map(from_raft) {
+            return Err("the candidate's log is shorter than what another voter still has".into());
         }
         let raft = &self.core.raft;
         let answer = if pre_vote { raft.pre_vote(request).await } else { raft.vote(request).await };
@@ -333,5 +381,28 @@ impl Peer {
         let mut out = BytesMut::new();
         codec::put_vote(&mut out, vote_from_raft(&answer.vote));
         Ok(out.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn long_work_is_said_to_go_on_until_it_ends_or_nobody_listens() {
+        for (listens, signs) in [(true, 3), (false, 1)] {
+            let mut said = 0;
+            let (tx, rx) = oneshot::channel();
+            let mut tx = Some(tx);
+            let say = || {
+                said += 1;
+                if said == signs {
+                    let _ = tx.take().map(|tx| tx.send("done"));
+                }
+                std::future::ready(listens)
+            };
+            assert_eq!(saying_so(rx, Duration::from_millis(1), say).await, Ok("done"), "it is not given up");
+            assert!(if listens { said >= signs } else { said == 1 }, "{said}");
+        }
     }
 }

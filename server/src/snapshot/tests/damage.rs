@@ -87,10 +87,14 @@ fn an_error_names_file_place_and_remedy() {
     bytes[at[2] + 40] ^= 1;
     let (_dir, path) = file("state.bin", &bytes);
     let (out, result) = print(&path, false);
-    let error = result.unwrap_err().to_string();
-    for part in ["state.bin", &format!("byte {}", at[2]), "frame 2", "--partial"] {
-        assert!(error.contains(part), "{part}: {error}");
+    let error = result.unwrap_err();
+    assert!(error.remedy().contains("--partial"), "{}", error.remedy());
+    let text = error.to_string();
+    for part in ["state.bin", &format!("byte {}", at[2]), "frame 2"] {
+        assert!(text.contains(part), "{part}: {text}");
     }
+    let damage = print(&path, true).1.unwrap().damage.unwrap();
+    assert!(!damage.to_string().contains("--partial"), "it was given: {damage}");
     assert_eq!(out, b"", "nothing is printed before the whole file is proved");
 }
 

@@ -175,6 +175,24 @@ fn a_log_that_lost_its_unsynced_end_is_never_taken_for_a_clean_one() {
     assert_eq!((content(&log), recovered.clean), (entries(1, 0..3), false), "answered entries are gone");
 }
 
+#[test]
+fn a_synced_append_survives_a_power_cut_at_every_level() {
+    for durability in [Durability::Low, Durability::Medium, Durability::High] {
+        let disk = MemDisk::new();
+        let (log, _) = open_with(&disk, &options(durability));
+        append_ok(&log, entries(1, 0..2));
+        let (done, answered) = waiter();
+        log.append_synced(entries(1, 2..3), done);
+        answer(&answered).unwrap();
+        let (after, _) = open(&disk.after_power_cut(|| false));
+        assert_eq!(content(&after), entries(1, 0..3), "{durability:?}");
+        let (done, answered) = waiter();
+        log.append_synced(entries(1, 9..10), done);
+        assert!(matches!(answer(&answered), Err(LogError::Misuse(_))), "a gap is refused");
+        log.close().unwrap();
+    }
+}
+
 /// Three batches in one segment, not closed: (files, end of each batch).
 fn three_batches() -> (Files, Vec<u64>) {
     let disk = MemDisk::new();
