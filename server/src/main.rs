@@ -153,9 +153,9 @@ fn serve(config: Config) -> Result<ExitCode, NodeError> {
         // A second signal does not cut the flush short: kill -9 is there for that, and is safe.
         node.await
     });
-    runtime.block_on(node).map_err(|e| {
-        NodeError::new(ErrorKind::Fatal, format!("run the node: {e}"), "report this")
-    })??;
+    runtime
+        .block_on(node)
+        .map_err(|e| NodeError::new(ErrorKind::Fatal, format!("run the node: {e}"), "report this"))??;
     Ok(ExitCode::SUCCESS)
 }
 

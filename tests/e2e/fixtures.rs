@@ -10,6 +10,7 @@
 //! `make fixtures` writes those of the present version; released ones are never written again.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +30,10 @@ const SMALL_LOG: &str = "log_segment_bytes: 128KiB\nentry_bytes_max: 64KiB\n";
 type Content = Vec<BTreeMap<String, String>>;
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 async fn content_of(node: &Node) -> Result<Content> {
@@ -50,7 +54,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?
+            copy(&entry.path(), &target)?;
         } else {
             fs::copy(entry.path(), target)?;
         }

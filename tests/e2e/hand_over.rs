@@ -7,6 +7,7 @@ use kvnode_tests::cluster::Cluster;
 use kvnode_tests::scenario::scenario;
 use kvnode_tests::wait::{SOON, eventually};
 use kvnode_tests::writer::Writer;
+use tokio::task::JoinSet;
 
 fn writers(cluster: &Cluster) -> Vec<Writer> {
     cluster.nodes.iter().map(|node| Writer::start(vec![node.addr().to_owned()])).collect()
@@ -26,14 +27,14 @@ fn hand_overs_asked_for_at_the_same_time_follow_one_another() {
     scenario(3, &[], async |cluster| {
         let writers = writers(cluster);
         for _ in 0..6 {
-            let mut asked = Vec::new();
+            let mut asked = JoinSet::new();
             for node in &cluster.nodes {
                 let mut client = node.client().await?;
-                asked.push(tokio::spawn(async move { client.run("RAFTTRANSFER").await }));
+                asked.spawn(async move { client.run("RAFTTRANSFER").await });
             }
             let mut done = 0;
-            for reply in asked {
-                done += usize::from(reply.await??.is_ok());
+            while let Some(reply) = asked.join_next().await {
+                done += usize::from(reply??.is_ok());
             }
             ensure!(done >= 1, "none of them was carried out");
             for writer in &writers {

@@ -134,7 +134,7 @@ pub(super) fn is_short(query: &Query) -> bool {
     match query {
         Query::Get { .. } | Query::Type { .. } | Query::DbSize { .. } => true,
         Query::MGet { keys, .. } | Query::Exists { keys, .. } => keys.len() <= INLINE_KEYS_MAX,
-        Query::Scan { count, .. } => *count <= 16,
-        Query::Keys { .. } | Query::RandomKey { .. } => false,
+        // A range may have to wait for what is gathered to be written.
+        Query::Scan { .. } | Query::Keys { .. } | Query::RandomKey { .. } => false,
     }
 }

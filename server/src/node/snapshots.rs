@@ -104,8 +104,8 @@ impl Snapshots {
         };
         let (group, catalog, keep) = (self.group.clone(), self.catalog.clone(), self.config.snapshots_keep);
         let result = blocking(move || {
-            let view = group.store().view();
-            let meta = view.meta()?;
+            let view = group.store().view()?;
+            let meta = view.meta();
             let (path, meta) = snapshot::export(&meta, view.records(), &context, catalog.dir())?;
             catalog.prune(keep, Some(&meta.id))?;
             Ok((path, meta))

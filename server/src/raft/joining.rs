@@ -36,7 +36,7 @@ pub(super) async fn join_loop(core: Arc<Core>, seeds: Vec<String>) {
                 }
                 Ok(Ok(other)) => tracing::warn!(member = %target, reply = ?other, "join not understood"),
                 Ok(Err(error)) => {
-                    tracing::warn!(member = %target, %error, "member not reached, will ask again")
+                    tracing::warn!(member = %target, %error, "member not reached, will ask again");
                 }
                 Err(_) => tracing::warn!(member = %target, "member did not answer, will ask again"),
             }

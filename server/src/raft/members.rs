@@ -505,9 +505,8 @@ async fn transfer_held(core: &Arc<Core>, to: u64) -> Result<u64, MemberError> {
             return Err(MemberError::Refused(text));
         }
         // Heartbeats do not change the metrics at once, so silence is looked for as well.
-        match timeout(RETRY_PAUSE, metrics.changed()).await {
-            Ok(Err(_)) => return Err(MemberError::Unknown("the Raft core stopped".into())),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(_)) = timeout(RETRY_PAUSE, metrics.changed()).await {
+            return Err(MemberError::Unknown("the Raft core stopped".into()));
         }
     }
     core.raft.trigger().transfer_leader(to).await.map_err(|error| MemberError::Unknown(error.to_string()))?;

@@ -1,7 +1,7 @@
 //! Op by op through committed entries: what each one changes and what it answers.
 //!
 //! ```text
-//! Committed entries -> decode -> ops -> Writer (pending change) -> one write batch with the applied id -> published
+//! Committed entries -> decode -> ops -> Writer (pending change) -> gathered with the applied id, and published
 //! ```
 //!
 //! Invariants
@@ -13,11 +13,13 @@
 //! - After a `Fatal` the applier is of no further use and says so.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use memchr::memmem;
 
 use super::engine::{Cursor, DATA};
+use super::gathered::Settler;
 use super::layout::Layout;
 use super::reclaim::Reclaimer;
 use super::writer::Writer;
@@ -25,6 +27,9 @@ use super::{Batch, Committed, DbIndex, Fatal, LogId, Op, Outcome, Payload, Store
 
 /// Pending bytes at which entries are written out before the next one begins, and a large op before it ends.
 const PENDING_MAX: usize = 4 << 20;
+/// The part of the memtables' size at which what is gathered is settled: large enough that sorted rows lie close to each
+/// other in the memtable, small enough that two generations are little beside it.
+const GATHERED_PART: usize = 8;
 /// Deletions of one PDEL from which on its range is compacted; fewer are left to RocksDB.
 const RECLAIM_FROM: i64 = 4096;
 
@@ -36,6 +41,7 @@ pub struct Applier {
     pub(crate) number: u64,
     pub(crate) writer: Writer,
     pub(crate) reclaimer: Reclaimer,
+    settler: Settler,
     /// Part of the present entry is in the memtables.
     spilled: bool,
     /// What was applied when the last flush began.
@@ -47,6 +53,7 @@ impl Applier {
     pub(crate) fn new(store: Arc<Store>, layout: Layout, number: u64) -> Result<Applier, Fatal> {
         let live = store.live();
         let reclaimer = Reclaimer::start()?;
+        let settler = Settler::start(store.clone())?;
         let flushed = live.state().applied;
         Ok(Applier {
             store,
@@ -54,6 +61,7 @@ impl Applier {
             number,
             writer: Writer::new(live),
             reclaimer,
+            settler,
             flushed,
             spilled: false,
             failed: false,
@@ -82,7 +90,9 @@ impl Applier {
     /// True when enough unflushed state has gathered that [`Applier::flush`] should be called.
     #[must_use]
     pub fn flush_due(&self) -> bool {
-        self.writer.memtable_bytes >= self.store.options().memtable_bytes
+        let live = &self.writer.live;
+        let bytes = live.memtable_bytes.load(Ordering::Relaxed) + live.gathered_bytes();
+        bytes >= self.store.options().memtable_bytes
     }
 
     /// Starts making everything applied so far durable; [`Store::durable`] tells when it is. With `wait`, returns when it
@@ -98,9 +108,11 @@ impl Applier {
             return Ok(());
         }
         let store = &self.store;
-        self.writer.live.start_flush(applied, wait, || store.given_up())?;
+        let given_up = || store.given_up();
+        self.writer.live.settle(&given_up)?;
+        self.writer.live.start_flush(applied, wait, given_up)?;
         self.flushed = applied;
-        self.writer.memtable_bytes = 0;
+        self.writer.live.memtable_bytes.store(0, Ordering::Relaxed);
         self.reclaimer.after_flush(&self.writer.live);
         Ok(())
     }
@@ -148,7 +160,14 @@ impl Applier {
 
     fn finish(&mut self) -> Result<(), Fatal> {
         let store = &self.store;
-        self.writer.finish(|| store.given_up())?;
+        let given_up = || store.given_up();
+        let gathered = self.writer.finish(&given_up)?;
+        let enough = store.options().memtable_bytes / GATHERED_PART;
+        if gathered >= 2 * enough {
+            self.writer.live.settle(&given_up)?;
+        } else if gathered >= enough {
+            self.settler.call(&self.writer.live);
+        }
         if std::mem::take(&mut self.spilled) {
             self.reclaimer.release();
         }
@@ -162,7 +181,7 @@ impl Applier {
             self.spilled = true;
         }
         let store = &self.store;
-        self.writer.spill(|| store.given_up())
+        self.writer.spill(&|| store.given_up())
     }
 
     /// True while the space of large deletions is given back: then the memtables may become durable at any moment, so

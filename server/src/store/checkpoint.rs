@@ -15,6 +15,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
@@ -119,6 +120,7 @@ impl Applier {
         membership: (LogId, Bytes),
     ) -> Result<ViewMeta, Fatal> {
         let given_up = || self.store.given_up();
+        let given_up = &given_up;
         let mut writer = Writer::new(live.clone());
         writer.begin_entry(applied);
         writer.set_membership(membership.0, membership.1);
@@ -129,12 +131,14 @@ impl Applier {
                 continue;
             }
             writer.finish(given_up)?;
-            if writer.memtable_bytes >= self.store.options().memtable_bytes {
+            live.settle(given_up)?;
+            if live.memtable_bytes.load(Ordering::Relaxed) >= self.store.options().memtable_bytes {
                 live.start_flush(Some(applied), false, given_up)?;
-                writer.memtable_bytes = 0;
+                live.memtable_bytes.store(0, Ordering::Relaxed);
             }
         }
         writer.finish(given_up)?;
+        live.settle(given_up)?;
         live.start_flush(Some(applied), true, given_up)?;
         Ok(writer.state.view_meta())
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::engine::{Cursor, DATA, Live, Pinned, split_key, split_value};
 use super::layout::{Active, Layout};
+use super::meta::State;
 use super::{Answer, Applier, Fatal, LogId, Query, Record, query};
 use crate::clock::UnixMs;
 
@@ -62,16 +63,14 @@ pub struct ViewMeta {
 /// what has been overwritten since.
 pub struct View {
     pinned: Arc<Pinned>,
-    databases: u8,
+    state: Arc<State>,
 }
 
 impl View {
     /// What this view holds.
-    ///
-    /// # Errors
-    /// [`Fatal`] on I/O or corruption.
-    pub fn meta(&self) -> Result<ViewMeta, Fatal> {
-        Ok(self.pinned.state(self.databases)?.view_meta())
+    #[must_use]
+    pub fn meta(&self) -> ViewMeta {
+        self.state.view_meta()
     }
 
     /// All records in order of (database, key), read lazily with bounded memory. Expired keys that no sweep has removed
@@ -151,13 +150,16 @@ impl Store {
     /// # Errors
     /// [`Fatal`] on I/O or corruption.
     pub fn query(&self, query: &Query) -> Result<Answer, Fatal> {
-        query::answer(&self.live(), self.options.databases, query)
+        query::answer(&self.live(), query, &|| self.given_up())
     }
 
-    /// Takes a point-in-time view.
-    #[must_use]
-    pub fn view(&self) -> View {
-        View { pinned: self.live().pin(), databases: self.options.databases }
+    /// Takes a point-in-time view. May wait for what is gathered to reach the engine, so it is no call for async code.
+    ///
+    /// # Errors
+    /// [`Fatal`] if that fails.
+    pub fn view(&self) -> Result<View, Fatal> {
+        let (pinned, state) = self.live().pin(&|| self.given_up())?;
+        Ok(View { pinned, state })
     }
 
     /// Last applied entry (in memory, lock-free).

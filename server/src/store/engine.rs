@@ -6,26 +6,28 @@
 //!      v                                                v
 //!   +------------------------- Live --------------------------------+
 //!   | db        column families data, scan, meta; no WAL            |
-//!   | state     what is applied, replaced after each finished write |
-//!   | epoch     odd while an op needs several writes                |
-//!   | before    the clean snapshot that readers use meanwhile       |
+//!   | layers    what is applied and not in db yet, see `gathered.rs` |
+//!   | state     what is applied, replaced with each change           |
+//!   | epoch     odd while entries are written past the layers        |
+//!   | before    the clean snapshot that readers use meanwhile        |
 //!   +---------------------------------------------------------------+
 //! ```
 //!
 //! Invariants
-//! - Readers only ever see the state between two entries: an op too large for one write batch is hidden behind the
-//!   snapshot in `before` until its last write.
+//! - Readers only ever see the state between two entries: what is written past the layers is hidden behind the snapshot
+//!   in `before` until its last write. The layers are empty then.
 //! - Memtables are never written out by RocksDB itself: they have no size at which it would, there is no WAL to fill,
 //!   closing does not flush, and a failed flush is not resumed. The one exception is a full disk, see
 //!   [`Engine options`](options).
-//! - `state` never runs ahead of `db`: it is replaced after the write.
+//! - `state` never runs ahead of `layers` over `db`; `settled` is the state that `db` alone is at.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use parking_lot::Mutex;
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
     CompactOptions, DB, DBCompressionType, DBPinnableSlice, LogLevel, Options, ReadOptions,
@@ -34,6 +36,7 @@ use rocksdb::{
 use self_cell::self_cell;
 
 use super::flush::Flushes;
+use super::gathered::{Above, Layers, Look};
 use super::layout::REMEDY;
 use super::meta::{self, State};
 use super::value::Header;
@@ -54,8 +57,14 @@ pub(crate) struct Live {
     pub(crate) db: DB,
     home: Home,
     state: ArcSwap<State>,
+    pub(crate) layers: RwLock<Layers>,
+    /// Held while a generation is written, or a snapshot is taken that must fall between two of them.
+    pub(crate) settling: Mutex<()>,
+    pub(crate) settled: ArcSwap<State>,
+    /// Bytes in the active memtables, about.
+    pub(crate) memtable_bytes: AtomicUsize,
     epoch: AtomicU64,
-    before: ArcSwapOption<Pinned>,
+    before: ArcSwapOption<Before>,
     pub(crate) flushes: Mutex<Flushes>,
     disk_error: Mutex<Option<String>>,
 }
@@ -77,10 +86,18 @@ impl Drop for Home {
     }
 }
 
+/// What readers see while entries are written past the layers.
+struct Before {
+    pinned: Arc<Pinned>,
+    state: Arc<State>,
+}
+
 /// Answer of [`Live::get_now`].
 pub(crate) enum Found<'a> {
     /// The stored value.
     Value(DBPinnableSlice<'a>),
+    /// The value, not stored yet.
+    Gathered(Bytes),
     /// No such key.
     Nothing,
     /// An op is hidden just now: the caller must [`Live::pin`].
@@ -107,7 +124,9 @@ impl Live {
         }
         // `default` cannot be left out; with its own defaults it would ask for 64 MiB of free space as well.
         let names = FAMILIES.into_iter().chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]);
-        let families = names.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, sizes)));
+        let families = names.map(|name| Ok(ColumnFamilyDescriptor::new(name, family_options(name, sizes)?)));
+        let families: Result<Vec<_>, _> = families.collect();
+        let families = families.map_err(|error| failed(&doing(), &error))?;
         let options = options(create).map_err(|error| failed(&doing(), &error))?;
         let db =
             DB::open_cf_descriptors(&options, path, families).map_err(|error| failed(&doing(), &error))?;
@@ -116,6 +135,10 @@ impl Live {
             db,
             home,
             state: ArcSwap::from_pointee(State::new(sizes.databases)),
+            layers: RwLock::default(),
+            settling: Mutex::new(()),
+            settled: ArcSwap::from_pointee(State::new(sizes.databases)),
+            memtable_bytes: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
             before: ArcSwapOption::empty(),
             flushes: Mutex::new(Flushes::default()),
@@ -130,7 +153,9 @@ impl Live {
             live.db.get_cf(meta, key).map_err(|e| live.failed("read meta", &e))
         })?;
         live.flushes.lock().durable = state.applied;
-        live.state.store(Arc::new(state));
+        let state = Arc::new(state);
+        live.settled.store(state.clone());
+        live.state.store(state);
         Ok(Arc::new(live))
     }
 
@@ -144,45 +169,75 @@ impl Live {
         self.state.load()
     }
 
-    /// Publishes the state after a finished write. Readers are let through first: who sees the new applied id must not
-    /// be given the old snapshot.
-    pub(crate) fn publish(&self, state: &State) {
+    /// Publishes the state after a change. Readers are let through last: with an even epoch, `state` is that of the rows.
+    pub(crate) fn publish(&self, state: &Arc<State>) {
+        self.state.store(state.clone());
         if self.epoch.load(Ordering::Relaxed) & 1 == 1 {
+            self.settled.store(state.clone());
             self.epoch.fetch_add(1, Ordering::AcqRel);
             self.before.store(None);
         }
-        self.state.store(Arc::new(state.clone()));
     }
 
-    /// Keeps readers at the present state until the next [`Live::publish`]. Called by the one writer only, before the
-    /// first of several writes; further calls change nothing. A writer that fails before it has finished leaves readers
+    /// Keeps readers at the present state until the next [`Live::publish`]. Called by the one writer only, with nothing
+    /// gathered, before the first write past the layers; further calls change nothing. A writer that fails before it has finished leaves readers
     /// where they are: what is half done must never be seen.
     pub(crate) fn hide(self: &Arc<Self>) {
         if self.epoch.load(Ordering::Relaxed) & 1 == 1 {
             return;
         }
-        self.before.store(Some(Arc::new(self.snapshot())));
+        let before = Before { pinned: Arc::new(self.snapshot()), state: self.state.load_full() };
+        self.before.store(Some(Arc::new(before)));
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The newest state between two entries.
+    /// The newest state between two entries, all of it in RocksDB: what is gathered is written first.
     ///
-    /// The epoch is read before and after as in a sequence lock: if it is even and the same, no partial write began
-    /// before the snapshot was taken.
-    pub(crate) fn pin(self: &Arc<Self>) -> Arc<Pinned> {
+    /// # Errors
+    /// [`Fatal`]: that write failed; the node must stop.
+    pub(crate) fn pin(
+        self: &Arc<Self>,
+        given_up: &impl Fn() -> bool,
+    ) -> Result<(Arc<Pinned>, Arc<State>), Fatal> {
+        let settling = self.settling.lock();
+        self.settle_locked(given_up)?;
+        let found = self.between_entries(|| (Arc::new(self.snapshot()), self.settled.load_full()));
+        drop(settling);
+        Ok(found.unwrap_or_else(|before| (before.pinned.clone(), before.state.clone())))
+    }
+
+    /// Some keys with the state at one point in time.
+    pub(crate) fn look(self: &Arc<Self>, raw_keys: &[Vec<u8>]) -> Look {
+        let found = self.between_entries(|| {
+            let layers = self.layers.read();
+            let rows = raw_keys.iter().map(|key| layers.above(key)).collect();
+            Look { rows, pinned: Arc::new(self.snapshot()), state: self.state.load_full() }
+        });
+        found.unwrap_or_else(|before| Look {
+            rows: vec![Above::Nothing; raw_keys.len()],
+            pinned: before.pinned.clone(),
+            state: before.state.clone(),
+        })
+    }
+
+    /// What `take` finds while nothing is written past the layers; else what readers see meanwhile.
+    ///
+    /// The epoch is read before and after as in a sequence lock: if it is even and the same, no hidden write began
+    /// before `take` was done.
+    fn between_entries<T>(&self, take: impl Fn() -> T) -> Result<T, Arc<Before>> {
         loop {
             let epoch = self.epoch.load(Ordering::Acquire);
             if epoch & 1 == 1 {
                 if let Some(before) = self.before.load_full() {
-                    return before;
+                    return Err(before);
                 }
-                // The writer has just finished: a snapshot taken now comes after it.
+                // The writer has just finished: what is taken now comes after it.
                 std::thread::yield_now();
                 continue;
             }
-            let pinned = self.snapshot();
+            let taken = take();
             if self.unchanged(epoch) {
-                return Arc::new(pinned);
+                return Ok(taken);
             }
         }
     }
@@ -192,6 +247,12 @@ impl Live {
         let epoch = self.epoch.load(Ordering::Acquire);
         if epoch & 1 == 1 {
             return Ok(Found::Unknown);
+        }
+        // What is not here now is beneath, or was written later than this read began.
+        match self.layers.read().above(raw_key) {
+            Above::Value(raw) => return Ok(Found::Gathered(raw)),
+            Above::Deleted => return Ok(Found::Nothing),
+            Above::Nothing => {}
         }
         let value =
             self.db.get_pinned_cf(self.family(DATA)?, raw_key).map_err(|e| self.failed("read key", &e))?;
@@ -330,15 +391,6 @@ impl Live {
 impl Pinned {
     fn live(&self) -> &Arc<Live> {
         self.borrow_owner()
-    }
-
-    /// Everything in `meta` at this point.
-    pub(crate) fn state(&self, databases: u8) -> Result<State, Fatal> {
-        let meta = self.live().family(META)?;
-        let snapshot = self.borrow_dependent();
-        State::load(databases, |key| {
-            snapshot.get_cf(meta, key).map_err(|e| self.live().failed("read meta", &e))
-        })
     }
 
     /// One value.
@@ -491,7 +543,7 @@ fn memtable_filter_bytes(sizes: StoreOptions) -> usize {
 }
 
 /// Options of one column family.
-fn family_options(name: &str, sizes: StoreOptions) -> Options {
+fn family_options(name: &str, sizes: StoreOptions) -> Result<Options, rocksdb::Error> {
     let mut table = BlockBasedOptions::default();
     // One cache per database; `scan` and `meta` are small or cold, so they get a share of a sixteenth.
     let share = if name == DATA { sizes.block_cache_bytes } else { sizes.block_cache_bytes / 16 };
@@ -505,7 +557,10 @@ fn family_options(name: &str, sizes: StoreOptions) -> Options {
         table.set_whole_key_filtering(true);
         table.set_optimize_filters_for_memory(true);
     }
-    let mut options = Options::default();
+    // Not in the binding: an insert begins where the last one of the same database ended, which is beside it, since rows
+    // come sorted.
+    let hint = "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.1";
+    let mut options = Options::default().get_options_from_string(hint)?;
     options.set_block_based_table_factory(&table);
     // Lifted after open, see `lift_memtable_sizes`.
     options.set_write_buffer_size(sizes.memtable_bytes);
@@ -525,5 +580,5 @@ fn family_options(name: &str, sizes: StoreOptions) -> Options {
         options.set_memtable_prefix_bloom_ratio(ratio);
         options.set_memtable_whole_key_filtering(true);
     }
-    options
+    Ok(options)
 }

@@ -24,6 +24,7 @@ mod apply;
 mod checkpoint;
 mod engine;
 mod flush;
+mod gathered;
 mod key;
 mod layout;
 mod meta;

@@ -1,8 +1,9 @@
-//! Answers to reads. Everything here reads one point in time, most of it a RocksDB snapshot.
+//! Answers to reads. Everything here reads one point in time.
 //!
 //! ```text
-//! one key, no deadline    straight from the database, no snapshot: one value is one point in time
-//! all else                Live::pin, and the log time stored at that point
+//! one key, no deadline    the layers, then the database; no snapshot: one value is one point in time
+//! several keys            Live::look: what the layers have of them, a snapshot beneath, the log time of that moment
+//! ranges                  Live::pin: a snapshot that holds all that is applied, and its log time
 //! ```
 //!
 //! Invariants
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::engine::{Cursor, DATA, Found, Live, Pinned, SCAN, split_value};
+use super::gathered::{Above, Look};
 use super::meta::State;
 use super::op::Pivot;
 use super::value::Header;
@@ -34,28 +36,27 @@ const SCAN_BYTES_MAX: usize = 16 << 20;
 const RANDOM_TRIES: usize = 10_000;
 
 /// Answers a query from the newest state.
-pub(crate) fn answer(live: &Arc<Live>, databases: u8, query: &Query) -> Result<Answer, Fatal> {
+pub(crate) fn answer(live: &Arc<Live>, query: &Query, given_up: &impl Fn() -> bool) -> Result<Answer, Fatal> {
     match query {
         Query::Get { db, key } => {
-            let value = with_key(live, databases, *db, key, |found| {
-                found.map(|(_, payload)| Bytes::copy_from_slice(payload))
-            });
+            let value =
+                with_key(live, *db, key, |found| found.map(|(_, payload)| Bytes::copy_from_slice(payload)));
             value.map(Answer::Value)
         }
         Query::Type { db, key } => {
-            with_key(live, databases, *db, key, |found| found.map(|(header, _)| header.tag)).map(Answer::Type)
+            with_key(live, *db, key, |found| found.map(|(header, _)| header.tag)).map(Answer::Type)
         }
         Query::MGet { db, keys, size_bytes_max } => {
             let mut page = Values { values: Vec::new(), left: *size_bytes_max };
             // One key needs no snapshot.
             if let [key] = &keys[..] {
-                let fits =
-                    with_key(live, databases, *db, key, |found| page.push(found.map(|(_, value)| value)))?;
+                let fits = with_key(live, *db, key, |found| page.push(found.map(|(_, value)| value)))?;
                 return Ok(if fits { Answer::Values(page.values) } else { Answer::TooLarge });
             }
-            let point = Point::new(live, databases)?;
-            for key in keys {
-                let fits = point.with_key(*db, key, |_, value| page.push(Some(value)))?;
+            let raw_keys: Vec<_> = keys.iter().map(|key| key::data(*db, key)).collect();
+            let look = live.look(&raw_keys);
+            for at in 0..keys.len() {
+                let fits = found(&look, &raw_keys, at, |_, value| page.push(Some(value)))?;
                 if !fits.unwrap_or_else(|| page.push(None)) {
                     return Ok(Answer::TooLarge);
                 }
@@ -63,10 +64,11 @@ pub(crate) fn answer(live: &Arc<Live>, databases: u8, query: &Query) -> Result<A
             Ok(Answer::Values(page.values))
         }
         Query::Exists { db, keys } => {
-            let point = Point::new(live, databases)?;
+            let raw_keys: Vec<_> = keys.iter().map(|key| key::data(*db, key)).collect();
+            let look = live.look(&raw_keys);
             let mut count = 0;
-            for key in keys {
-                count += i64::from(point.with_key(*db, key, |_, _| ())?.is_some());
+            for at in 0..keys.len() {
+                count += i64::from(found(&look, &raw_keys, at, |_, _| ())?.is_some());
             }
             Ok(Answer::Int(count))
         }
@@ -77,13 +79,13 @@ pub(crate) fn answer(live: &Arc<Live>, databases: u8, query: &Query) -> Result<A
         Query::Keys { db, pattern, pivot, limit, descending, with_values, size_bytes_max } => {
             let range = KeyRange { db: *db, pattern, pivot: pivot.as_ref(), descending: *descending };
             let page = Page { limit: *limit, with_values: *with_values, size_bytes_max: *size_bytes_max };
-            Point::new(live, databases)?.keys(&range, &page)
+            Point::new(live, given_up)?.keys(&range, &page)
         }
         Query::Scan { db, cursor, pattern, count, only } => {
             let wanted = Wanted { pattern: pattern.as_deref(), only: *only };
-            Point::new(live, databases)?.scan(*db, *cursor, *count, &wanted)
+            Point::new(live, given_up)?.scan(*db, *cursor, *count, &wanted)
         }
-        Query::RandomKey { db, seed } => Point::new(live, databases)?.random_key(*db, *seed),
+        Query::RandomKey { db, seed } => Point::new(live, given_up)?.random_key(*db, *seed),
     }
 }
 
@@ -91,13 +93,19 @@ pub(crate) fn answer(live: &Arc<Live>, databases: u8, query: &Query) -> Result<A
 /// such a key costs a snapshot.
 fn with_key<T>(
     live: &Arc<Live>,
-    databases: u8,
     db: DbIndex,
     user_key: &[u8],
     mut take: impl FnMut(Option<(Header, &[u8])>) -> T,
 ) -> Result<T, Fatal> {
-    match live.get_now(&key::data(db, user_key))? {
+    let raw_keys = [key::data(db, user_key)];
+    match live.get_now(&raw_keys[0])? {
         Found::Nothing => return Ok(take(None)),
+        Found::Gathered(raw) => {
+            let (header, payload) = split_value(&raw)?;
+            if header.deadline.is_none() {
+                return Ok(take(Some((header, payload))));
+            }
+        }
         Found::Value(raw) => {
             let (header, payload) = split_value(&raw)?;
             if header.deadline.is_none() {
@@ -106,15 +114,32 @@ fn with_key<T>(
         }
         Found::Unknown => {}
     }
-    let point = Point::new(live, databases)?;
-    let found = point.with_key(db, user_key, |header, payload| take(Some((header, payload))))?;
-    Ok(found.unwrap_or_else(|| take(None)))
+    let shown = found(&live.look(&raw_keys), &raw_keys, 0, |header, payload| take(Some((header, payload))))?;
+    Ok(shown.unwrap_or_else(|| take(None)))
+}
+
+/// Shows `take` one of the keys that were looked at, unless it cannot be seen.
+fn found<T>(
+    look: &Look,
+    raw_keys: &[Vec<u8>],
+    at: usize,
+    take: impl FnOnce(Header, &[u8]) -> T,
+) -> Result<Option<T>, Fatal> {
+    let show = |raw: &[u8]| -> Result<Option<T>, Fatal> {
+        let (header, payload) = split_value(raw)?;
+        Ok((!header.expired(look.state.log_time)).then(|| take(header, payload)))
+    };
+    match &look.rows[at] {
+        Above::Value(raw) => show(raw),
+        Above::Deleted => Ok(None),
+        Above::Nothing => look.pinned.get(&raw_keys[at])?.map_or(Ok(None), |raw| show(&raw)),
+    }
 }
 
 /// A snapshot with what it says of itself.
 struct Point {
     pinned: Arc<Pinned>,
-    state: State,
+    state: Arc<State>,
 }
 
 /// The values of an MGET, and how many bytes more they may be.
@@ -156,9 +181,8 @@ struct Wanted<'a> {
 }
 
 impl Point {
-    fn new(live: &Arc<Live>, databases: u8) -> Result<Point, Fatal> {
-        let pinned = live.pin();
-        let state = pinned.state(databases)?;
+    fn new(live: &Arc<Live>, given_up: &impl Fn() -> bool) -> Result<Point, Fatal> {
+        let (pinned, state) = live.pin(given_up)?;
         Ok(Point { pinned, state })
     }
 

@@ -1,34 +1,35 @@
 //! The pending change: what the ops of some entries have come to, before it is one write batch.
 //!
 //! ```text
-//! op -> overlay[(db, key)] = Slot { stored: is there a row on disk?, now: what the key is after the op }
+//! op -> overlay[(db, key)] = Slot { exists: did the key have a value before?, now: what the key is after the op }
 //!       state              = counts, digests, log time after the op
-//! write_out: cleared ranges, then one put or delete per slot, then `meta`
+//! finish: the slots join what is gathered (`gathered.rs`), or are written past it
 //! ```
 //!
 //! Invariants
-//! - A key is looked up on disk at most once per write; after that the overlay knows it. The last op on a key wins, so
-//!   a key that is set a hundred times in one write costs one put.
+//! - A key is looked up beneath at most once per change; after that the overlay knows it. The last op on a key wins.
 //! - `scan` gets a key when its row comes into being and loses it with the row; an overwrite does not touch it.
+//! - Range deletions, and changes too large for memory, are written past the layers: those are settled first, and
+//!   readers are kept at the state before it until the last write ([`Live::hide`]).
 //! - Counts and digests are exact: each slot carries what its key adds to them.
-//! - A write that does not end an entry holds no `meta` records and is hidden from readers ([`Live::hide`]). It does
-//!   reach the memtable before the applied id does, which is safe because memtables become durable only by
-//!   `Applier::flush`, between entries.
+//! - A write that does not end an entry holds no `meta` records. It does reach the memtable before the applied id does,
+//!   which is safe because memtables become durable only by `Applier::flush`, between entries.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rocksdb::{WriteBatch, WriteOptions};
+use rocksdb::WriteBatch;
 
-use super::engine::{DATA, Live, META, SCAN, split_value};
+use super::engine::{DATA, Live, SCAN, split_key, split_value};
+use super::gathered::{Generation, Marks};
 use super::meta::{self, Database, State};
 use super::value::{self, Header};
 use super::{DbIndex, DbStats, Fatal, LogId, TypeTag, key};
 use crate::clock::UnixMs;
 
-/// Memory that RocksDB spends on a record besides its bytes: skip list node, sequence number, lengths.
+/// Memory that a pending record costs besides its bytes, about.
 const RECORD_OVERHEAD: usize = 64;
 /// Capacity of the overlay that is kept between writes.
 const OVERLAY_KEPT: usize = 64 << 10;
@@ -41,23 +42,20 @@ pub(crate) struct Writer {
     overlay: HashMap<(DbIndex, Bytes), Slot>,
     /// Databases emptied in this write, before all that is in the overlay.
     cleared: Vec<DbIndex>,
-    /// Databases whose record changed since the last finished write.
-    dirty: Vec<DbIndex>,
-    membership_changed: bool,
-    seed_is_new: bool,
+    /// Records of `meta` that changed since the last finished change.
+    marks: Marks,
+    /// This change goes past the layers, which are settled already.
+    direct: bool,
     /// Bytes in the overlay, about.
     pending_bytes: usize,
-    /// Bytes in the active memtables, about.
-    pub(crate) memtable_bytes: usize,
     raw_key: Vec<u8>,
     raw_value: Vec<u8>,
-    no_wal: WriteOptions,
 }
 
 /// One key in the overlay.
 struct Slot {
-    /// A row is on disk (or in a memtable) and not in a cleared range.
-    stored: bool,
+    /// The key had a value before this change, and is not in a cleared range.
+    exists: bool,
     /// The key after the ops so far.
     now: Option<Current>,
 }
@@ -74,21 +72,16 @@ pub(crate) struct Current {
 impl Writer {
     pub(crate) fn new(live: Arc<Live>) -> Writer {
         let state = State::clone(&live.state());
-        let mut no_wal = WriteOptions::default();
-        no_wal.disable_wal(true);
         Writer {
             live,
             state,
             overlay: HashMap::new(),
             cleared: Vec::new(),
-            dirty: Vec::new(),
-            membership_changed: false,
-            seed_is_new: false,
+            marks: Marks::default(),
+            direct: false,
             pending_bytes: 0,
-            memtable_bytes: 0,
             raw_key: Vec::new(),
             raw_value: Vec::new(),
-            no_wal,
         }
     }
 
@@ -96,7 +89,7 @@ impl Writer {
     pub(crate) fn begin_entry(&mut self, id: LogId) {
         if self.state.applied.is_none() && self.state.seed == 0 {
             self.state.seed = meta::seed_from(id);
-            self.seed_is_new = true;
+            self.marks.seed = true;
         }
         self.state.applied = Some(id);
     }
@@ -104,7 +97,7 @@ impl Writer {
     /// Keeps a membership.
     pub(crate) fn set_membership(&mut self, id: LogId, bytes: Bytes) {
         self.state.membership = Some((id, bytes));
-        self.membership_changed = true;
+        self.marks.membership = true;
     }
 
     /// Sets a key. `index` is the entry's.
@@ -138,7 +131,7 @@ impl Writer {
     pub(crate) fn delete_met(&mut self, db: DbIndex, key: &[u8], raw_value: &[u8]) -> Result<bool, Fatal> {
         let old = stored(&mut self.raw_value, db, key, raw_value)?;
         self.pending_bytes += key.len() + RECORD_OVERHEAD;
-        self.overlay.insert((db, Bytes::copy_from_slice(key)), Slot { stored: true, now: None });
+        self.overlay.insert((db, Bytes::copy_from_slice(key)), Slot { exists: true, now: None });
         self.account(db, Some(&old), None);
         Ok(!value::expired(old.deadline, self.state.log_time))
     }
@@ -157,10 +150,15 @@ impl Writer {
                 return Ok(!header.expired(log_time) && test(payload));
             }
             None if self.cleared.contains(&db) => return Ok(false),
-            // As on disk.
+            // As beneath.
             Some(Slot { now: Some(Current { new: None, .. }), .. }) | None => {}
         }
         key::write_data(&mut self.raw_key, db, key);
+        if let Some(row) = self.live.layers.read().find(&self.raw_key) {
+            let Some(raw) = &row.raw else { return Ok(false) };
+            let (header, payload) = split_value(raw)?;
+            return Ok(!header.expired(log_time) && test(payload));
+        }
         let data = self.live.family(DATA)?;
         let raw =
             self.live.db.get_pinned_cf(data, &self.raw_key).map_err(|e| self.live.failed("read key", &e))?;
@@ -194,21 +192,38 @@ impl Writer {
     }
 
     /// Writes what is pending before the entry has ended, hidden from readers until [`Writer::finish`].
-    pub(crate) fn spill(&mut self, given_up: impl Fn() -> bool) -> Result<(), Fatal> {
+    pub(crate) fn spill(&mut self, given_up: &impl Fn() -> bool) -> Result<(), Fatal> {
+        self.go_past_the_layers(given_up)?;
         if self.overlay.is_empty() && self.cleared.is_empty() {
             return Ok(());
         }
-        self.live.hide();
-        let batch = self.drain()?;
-        self.write(batch, given_up)
+        let (batch, _) = self.batch(None)?;
+        self.live.write(batch, &self.state, given_up)
     }
 
-    /// Writes what is pending with the state after it, and publishes both.
-    pub(crate) fn finish(&mut self, given_up: impl Fn() -> bool) -> Result<(), Fatal> {
-        let mut batch = self.drain()?;
-        self.put_state(&mut batch)?;
-        self.write(batch, given_up)?;
-        self.live.publish(&self.state);
+    /// Ends entries: what is pending, and the state after it, is published. Returns the bytes gathered.
+    pub(crate) fn finish(&mut self, given_up: &impl Fn() -> bool) -> Result<usize, Fatal> {
+        let state = Arc::new(self.state.clone());
+        if !self.direct && self.cleared.is_empty() {
+            let (live, marks) = (self.live.clone(), std::mem::take(&mut self.marks));
+            return Ok(live.gather(|generation| self.drain(generation), marks, &state));
+        }
+        self.go_past_the_layers(given_up)?;
+        let (batch, state) = self.batch(Some(state))?;
+        self.live.write(batch, &self.state, given_up)?;
+        if let Some(state) = state {
+            self.live.publish(&state);
+        }
+        self.direct = false;
+        Ok(0)
+    }
+
+    fn go_past_the_layers(&mut self, given_up: &impl Fn() -> bool) -> Result<(), Fatal> {
+        if !self.direct {
+            self.live.settle(given_up)?;
+            self.live.hide();
+            self.direct = true;
+        }
         Ok(())
     }
 
@@ -221,14 +236,11 @@ impl Writer {
                     None
                 } else {
                     key::write_data(&mut self.raw_key, db, key);
-                    let data = self.live.family(DATA)?;
-                    let raw = self.live.db.get_pinned_cf(data, &self.raw_key);
-                    let raw = raw.map_err(|error| self.live.failed("read key", &error))?;
-                    raw.map(|raw| stored(&mut self.raw_value, db, key, &raw)).transpose()?
+                    beneath(&self.live, &self.raw_key, &mut self.raw_value)?
                 };
                 // Deleting what is not there leaves no trace.
                 if old.is_some() || now.is_some() {
-                    slot.insert(Slot { stored: old.is_some(), now });
+                    slot.insert(Slot { exists: old.is_some(), now });
                 }
                 Ok(old)
             }
@@ -255,85 +267,58 @@ impl Writer {
         if at >= self.state.databases.len() {
             self.state.databases.resize(at + 1, Database::default());
         }
-        if !self.dirty.contains(&db) {
-            self.dirty.push(db);
-        }
+        self.marks.database(db);
         &mut self.state.databases[at]
     }
 
-    /// Turns the overlay into a write batch and empties it.
-    fn drain(&mut self) -> Result<WriteBatch, Fatal> {
+    /// Moves the overlay into a generation.
+    fn drain(&mut self, generation: &mut Generation) {
+        for ((db, user_key), slot) in self.overlay.drain() {
+            key::write_data(&mut self.raw_key, db, &user_key);
+            match slot {
+                Slot { exists, now: Some(Current { new: Some((header, payload)), digest, .. }) } => {
+                    let mut raw = Vec::with_capacity(value::HEADER + payload.len());
+                    header.write(&payload, &mut raw);
+                    generation.change(&self.raw_key, Some(raw.into()), digest, exists);
+                }
+                Slot { exists: true, now: None } => generation.change(&self.raw_key, None, 0, true),
+                // Set and deleted again before anyone saw it, or still as it was.
+                Slot { exists: false, now: None } | Slot { now: Some(Current { new: None, .. }), .. } => {}
+            }
+        }
+        self.overlay.shrink_to(OVERLAY_KEPT);
+        self.pending_bytes = 0;
+    }
+
+    /// Turns what is pending into a write batch that goes past the layers; with a state, it ends there.
+    fn batch(&mut self, state: Option<Arc<State>>) -> Result<(WriteBatch, Option<Arc<State>>), Fatal> {
         let (data, scan) = (self.live.family(DATA)?, self.live.family(SCAN)?);
         let mut batch = WriteBatch::with_capacity_bytes(self.pending_bytes + 256);
         for db in self.cleared.drain(..) {
             batch.delete_range_cf(data, &[db], &key::after_db(db));
             batch.delete_range_cf(scan, &[db], &key::after_db(db));
         }
-        for ((db, user_key), slot) in self.overlay.drain() {
-            match slot {
-                Slot { stored, now: Some(Current { new: Some((header, payload)), .. }) } => {
-                    key::write_data(&mut self.raw_key, db, &user_key);
-                    header.write(&payload, &mut self.raw_value);
-                    batch.put_cf(data, &self.raw_key, &self.raw_value);
-                    if !stored {
-                        let position = key::position(self.state.seed, &user_key);
-                        key::write_scan(&mut self.raw_key, db, position, &user_key);
-                        batch.put_cf(scan, &self.raw_key, b"");
-                    }
-                }
-                Slot { stored: true, now: None } => {
-                    key::write_data(&mut self.raw_key, db, &user_key);
-                    batch.delete_cf(data, &self.raw_key);
-                    let position = key::position(self.state.seed, &user_key);
-                    key::write_scan(&mut self.raw_key, db, position, &user_key);
-                    batch.delete_cf(scan, &self.raw_key);
-                }
-                // Set and deleted again before it was ever written, or still as stored.
-                Slot { stored: false, now: None } | Slot { now: Some(Current { new: None, .. }), .. } => {}
-            }
+        let mut generation = Generation::default();
+        self.drain(&mut generation);
+        if let Some(state) = &state {
+            generation.end(std::mem::take(&mut self.marks), state.clone());
         }
-        self.overlay.shrink_to(OVERLAY_KEPT);
-        self.pending_bytes = 0;
-        Ok(batch)
+        generation.write_into(&mut batch, &self.live, self.state.seed)?;
+        Ok((batch, state))
     }
+}
 
-    fn put_state(&mut self, batch: &mut WriteBatch) -> Result<(), Fatal> {
-        let meta = self.live.family(META)?;
-        for db in self.dirty.drain(..) {
-            let record = meta::encode_database(&self.state.databases[usize::from(db)]);
-            batch.put_cf(meta, meta::database_key(db), record);
-        }
-        if std::mem::take(&mut self.membership_changed)
-            && let Some((id, bytes)) = &self.state.membership
-        {
-            batch.put_cf(meta, meta::MEMBERSHIP_KEY, meta::encode_membership(*id, bytes));
-        }
-        if std::mem::take(&mut self.seed_is_new) {
-            batch.put_cf(meta, meta::SEED_KEY, self.state.seed.to_le_bytes());
-        }
-        if let Some(id) = self.state.applied {
-            batch.put_cf(meta, meta::APPLIED_KEY, meta::encode_applied(id, self.state.log_time));
-        }
-        Ok(())
+/// What a key adds to counts and digest as it lies beneath a change; `None` if it does not exist.
+fn beneath(live: &Live, raw_key: &[u8], scratch: &mut Vec<u8>) -> Result<Option<Current>, Fatal> {
+    if let Some(row) = live.layers.read().find(raw_key) {
+        let Some(raw) = &row.raw else { return Ok(None) };
+        let (header, _) = split_value(raw)?;
+        return Ok(Some(Current { deadline: header.deadline, digest: row.digest, new: None }));
     }
-
-    /// Writes a batch, waiting while the disk is full.
-    fn write(&mut self, batch: WriteBatch, given_up: impl Fn() -> bool) -> Result<(), Fatal> {
-        self.memtable_bytes += batch.size_in_bytes() + batch.len() * RECORD_OVERHEAD;
-        // The binding takes the batch away with it; a failed one must be written again whole.
-        let mut again = WriteBatch::from_data(batch.data());
-        let mut result = self.live.db.write_opt(batch, &self.no_wal);
-        while let Err(error) = result {
-            let applied = self.state.applied.unwrap_or_default();
-            self.live.bear(&error, &format!("write state up to entry {applied}"), &given_up)?;
-            let next = WriteBatch::from_data(again.data());
-            result = self.live.db.write_opt(std::mem::replace(&mut again, next), &self.no_wal);
-            if result.is_ok() {
-                self.live.set_disk_error(None);
-            }
-        }
-        Ok(())
-    }
+    let raw = live.db.get_pinned_cf(live.family(DATA)?, raw_key);
+    let Some(raw) = raw.map_err(|error| live.failed("read key", &error))? else { return Ok(None) };
+    let (db, user_key) = split_key(raw_key)?;
+    stored(scratch, db, user_key, &raw).map(Some)
 }
 
 /// What a stored row adds to counts and digest.

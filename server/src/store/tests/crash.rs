@@ -81,7 +81,7 @@ fn membership_is_kept_beside_the_applied_id() {
     assert_eq!(node.applier.apply(&[membership, blank]).unwrap(), vec![vec![]; 2]);
     let expected = (Some(id(1)), Some((id(0), bytes("who"))));
     assert_eq!(node.applier.position(), expected);
-    assert_eq!(node.store.view().meta().unwrap().membership, expected.1);
+    assert_eq!(node.store.view().unwrap().meta().membership, expected.1);
     node.applier.flush(true).unwrap();
     assert_eq!(node.crash().applier.position(), expected);
 }
@@ -103,7 +103,7 @@ fn a_checkpoint_carries_the_whole_state_to_another_node() {
 
     let mut to = Node::new();
     to.apply(vec![set("old", "1")]);
-    let old_view = to.store.view();
+    let old_view = to.store.view().unwrap();
     to.applier.install(&path).unwrap();
     assert!(!path.exists(), "moved");
     let databases = fs::read_dir(to.dir.path().join("state")).unwrap().count();
@@ -161,8 +161,8 @@ fn a_seeded_store_has_the_content_of_the_snapshot() {
     let membership = (id(0), bytes("who"));
     let meta = to.applier.seed(records.clone().into_iter().map(Ok), id(40), membership.clone()).unwrap();
     assert_eq!((meta.applied, &meta.membership), (Some(id(40)), &Some(membership)));
-    assert_eq!(meta, to.store.view().meta().unwrap());
-    assert_eq!(meta.databases, from.store.view().meta().unwrap().databases, "counts and digests");
+    assert_eq!(meta, to.store.view().unwrap().meta());
+    assert_eq!(meta.databases, from.store.view().unwrap().meta().databases, "counts and digests");
     let mut to = to.crash();
     assert_eq!(content(&to.store), records);
     assert_eq!(scan(&to.store, 3, 10), [bytes("b")]);

@@ -97,8 +97,8 @@ pub(super) fn digest_of(records: &[Record], db: DbIndex) -> u128 {
 
 /// All records, after checking that counts and digests of the view fit them.
 pub(super) fn content(store: &Store) -> Vec<Record> {
-    let view = store.view();
-    let meta = view.meta().unwrap();
+    let view = store.view().unwrap();
+    let meta = view.meta();
     let records: Vec<Record> = view.records().map(Result::unwrap).collect();
     for (db, stats) in (0..).zip(&meta.databases) {
         let of_db = || records.iter().filter(|record| record.db == db);

@@ -313,7 +313,7 @@ proptest! {
         }
         prop_assert_eq!(whole, parts);
         prop_assert_eq!(content(&one.store), content(&other.store));
-        prop_assert_eq!(one.store.view().meta().unwrap(), other.store.view().meta().unwrap());
+        prop_assert_eq!(one.store.view().unwrap().meta(), other.store.view().unwrap().meta());
         prop_assert_eq!(scan(&one.store, 0, 3), scan(&other.store, 0, 3));
     }
 }

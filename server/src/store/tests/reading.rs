@@ -6,13 +6,12 @@ use super::*;
 fn a_view_keeps_its_point_in_time_and_may_go_to_another_thread() {
     let mut node = Node::new();
     node.apply(vec![set("a", "1"), set("b", "2")]);
-    let view = node.store.view();
-    let (meta, before) = (view.meta().unwrap(), content(&node.store));
+    let view = node.store.view().unwrap();
+    let (meta, before) = (view.meta(), content(&node.store));
     node.apply(vec![set("a", "3"), Op::FlushAll, set("c", "4")]);
     node.applier.flush(true).unwrap();
-    let seen = std::thread::spawn(move || {
-        (view.meta().unwrap(), view.records().map(Result::unwrap).collect::<Vec<_>>())
-    });
+    let seen =
+        std::thread::spawn(move || (view.meta(), view.records().map(Result::unwrap).collect::<Vec<_>>()));
     assert_eq!(seen.join().unwrap(), (meta, before));
     assert_eq!(content(&node.store).len(), 1);
 }
