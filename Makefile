@@ -64,7 +64,7 @@ gen: setup-build
 # Once per release: what later versions must be able to read.
 fixtures: setup-test
 	$(CARGO) build -p kvnode-server
-	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test -p kvnode-tests --test e2e -- --ignored write_those_of_this_version
+	KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_FIXTURES_INTO=$(CURDIR)/tests/fixtures $(CARGO) test -p kvnode-tests --test e2e -- those_of_this_version_can_be_written
 
 bench: setup-bench build
 	$(CARGO) build --release -p kvnode-tests --bin bench
