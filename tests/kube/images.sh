@@ -21,12 +21,15 @@ mkdir -p "$images"
 
 image() { python3 -B "$here/bed/image.py" "$@"; }
 
+# newer FILE OTHER: by the time of the last change
+newer() { [ -n "$(find "$1" -newer "$2")" ]; }
+
 # stale ARCHIVE SOURCE...: the archive is missing or older than a source or than what makes it
 stale() {
   archive=$1
   shift
   for source in "$@" "$here/bed/image.py" "$here/images.sh"; do
-    if [ ! -f "$archive" ] || [ "$source" -nt "$archive" ]; then return 0; fi
+    if [ ! -f "$archive" ] || newer "$source" "$archive"; then return 0; fi
   done
   return 1
 }
@@ -48,9 +51,8 @@ make_server() {
   stale "$images/server.tar" "$server" || return 0
   program=$(slim "$server")
   for tag in "$version" "$version-next"; do
-    name=server
-    [ "$tag" = "$version" ] || name=server-next
-    image "kvnode-server:$tag" "$images/$name.tar" --program "$program=/usr/local/bin/kvnode-server" \
+    archive=$images/server${tag#"$version"}.tar
+    image "kvnode-server:$tag" "$archive" --program "$program=/usr/local/bin/kvnode-server" \
       --entrypoint /usr/local/bin/kvnode-server --directory /data:65532 --label "org.opencontainers.image.version=$tag"
   done
   rm "$program"
@@ -83,7 +85,7 @@ import() {
   await 100 ctr_on "$1" version || fail "containerd of n$1 does not answer; see $log/containerd-n$1.log"
   for archive in "$images"/*.tar; do
     done_file=$var/n$1/imported-$(basename "$archive")
-    if [ "$done_file" -nt "$archive" ]; then continue; fi
+    if [ -f "$done_file" ] && newer "$done_file" "$archive"; then continue; fi
     ctr_on "$1" images import "$archive" >/dev/null
     touch "$done_file"
   done

@@ -47,9 +47,9 @@ alive() {
   [ -n "$pid" ] && [ "$(born_at "$pid")" = "$born" ]
 }
 
-# born_at PID: start time of a process in ticks since boot; empty if there is none.
+# born_at PID: start time of a process in ticks since boot; empty if there is none or it has ended and waits for its parent.
 born_at() {
-  sed 's/^.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20
+  sed -n 's/^.*) \([^ZX].*\)/\1/p' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20
 }
 
 # start NAME NAMESPACE COMMAND...: unless it runs already. Its log is log/NAME.log, its pid run/NAME.pid.
@@ -62,13 +62,12 @@ start() {
   echo "$! $(born_at $!)" >"$run/$name.pid"
 }
 
-# stop NAME: asks, waits 5 s, insists.
+# stop NAME: at once. What it would tidy up at a gentler end is removed by down.sh.
 stop() {
   if alive "$1"; then
     read -r pid _ <"$run/$1.pid"
-    kill "$pid" 2>/dev/null || true
-    await 50 gone "$1" || kill -9 "$pid" 2>/dev/null || true
-    await 20 gone "$1" || true
+    kill -9 "$pid" 2>/dev/null || true
+    await 50 gone "$1" || fail "$1 (process $pid) does not end"
   fi
   rm -f "$run/$1.pid"
 }
@@ -110,8 +109,8 @@ groups_of() {
     return
   fi
   for hierarchy in /sys/fs/cgroup/*/; do
-    # A symbolic link (cpu -> cpu,cpuacct) is the same hierarchy again; `unified` is version 2's, without controllers.
-    if [ ! -L "${hierarchy%/}" ] && [ -f "$hierarchy/tasks" ]; then echo "$hierarchy$(node_space "$1")"; fi
+    # A symbolic link (cpu -> cpu,cpuacct) is the same hierarchy again; `unified` is version 2's, which runc uses as well.
+    if [ ! -L "${hierarchy%/}" ] && [ -f "$hierarchy/cgroup.procs" ]; then echo "$hierarchy$(node_space "$1")"; fi
   done
 }
 
