@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kube-load run ADDR PORT       writes w:1, w:2, ... to ADDR; answers questions on 127.0.0.1:PORT
-//! kube-load ask PORT WORD       one question, one line of JSON: mark | verify
+//! kube-load ask PORT WORD       one question, one line of JSON: count | mark | verify
 //! kube-load fill ADDR MIB       MIB mebibytes in values of 64 KiB, once
 //! ```
 //!
@@ -32,7 +32,7 @@ async fn main() -> Result<()> {
         ["run", addr, port] => run(addr, port.parse()?).await,
         ["ask", port, word] => ask(port.parse()?, word).await,
         ["fill", addr, mebibytes] => fill(addr, mebibytes.parse()?).await,
-        _ => bail!("usage: kube-load run ADDR PORT | ask PORT mark|verify | fill ADDR MIB"),
+        _ => bail!("usage: kube-load run ADDR PORT | ask PORT count|mark|verify | fill ADDR MIB"),
     }
 }
 
@@ -59,6 +59,7 @@ async fn answer(listener: &TcpListener, addr: &str, shared: &Shared) -> Result<(
         let mut word = String::new();
         stream.read_line(&mut word).await?;
         let text = match word.trim() {
+            "count" => shared.acknowledged().len().to_string(),
             "mark" => serde_json::to_string(&shared.mark())?,
             "verify" => match verify(addr, &shared.acknowledged()).await {
                 Ok(verdict) => verdict,
