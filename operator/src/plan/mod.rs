@@ -7,8 +7,9 @@
 //!    |  membership.rs  join, promote, remove, replace
 //!    |  rollout.rs     new revisions, followers first, the leader last
 //!    |  storage.rs     grow, retire, give up
+//!    |  decide.rs      the order of all these; the one step
 //!    |  exposure.rs    labels behind the leader and read Services
-//!    |  conditions.rs, status.rs, events.rs   what users read
+//!    |  conditions.rs, status.rs, events.rs, outline.rs   what users read
 //!    v
 //! Plan { children, volumes, labels, live, step, status, events, requeue }
 //! ```
@@ -25,16 +26,29 @@
 //! - A volume is deleted only if the node whose data it holds is no member.
 //! - The same plan comes out of the same input; a settled cluster gives no step.
 
+mod conditions;
+mod decide;
+mod events;
+pub mod exposure;
+mod formation;
+mod membership;
+mod outline;
+mod rollout;
+mod status;
 mod step;
+mod storage;
+mod view;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use step::{Blocker, Step, Wait};
-
+pub use self::step::{Blocker, Step, Wait};
 use jiff::Timestamp;
+use kvnode_api::status::Phase as NodePhase;
 
-use crate::build::Children;
+use self::decide::decide;
+use self::view::View;
+use crate::build::{Children, build, config_map, labels};
 use crate::crd::KvCluster;
 use crate::crd::reason::EventReason;
 use crate::crd::status::KvClusterStatus;
@@ -118,26 +132,81 @@ pub struct Note {
 /// Plans one pass.
 #[must_use]
 pub fn plan(cluster: &Cluster, observed: &Observed, now: Timestamp) -> Plan {
-    let _ = (cluster, now);
-    idle(observed)
+    let view = View::new(cluster, observed);
+    let built = build(cluster, &observed.sets, decide::sizes(&view));
+    let mut decision = decide(&view, &built, now);
+    let only_shown = observed.annotations.get(labels::PLAN).map(String::as_str) == Some("show");
+    let held = cluster.spec.paused || only_shown;
+    let outline = if only_shown { outline::steps(&view, &built, &decision) } else { Vec::new() };
+    if held && decision.step != Step::Settled {
+        decision.hold(if cluster.spec.paused { "paused" } else { "plan only" });
+    }
+    let mut status = status::status(&view, &built, &decision, now);
+    status.plan = outline;
+    let events = events::since(&observed.recorded, &status, observed.handover.as_ref());
+    let untouched = held || !observed.taken.is_empty();
+    let requeue = pace(&decision.step);
+    Plan {
+        children: (!untouched).then(|| Box::new(built.children)),
+        volumes: if untouched { Vec::new() } else { storage::changes(&view) },
+        labels: exposure::labels(cluster, observed),
+        live: if untouched { Vec::new() } else { live(cluster, observed) },
+        step: decision.step,
+        status,
+        events,
+        requeue,
+    }
 }
 
 /// The plan for a spec that is wrong: nothing is touched, the status lists the faults.
 #[must_use]
 pub fn invalid(object: &KvCluster, observed: &Observed, faults: &Invalid, now: Timestamp) -> Plan {
-    let _ = (object, faults, now);
-    idle(observed)
-}
-
-fn idle(observed: &Observed) -> Plan {
+    let generation = object.metadata.generation.unwrap_or_default();
+    let status = status::invalid(&observed.recorded, generation, &faults.faults, now);
+    let events = events::since(&observed.recorded, &status, None);
+    let message = "the spec is wrong".to_owned();
     Plan {
         children: None,
         volumes: Vec::new(),
         labels: Vec::new(),
         live: Vec::new(),
-        step: Step::Settled,
-        status: observed.recorded.clone(),
-        events: Vec::new(),
-        requeue: Duration::from_secs(15),
+        step: Step::Wait(Wait { blocker: Blocker::Person, message }),
+        status,
+        events,
+        requeue: PACE_STEADY,
     }
+}
+
+const PACE_STEADY: Duration = Duration::from_secs(15);
+const PACE_GATE: Duration = Duration::from_secs(2);
+const PACE_PROGRESS: Duration = Duration::from_secs(1);
+
+/// When to look again. Changes of objects and of leaders come through watches, earlier.
+fn pace(step: &Step) -> Duration {
+    match step {
+        Step::Settled => PACE_STEADY,
+        Step::Wait(wait) => match wait.blocker {
+            Blocker::InProgress => PACE_PROGRESS,
+            Blocker::Gate | Blocker::NoQuorum => PACE_GATE,
+            Blocker::Person | Blocker::Identity | Blocker::Paused => PACE_STEADY,
+        },
+        _ => Duration::ZERO,
+    }
+}
+
+/// Running nodes that do not have the live settings yet.
+fn live(cluster: &Cluster, observed: &Observed) -> Vec<LiveChange> {
+    let (log_filter, hash) = config_map::live(cluster);
+    let runs = |phase| matches!(phase, NodePhase::Running | NodePhase::Recovering | NodePhase::Unformed);
+    let pods = observed.pods.values().filter(|pod| {
+        let old = pod.annotations.get(labels::LIVE_CONFIG) != Some(&hash);
+        old && !pod.deleting && pod.node.status().is_some_and(|status| runs(status.phase))
+    });
+    pods.map(|pod| LiveChange {
+        pod: pod.name.clone(),
+        uid: pod.uid.clone(),
+        log_filter: log_filter.clone(),
+        hash: hash.clone(),
+    })
+    .collect()
 }
