@@ -13,5 +13,6 @@ mod pipelining;
 mod snapshots;
 mod startup;
 mod stopping;
+mod voters;
 
 mod words;

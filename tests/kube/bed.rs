@@ -17,7 +17,8 @@ impl Bed {
     pub(crate) fn of(kubeconfig: &Path) -> Option<Self> {
         let ours = kubeconfig.ends_with("bed/pki/admin.kubeconfig");
         let run = PathBuf::from(std::env::var_os("KUBE_BED_RUN").unwrap_or_else(|| "/run/kvbed".into()));
-        (ours && run.join("apiserver.pid").exists() && rustix::process::geteuid().is_root()).then_some(Self { run })
+        (ours && run.join("apiserver.pid").exists() && rustix::process::geteuid().is_root())
+            .then_some(Self { run })
     }
 
     /// Stops a program of the bed where it stands, until the answer is dropped.

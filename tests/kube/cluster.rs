@@ -112,7 +112,11 @@ impl Kv {
     /// The pod that leads, as the nodes say.
     pub(crate) fn leader(&self) -> Result<String> {
         let addr = self.redis("RAFTLEADER")?;
-        addr.split('.').next().filter(|pod| pod.starts_with(&self.name)).map(str::to_owned).context(addr.clone())
+        addr.split('.')
+            .next()
+            .filter(|pod| pod.starts_with(&self.name))
+            .map(str::to_owned)
+            .context(addr.clone())
     }
 
     /// Members as redis-cli shows them: address and role.

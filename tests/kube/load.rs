@@ -88,7 +88,10 @@ impl Load {
         let answer = self.kubectl.exec(&self.pod, &["kube-load", "ask", "7000", "verify"])?;
         let answer: Json = serde_json::from_str(&answer).with_context(|| answer.clone())?;
         ensure!(answer["error"].is_null(), "{answer}");
-        ensure!(answer["missing"].as_array().is_some_and(Vec::is_empty), "acknowledged writes are lost: {answer}");
+        ensure!(
+            answer["missing"].as_array().is_some_and(Vec::is_empty),
+            "acknowledged writes are lost: {answer}"
+        );
         let count = answer["acknowledged"].as_u64().context("acknowledged")?;
         println!("    {count} acknowledged writes, none lost");
         Ok(count)

@@ -45,9 +45,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let chosen = SCENARIOS
-        .iter()
-        .filter(|scenario| words.is_empty() || words.iter().any(|word| scenario.name.contains(word.as_str())));
+    let chosen = SCENARIOS.iter().filter(|scenario| {
+        words.is_empty() || words.iter().any(|word| scenario.name.contains(word.as_str()))
+    });
     let (mut passed, mut failed) = (0, Vec::new());
     for scenario in chosen {
         println!("--- {}", scenario.name);

@@ -33,8 +33,9 @@ pub(crate) struct Stage {
 impl Stage {
     /// Finds a Kubernetes and the tools.
     pub(crate) fn find() -> Result<Self> {
-        let kubeconfig = std::env::var_os("KUBECONFIG")
-            .context("KUBECONFIG is not set, so there is no Kubernetes to test on; make kube-test makes one")?;
+        let kubeconfig = std::env::var_os("KUBECONFIG").context(
+            "KUBECONFIG is not set, so there is no Kubernetes to test on; make kube-test makes one",
+        )?;
         let kubectl = tool::find("kubectl").context("kubectl is not installed")?;
         let helm = tool::find("helm").context("helm is not installed")?;
         let kubectl = Kubectl { program: kubectl, namespace: "default".into() };
@@ -165,7 +166,8 @@ impl Stage {
     pub(crate) fn clear(&self) {
         if std::env::var_os("KVNODE_KUBE_KEEP").is_none() {
             let namespace = self.namespace();
-            let _ = self.kubectl.run(&["delete", "namespace", &namespace, "--ignore-not-found", "--wait=false"]);
+            let _ =
+                self.kubectl.run(&["delete", "namespace", &namespace, "--ignore-not-found", "--wait=false"]);
         }
     }
 }

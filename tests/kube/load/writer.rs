@@ -42,8 +42,16 @@ impl Shared {
     /// Tells the phase and begins the next one.
     pub(crate) fn mark(&self) -> Json {
         self.with(|phase, all| {
-            let Phase { acknowledged, errors, unknown, connects, refused, samples, longest, longest_began_ms } =
-                std::mem::take(phase);
+            let Phase {
+                acknowledged,
+                errors,
+                unknown,
+                connects,
+                refused,
+                samples,
+                longest,
+                longest_began_ms,
+            } = std::mem::take(phase);
             json!({
                 "acknowledged": acknowledged, "total": all.len(), "errors": errors, "unknown": unknown,
                 "connects": connects, "refused": refused, "samples": samples,

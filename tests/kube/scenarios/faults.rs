@@ -72,7 +72,8 @@ impl Watch {
         // Ends with the child.
         std::thread::spawn(move || {
             for line in std::io::BufRead::lines(std::io::BufReader::new(stdout)).map_while(Result::ok) {
-                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let now =
+                    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
                 let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
                 into.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((now, line));
             }
@@ -119,7 +120,8 @@ pub(crate) async fn volume_lost(stage: &Stage) -> Result<()> {
 
 fn node_id(cart: &Kv, pod: &str) -> Result<String> {
     let url = format!("http://{pod}.{}-raft:24920/v1/status", cart.name);
-    let status: Json = serde_json::from_str(&cart.kubectl.exec("clients", &["curl", "-sf", "-m", "5", &url])?)?;
+    let status: Json =
+        serde_json::from_str(&cart.kubectl.exec("clients", &["curl", "-sf", "-m", "5", &url])?)?;
     status["node_id"].as_str().map(str::to_owned).with_context(|| status.to_string())
 }
 
@@ -197,7 +199,8 @@ pub(crate) async fn node_cut_off(stage: &Stage) -> Result<()> {
     ensure!(told.contains(&pod), "the message does not name {pod}: {told}");
     until("the cluster serves", Duration::from_secs(30), async || {
         let ip = cart.kubectl.get("service cart").map(|service| text(&service["spec"]["clusterIP"]));
-        let set = |ip: &str| tool::run(Command::new("redis-cli").args(["-t", "2", "-h", ip, "SET", "cut", "1"]));
+        let set =
+            |ip: &str| tool::run(Command::new("redis-cli").args(["-t", "2", "-h", ip, "SET", "cut", "1"]));
         ip.is_ok_and(|ip| set(&ip).is_ok_and(|said| said.trim() == "OK"))
     })
     .await?;

@@ -37,7 +37,10 @@ pub(crate) async fn quick_start_by_kubectl(stage: &Stage) -> Result<()> {
     let explained = kubectl.run(&["explain", "kvc.spec.replicas"])?;
     ensure!(explained.contains("Default: 3"), "{explained}");
     kubectl.run(&["delete", "kvcluster/cart", "--wait=true"])?;
-    until("the pods are gone", Duration::from_mins(2), async || cart.pods().is_ok_and(|pods| pods.is_empty())).await?;
+    until("the pods are gone", Duration::from_mins(2), async || {
+        cart.pods().is_ok_and(|pods| pods.is_empty())
+    })
+    .await?;
     ensure!(kubectl.list("pvc")?.len() == 3, "the volumes outlive the KvCluster");
     // The definitions stay: other scenarios use them. The namespace goes, Helm makes its own.
     kubectl.run(&["delete", "namespace", crate::stage::SYSTEM, "--wait=true"])?;
@@ -49,7 +52,9 @@ pub(crate) async fn quick_start_by_kubectl(stage: &Stage) -> Result<()> {
 
 /// Every child that a user may rely on is there, and pods are spread.
 fn children(cart: &Kv) -> Result<()> {
-    for child in ["statefulset cart", "service cart", "service cart-leader", "service cart-read", "service cart-raft"] {
+    for child in
+        ["statefulset cart", "service cart", "service cart-leader", "service cart-read", "service cart-raft"]
+    {
         cart.kubectl.get(child).with_context(|| child.to_owned())?;
     }
     let budget = cart.kubectl.get("poddisruptionbudget cart")?;
@@ -104,7 +109,8 @@ pub(crate) async fn helm_installs_upgrades_and_leaves(stage: &Stage) -> Result<(
     shop.ready(3).await?;
     ensure!(shop.lives()? == before, "data pods were replaced");
     stage.helm(&["uninstall", "shop", "--namespace", &namespace, "--wait"])?;
-    until("the pods are gone", Duration::from_mins(2), async || shop.pods().is_ok_and(|pods| pods.is_empty())).await
+    until("the pods are gone", Duration::from_mins(2), async || shop.pods().is_ok_and(|pods| pods.is_empty()))
+        .await
 }
 
 /// Indented, for a report.

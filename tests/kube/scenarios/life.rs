@@ -45,7 +45,10 @@ pub(crate) async fn created_and_served(stage: &Stage) -> Result<()> {
     let version = object["metadata"]["resourceVersion"].clone();
     let load = Load::start(stage, "cart:6379").await?;
     load.progress(2000).await?;
-    ensure!(cart.object()?["metadata"]["resourceVersion"] == version, "the status is written in a steady state");
+    ensure!(
+        cart.object()?["metadata"]["resourceVersion"] == version,
+        "the status is written in a steady state"
+    );
     load.mark()?.without_failure()
 }
 
@@ -62,8 +65,10 @@ pub(crate) async fn scaled_up_and_down(stage: &Stage) -> Result<()> {
         phase.without_failure()?;
         let members = cart.members()?;
         ensure!(members.len() as u64 == size, "{members:?}");
-        until("surplus pods are gone", PATIENCE, async || cart.pods().is_ok_and(|pods| pods.len() as u64 == size))
-            .await?;
+        until("surplus pods are gone", PATIENCE, async || {
+            cart.pods().is_ok_and(|pods| pods.len() as u64 == size)
+        })
+        .await?;
     }
     load.verify()?;
     Ok(())
@@ -84,7 +89,8 @@ pub(crate) async fn hibernated_and_woken(stage: &Stage) -> Result<()> {
     cart.ready(3).await?;
     println!("    awake in {:.1} s", began.elapsed().as_secs_f64());
     ensure!(cart.redis("GET kept")? == "yes", "the data is gone");
-    let addrs = |members: &[(String, String)]| members.iter().map(|(addr, _)| addr.clone()).collect::<Vec<_>>();
+    let addrs =
+        |members: &[(String, String)]| members.iter().map(|(addr, _)| addr.clone()).collect::<Vec<_>>();
     ensure!(addrs(&cart.members()?) == addrs(&before), "the membership changed");
     Ok(())
 }

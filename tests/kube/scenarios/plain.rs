@@ -26,7 +26,8 @@ pub(crate) async fn plain_pods_form_a_cluster(stage: &Stage) -> Result<()> {
     let body = json!({ "members": [member(0), member(1), member(2)] }).to_string();
     let url = "http://plain-0.plain-raft:24920/v1/initialize";
     let form = ["curl", "-sf", "-m", "20", "-H", "content-type: application/json", "-d", &body, url];
-    until("the cluster is founded", Duration::from_mins(1), async || kubectl.exec("clients", &form).is_ok()).await?;
+    until("the cluster is founded", Duration::from_mins(1), async || kubectl.exec("clients", &form).is_ok())
+        .await?;
     let all_ready = async || {
         let pods = kubectl.list("pods --selector app=plain").unwrap_or_default();
         pods.len() == 3 && pods.iter().all(pod_ready)

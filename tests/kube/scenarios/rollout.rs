@@ -16,10 +16,9 @@ pub(crate) async fn settings_and_image_roll(stage: &Stage) -> Result<()> {
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
     let load = Load::start(stage, "cart:6379").await?;
     let next = stage.next_image();
-    for (what, change) in [
-        ("setting", json!({ "config": { "clients_max": "5000" } })),
-        ("image", json!({ "image": next })),
-    ] {
+    for (what, change) in
+        [("setting", json!({ "config": { "clients_max": "5000" } })), ("image", json!({ "image": next }))]
+    {
         let before = cart.lives()?;
         let began = Instant::now();
         cart.change(&change)?;
@@ -47,7 +46,9 @@ pub(crate) async fn a_bad_image_is_superseded(stage: &Stage) -> Result<()> {
     cart.change(&json!({ "image": "kvnode-server:no-such-version", "imagePullPolicy": "Never" }))?;
     until("one pod cannot start", PATIENCE, async || {
         cart.pods().is_ok_and(|pods| {
-            let waits = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].is_object();
+            let waits = |pod: &serde_json::Value| {
+                pod["status"]["containerStatuses"][0]["state"]["waiting"].is_object()
+            };
             pods.iter().any(waits)
         })
     })
