@@ -34,7 +34,8 @@ async fn set(cluster: &Cluster, node: usize, voters: &BTreeSet<String>) -> Resul
 fn one_change_takes_three_voters_to_five_and_to_three_others() {
     scenario(3, &[], async |cluster| {
         let leader = cluster.leader().await?;
-        let writer = Writer::start(vec![cluster.nodes[cluster.followers().await?[0]].addr().to_owned()]);
+        let follower = cluster.followers().await?[0];
+        let writer = Writer::start(vec![cluster.nodes[follower].addr().to_owned()]);
         writer.progress(100).await?;
         // Else an empty directory on loopback founds a cluster of its own.
         cluster.flags = vec!["--formation".into(), "wait".into()];

@@ -77,6 +77,11 @@ impl Stage {
         self.namespace.borrow().clone()
     }
 
+    /// True if the images come from somebody's registry.
+    pub(crate) fn has_registry(&self) -> bool {
+        !self.registry.is_empty()
+    }
+
     /// An image at the version under test.
     pub(crate) fn image(&self, name: &str) -> String {
         format!("{}{name}:{VERSION}", self.registry)
@@ -116,6 +121,9 @@ impl Stage {
 
     /// The operator by its chart with these values; waits until its pods are ready.
     pub(crate) fn install(&self, values: &[&str]) -> Result<()> {
+        if self.helm(&["status", "kvnode-operator", "--namespace", SYSTEM]).is_err() {
+            self.make_room()?;
+        }
         let repository = format!("image.repository={}kvnode-operator", self.registry);
         let server = format!("serverImage={}", self.image("kvnode-server"));
         let mut args = vec!["upgrade", "--install", "kvnode-operator", "charts/kvnode-operator"];
@@ -125,6 +133,21 @@ impl Stage {
             args.extend(["--set", value]);
         }
         self.helm(&args).map(drop)
+    }
+
+    /// Removes an operator that came by kubectl, and lets Helm take over the definitions, which stay with all KvClusters.
+    pub(crate) fn make_room(&self) -> Result<()> {
+        self.kubectl.run(&["delete", "namespace", SYSTEM, "--ignore-not-found", "--wait=true"])?;
+        let ours = "app.kubernetes.io/name=kvnode-operator";
+        self.kubectl.run(&["delete", "clusterrole,clusterrolebinding", "--selector", ours])?;
+        let crds = self.kubectl.run(&["get", "crd", "--output", "name"])?;
+        for crd in crds.lines().filter(|crd| crd.ends_with(".kvnode.dev")) {
+            let space = format!("meta.helm.sh/release-namespace={SYSTEM}");
+            let name = "meta.helm.sh/release-name=kvnode-operator";
+            self.kubectl.run(&["annotate", "--overwrite", crd, name, &space])?;
+            self.kubectl.run(&["label", "--overwrite", crd, "app.kubernetes.io/managed-by=Helm"])?;
+        }
+        Ok(())
     }
 
     /// The operator as most scenarios want it.

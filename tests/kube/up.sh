@@ -6,12 +6,16 @@
 #   NODE_GRACE=20s      silence after which a node is NotReady
 #   ETCD_NO_FSYNC=true  the control plane's own store does not sync; the nodes' disks do
 #
-# It says at its end how to talk to it. `tests/kube/down.sh` removes everything again. The host reaches the API, pods and
+# `up.sh --kubeconfig` only prints the path of the way in. It says at its end how to talk to it. `tests/kube/down.sh` removes everything again. The host reaches the API, pods and
 # services directly. Not here: an enforcer of NetworkPolicy, a cloud's load balancers, volumes that really grow.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
+if [ "${1:-}" = --kubeconfig ]; then
+  echo "$kubeconfig"
+  exit 0
+fi
 [ "$(id -u)" = 0 ] || fail "network namespaces and containers need root: run it with sudo -E"
 bin=$("$here/tools.sh")
 PATH=$bin:/usr/sbin:/sbin:$PATH

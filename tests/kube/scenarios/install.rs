@@ -22,7 +22,10 @@ pub(crate) async fn quick_start_by_kubectl(stage: &Stage) -> Result<()> {
     let kubectl = stage.kubectl();
     let file = |name: &str| repository().join("deploy").join(name).display().to_string();
     let _ = stage.helm(&["uninstall", "kvnode-operator", "--namespace", crate::stage::SYSTEM, "--wait"]);
-    kubectl.run(&["apply", "--server-side", "--force-conflicts", "--filename", &file("install.yaml")])?;
+    stage.make_room()?;
+    // --force-conflicts: the definitions that an earlier run of Helm has left.
+    let apply = ["apply", "--server-side", "--force-conflicts", "--filename"];
+    stage.system().run(&[&apply[..], &[file("install.yaml").as_str()]].concat())?;
     let rollout = ["rollout", "status", "deployment/kvnode-operator", "--timeout=120s"];
     stage.system().run(&rollout)?;
     kubectl.run(&["apply", "--filename", &file("examples/minimal.yaml")])?;
@@ -42,12 +45,7 @@ pub(crate) async fn quick_start_by_kubectl(stage: &Stage) -> Result<()> {
     })
     .await?;
     ensure!(kubectl.list("pvc")?.len() == 3, "the volumes outlive the KvCluster");
-    // The definitions stay: other scenarios use them. The namespace goes, Helm makes its own.
-    kubectl.run(&["delete", "namespace", crate::stage::SYSTEM, "--wait=true"])?;
-    let ours = "clusterrole,clusterrolebinding --selector app.kubernetes.io/name=kvnode-operator";
-    let mut args = vec!["delete"];
-    args.extend(ours.split(' '));
-    kubectl.run(&args).map(drop)
+    stage.make_room()
 }
 
 /// Every child that a user may rely on is there, and pods are spread.
@@ -75,15 +73,6 @@ fn children(cart: &Kv) -> Result<()> {
 
 /// Install, upgrade, uninstall: no data pod restarts, and clusters outlive the operator.
 pub(crate) async fn helm_installs_upgrades_and_leaves(stage: &Stage) -> Result<()> {
-    // The definitions of the quick start belong to kubectl; Helm takes them over.
-    for crd in ["kvclusters.kvnode.dev", "kvbackups.kvnode.dev"] {
-        let system = crate::stage::SYSTEM;
-        let kubectl = stage.kubectl();
-        let release = format!("meta.helm.sh/release-namespace={system}");
-        let notes = ["meta.helm.sh/release-name=kvnode-operator", release.as_str(), "--overwrite"];
-        let _ = kubectl.run(&[&["annotate", "crd", crd][..], &notes].concat());
-        let _ = kubectl.run(&["label", "crd", crd, "app.kubernetes.io/managed-by=Helm", "--overwrite"]);
-    }
     stage.operator().await?;
     let namespace = stage.namespace();
     let made = ["--namespace", namespace.as_str(), "--set", "spec.storage.size=1Gi"];

@@ -41,14 +41,15 @@ pub(crate) async fn created_and_served(stage: &Stage) -> Result<()> {
     let object = cart.object()?;
     ensure!(object["status"]["leader"]["pod"] == cart.leader()?.as_str(), "{}", object["status"]["leader"]);
     ensure!(object["status"]["members"].as_array().is_some_and(|all| all.len() == 3), "{}", object["status"]);
-    // Nothing happens to a cluster at rest: its object is not written.
-    let version = object["metadata"]["resourceVersion"].clone();
+    // Nothing happens to a cluster at rest: its object is not written while clients write. A machine that is too busy to
+    // answer probes is not at rest.
     let load = Load::start(stage, "cart:6379").await?;
-    load.progress(2000).await?;
-    ensure!(
-        cart.object()?["metadata"]["resourceVersion"] == version,
-        "the status is written in a steady state"
-    );
+    eventually("nothing is written to the object in a steady state", PATIENCE, async || {
+        let before = cart.object()?["metadata"]["resourceVersion"].clone();
+        load.progress(2000).await?;
+        Ok((cart.object()?["metadata"]["resourceVersion"] == before).then_some(()))
+    })
+    .await?;
     load.mark()?.without_failure()
 }
 

@@ -5,6 +5,7 @@ mod install;
 mod life;
 mod plain;
 mod rollout;
+mod runbook;
 
 use std::pin::Pin;
 
@@ -48,4 +49,5 @@ scenarios![
     faults::operator_killed_while_scaling,
     faults::api_server_away,
     faults::node_cut_off,
+    runbook::runbook_as_written,
 ];
