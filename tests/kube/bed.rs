@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use kvnode_tests::tool;
+use serde_json::Value as Json;
 
 /// The bed, if `KUBECONFIG` names it and we may touch it.
 pub(crate) struct Bed {
@@ -28,6 +29,26 @@ impl Bed {
         let pid = text.split(' ').next().unwrap_or_default().to_owned();
         signal("-STOP", &pid)?;
         Ok(Frozen { pid })
+    }
+
+    /// Kills the first container of a pod with SIGKILL: no goodbye, no preStop.
+    pub(crate) fn kill(&self, pod: &Json) -> Result<()> {
+        let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+        let node = text(&pod["spec"]["nodeName"]);
+        let id = text(&pod["status"]["containerStatuses"][0]["containerID"]);
+        let id = id.strip_prefix("containerd://").context("containerID")?;
+        let socket = self.run.join(format!("{node}.sock"));
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(socket).args([
+            "--namespace",
+            "k8s.io",
+            "task",
+            "kill",
+            "--signal",
+            "SIGKILL",
+            id,
+        ]);
+        tool::run(&mut command).map(drop)
     }
 
     /// Cuts a Kubernetes node off the network, until the answer is dropped.

@@ -21,7 +21,7 @@ pub(crate) struct Kv {
 impl Kv {
     /// Makes one, and the pod of clients beside it, and waits until it is ready.
     pub(crate) async fn create(stage: &Stage, name: &str, spec: &Json) -> Result<Self> {
-        stage.clients().await?;
+        stage.clients()?;
         let cluster = Self { name: name.to_owned(), kubectl: stage.kubectl() };
         cluster.apply(spec)?;
         cluster.ready(spec["replicas"].as_u64().unwrap_or(3)).await?;
@@ -123,7 +123,7 @@ impl Kv {
     pub(crate) fn members(&self) -> Result<Vec<(String, String)>> {
         let text = self.redis("RAFTPEERS")?;
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        ensure!(lines.len() % 2 == 0, "{text}");
+        ensure!(lines.len().is_multiple_of(2), "{text}");
         Ok(lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect())
     }
 

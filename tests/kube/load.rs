@@ -23,22 +23,18 @@ pub(crate) struct Phase {
     pub(crate) unknown: u64,
     pub(crate) connects: u64,
     pub(crate) gap: Duration,
-    /// When the longest gap ended, Unix milliseconds.
-    pub(crate) gap_end_ms: u64,
     pub(crate) samples: String,
 }
 
 impl Phase {
     fn read(answer: &Json) -> Result<Self> {
         let number = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
-        let gap_ms = number("gap_ms")?;
         Ok(Self {
             acknowledged: number("acknowledged")?,
             errors: number("errors")?,
             unknown: number("unknown")?,
             connects: number("connects")?,
-            gap: Duration::from_millis(gap_ms),
-            gap_end_ms: number("gap_began_ms")? + gap_ms,
+            gap: Duration::from_millis(number("gap_ms")?),
             samples: answer["samples"].to_string(),
         })
     }
@@ -75,7 +71,7 @@ impl Load {
     pub(crate) async fn progress(&self, more: u64) -> Result<()> {
         let first = self.count()?;
         let enough = async || Ok((self.count()? >= first + more).then_some(()));
-        eventually("the writer gets on", Duration::from_secs(60), enough).await
+        eventually("the writer gets on", Duration::from_mins(1), enough).await
     }
 
     fn count(&self) -> Result<u64> {

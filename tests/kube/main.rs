@@ -35,7 +35,9 @@ const DEADLINE: Duration = Duration::from_mins(12);
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     if std::env::args().any(|word| word == "--list") {
-        SCENARIOS.iter().for_each(|scenario| println!("{}: test", scenario.name));
+        for scenario in SCENARIOS {
+            println!("{}: test", scenario.name);
+        }
         return ExitCode::SUCCESS;
     }
     let stage = match Stage::find() {

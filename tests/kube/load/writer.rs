@@ -66,7 +66,7 @@ impl Shared {
         self.with(|_, all| all.clone())
     }
 
-    fn sample(&self, text: String) {
+    fn sample(&self, text: &str) {
         self.with(|phase, _| {
             if phase.samples.len() < SAMPLES_MAX {
                 phase.samples.push(format!("{} {text}", unix_ms()));
@@ -111,13 +111,13 @@ pub(crate) async fn write(addr: &str, shared: &Shared) {
             }
             Ok(reply) => {
                 shared.with(|phase, _| phase.errors += 1);
-                shared.sample(format!("w:{number}: {reply:?}"));
+                shared.sample(&format!("w:{number}: {reply:?}"));
             }
             Err(CallError::Connect(_)) => client = None,
             Err(error) => {
                 // It was sent and nobody answered: it may have happened. The same write again does no harm.
                 shared.with(|phase, _| phase.unknown += 1);
-                shared.sample(format!("w:{number}: {error}"));
+                shared.sample(&format!("w:{number}: {error}"));
                 client = None;
             }
         }
@@ -125,14 +125,10 @@ pub(crate) async fn write(addr: &str, shared: &Shared) {
 }
 
 async fn connect(addr: &str, shared: &Shared) -> Option<Client> {
-    match tokio::time::timeout(PATIENCE, Client::connect(addr)).await {
-        Ok(Ok(client)) => {
-            shared.with(|phase, _| phase.connects += 1);
-            Some(client.with_patience(PATIENCE))
-        }
-        Ok(Err(_)) | Err(_) => {
-            shared.with(|phase, _| phase.refused += 1);
-            None
-        }
+    if let Ok(Ok(client)) = tokio::time::timeout(PATIENCE, Client::connect(addr)).await {
+        shared.with(|phase, _| phase.connects += 1);
+        return Some(client.with_patience(PATIENCE));
     }
+    shared.with(|phase, _| phase.refused += 1);
+    None
 }

@@ -33,7 +33,7 @@ pub(crate) async fn quick_start_by_kubectl(stage: &Stage) -> Result<()> {
     let table = kubectl.run(&["get", "kvc"])?;
     println!("{}", indented(&table));
     ensure!(table.contains("3/3"), "{table}");
-    stage.clients().await?;
+    stage.clients()?;
     let cart = Kv { name: "cart".into(), kubectl: kubectl.clone() };
     ensure!(cart.redis("SET fruit pear")? == "OK" && cart.redis("GET fruit")? == "pear");
     children(&cart)?;
@@ -77,7 +77,7 @@ pub(crate) async fn helm_installs_upgrades_and_leaves(stage: &Stage) -> Result<(
     let namespace = stage.namespace();
     let made = ["--namespace", namespace.as_str(), "--set", "spec.storage.size=1Gi"];
     stage.helm(&[&["install", "shop", "charts/kvnode-cluster"][..], &made].concat())?;
-    stage.clients().await?;
+    stage.clients()?;
     let shop = Kv { name: "shop".into(), kubectl: stage.kubectl() };
     shop.ready(3).await?;
     ensure!(shop.redis("SET a 1")? == "OK");

@@ -13,7 +13,7 @@ use crate::stage::Stage;
 /// From nothing to a cluster that serves a stock client in another pod and in another namespace.
 pub(crate) async fn created_and_served(stage: &Stage) -> Result<()> {
     stage.operator().await?;
-    stage.clients().await?;
+    stage.clients()?;
     let cart = Kv { name: "cart".into(), kubectl: stage.kubectl() };
     cart.apply(&json!({}))?;
     let mut running = None;

@@ -13,7 +13,7 @@ use crate::stage::Stage;
 /// Volumes, names, Services and probes carry a cluster that nobody operates; a planned end of its leader loses nothing.
 pub(crate) async fn plain_pods_form_a_cluster(stage: &Stage) -> Result<()> {
     let kubectl = stage.kubectl();
-    stage.clients().await?;
+    stage.clients()?;
     kubectl.apply(&stage.manifest("plain.yaml", &[])?)?;
     let running = async || {
         let pods = kubectl.list("pods --selector app=plain").unwrap_or_default();

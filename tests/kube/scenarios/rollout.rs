@@ -72,7 +72,7 @@ pub(crate) async fn nodes_are_drained(stage: &Stage) -> Result<()> {
     let mut longest = Duration::ZERO;
     for node in cart.kubectl.list("nodes")? {
         let node = node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let drained = drain(&cart, &node).await;
+        let drained = drain(&cart, &node);
         // Whatever happened, the next scenario needs the node.
         cart.kubectl.run(&["uncordon", &node])?;
         drained?;
@@ -88,7 +88,7 @@ pub(crate) async fn nodes_are_drained(stage: &Stage) -> Result<()> {
 }
 
 /// Drains the data pods of one node; the pods of the suite stay where they are.
-async fn drain(cart: &Kv, node: &str) -> Result<()> {
+fn drain(cart: &Kv, node: &str) -> Result<()> {
     let selector = format!("kvnode.dev/cluster={}", cart.name);
     let mut args = vec!["drain", node, "--pod-selector", &selector, "--timeout=120s"];
     args.extend(["--ignore-daemonsets", "--delete-emptydir-data"]);
