@@ -154,28 +154,30 @@ impl Server {
         let objects = self.objects.clone();
         let changed = objects.lock().changed.subscribe();
         let from = route.watch_from.unwrap_or(0);
-        let lines = unfold((from, changed, objects, route), |(from, mut changed, objects, route)| async move {
-            loop {
-                let next = {
-                    let objects = objects.lock();
-                    let found = objects.log.iter().find(|change| {
-                        change.version > from
-                            && change.key.resource == route.key.resource
-                            && (route.key.namespace.is_empty() || change.key.namespace == route.key.namespace)
-                            && route.labels.iter().all(|(name, value)| {
-                                change.object["metadata"]["labels"][name] == json!(value)
-                            })
-                    });
-                    found.cloned()
-                };
-                if let Some(change) = next {
-                    let line = json!({ "type": change.kind, "object": change.object }).to_string() + "\n";
-                    let frame = Ok(Frame::data(Bytes::from(line)));
-                    return Some((frame, (change.version, changed, objects, route)));
+        let lines =
+            unfold((from, changed, objects, route), |(from, mut changed, objects, route)| async move {
+                loop {
+                    let next = {
+                        let objects = objects.lock();
+                        let found = objects.log.iter().find(|change| {
+                            change.version > from
+                                && change.key.resource == route.key.resource
+                                && (route.key.namespace.is_empty()
+                                    || change.key.namespace == route.key.namespace)
+                                && route.labels.iter().all(|(name, value)| {
+                                    change.object["metadata"]["labels"][name] == json!(value)
+                                })
+                        });
+                        found.cloned()
+                    };
+                    if let Some(change) = next {
+                        let line = json!({ "type": change.kind, "object": change.object }).to_string() + "\n";
+                        let frame = Ok(Frame::data(Bytes::from(line)));
+                        return Some((frame, (change.version, changed, objects, route)));
+                    }
+                    changed.changed().await.ok()?;
                 }
-                changed.changed().await.ok()?;
-            }
-        });
+            });
         Response::new(StreamBody::new(lines).boxed_unsync())
     }
 
@@ -203,7 +205,11 @@ fn answer(done: Answer) -> Reply {
         }
     };
     let body = Full::new(Bytes::from(body.to_string())).boxed_unsync();
-    Response::builder().status(code).header("content-type", "application/json").body(body).expect("a response")
+    Response::builder()
+        .status(code)
+        .header("content-type", "application/json")
+        .body(body)
+        .expect("a response")
 }
 
 /// `/api/v1/...` or `/apis/<group>/<version>/...`, then `[namespaces/<ns>/]<plural>[/<name>[/status]]`.
@@ -233,8 +239,9 @@ fn route(path: &str, query: &str) -> Route {
         match name {
             "labelSelector" => {
                 let pairs = value.split(',').filter_map(|pair| pair.split_once('='));
-                route.labels =
-                    pairs.map(|(name, value)| (name.to_owned(), value.trim_start_matches('=').to_owned())).collect();
+                route.labels = pairs
+                    .map(|(name, value)| (name.to_owned(), value.trim_start_matches('=').to_owned()))
+                    .collect();
             }
             "fieldManager" => route.manager = value,
             "watch" => watches = value == "true",

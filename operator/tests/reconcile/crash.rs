@@ -1,0 +1,123 @@
+//! The operator killed between any two calls, and an API server that refuses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::json;
+
+use super::bed::Bed;
+use super::objects::Refusal;
+use super::server::{Call, Fault};
+
+/// Runs a life without faults: its end, and how many calls it took.
+async fn undisturbed(life: impl AsyncFn(&Bed)) -> (Vec<String>, usize) {
+    let bed = Bed::new(&json!({}));
+    bed.server.wire.start(None);
+    life(&bed).await;
+    (bed.state(), bed.server.wire.calls().len())
+}
+
+/// Create, then another image: formation, three deletes, at least one hand-over.
+async fn create_and_roll(bed: &Bed) {
+    bed.settle(&bed.operator(false)).await;
+    bed.edit(&json!({ "image": "kvnode-server:0.2.0" }));
+    bed.settle(&bed.operator(false)).await;
+}
+
+async fn create(bed: &Bed) {
+    bed.settle(&bed.operator(false)).await;
+}
+
+/// Kills the operator at its n-th call, before or after the call is carried out, and lets another one go on.
+async fn killed_at(n: usize, after: bool) -> Bed {
+    let bed = Bed::new(&json!({}));
+    let victim = bed.operator(false);
+    bed.server.wire.start(Some(Box::new(move |call: &Call| match call.position {
+        position if position < n => None,
+        position if position == n && after => Some(Fault::LostAfter),
+        _ => Some(Fault::LostBefore),
+    })));
+    while bed.server.wire.calls().len() <= n {
+        // It may end in an error, or in a plan on what it could still read; it is dead either way.
+        let _ = bed.pass(&victim).await;
+    }
+    bed.server.wire.start(None);
+    bed.settle(&bed.operator(false)).await;
+    bed
+}
+
+#[tokio::test]
+async fn killed_between_any_two_calls_of_a_creation_the_end_is_the_same() {
+    let (expected, calls) = undisturbed(create).await;
+    assert!(calls > 50, "{calls} calls: is that a whole creation?");
+    for n in 0..calls {
+        for after in [false, true] {
+            let bed = killed_at(n, after).await;
+            assert_eq!(bed.state(), expected, "killed at call {n} of {calls}, carried out: {after}");
+            assert_eq!(bed.nodes.voters().len(), 1, "founded once, killed at call {n}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_write_refused_once_in_every_way_the_end_is_the_same() {
+    let (expected, _) = undisturbed(create_and_roll).await;
+    let ways = [
+        Refusal::new(409, "Conflict", "the object has been modified"),
+        Refusal::new(429, "TooManyRequests", "slow down"),
+        Refusal::new(500, "InternalError", "etcdserver: request timed out"),
+    ];
+    for way in ways {
+        let bed = Bed::new(&json!({}));
+        let refused = Arc::new(AtomicUsize::new(0));
+        let (count, code) = (refused.clone(), way.code);
+        // Every second write, so that its repeat passes.
+        bed.server.wire.start(Some(Box::new(move |call: &Call| {
+            let api = call.path.starts_with("/api");
+            (call.is_write() && api && count.fetch_add(1, Ordering::Relaxed) % 2 == 0)
+                .then(|| Fault::Answer(way.clone()))
+        })));
+        create_and_roll(&bed).await;
+        assert!(refused.load(Ordering::Relaxed) > 20);
+        let clusters: Vec<String> = bed.state().into_iter().take(1).collect();
+        assert_eq!(bed.state().len(), expected.len(), "{code}: {clusters:?}");
+        assert_eq!(bed.nodes.voters().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn two_operators_at_once_end_at_the_same_place() {
+    let (expected, _) = undisturbed(create).await;
+    let bed = Bed::new(&json!({}));
+    let (one, two) = (bed.operator(false), bed.operator(false));
+    for _ in 0..30 {
+        let _ = tokio::join!(bed.pass(&one), bed.pass(&two));
+    }
+    bed.settle(&one).await;
+    assert_eq!(bed.state(), expected);
+    assert_eq!(bed.nodes.voters().len(), 1);
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named_with_its_remedy() {
+    let bed = Bed::new(&json!({}));
+    let operator = bed.operator(false);
+    bed.server.wire.start(Some(Box::new(|call: &Call| {
+        let message = "statefulsets.apps \"cart\" is forbidden: User \"system:serviceaccount:kvnode:operator\" \
+                       cannot patch resource \"statefulsets\" in API group \"apps\" in the namespace \"shop\"";
+        let hit = call.method == "PATCH" && call.path.contains("/statefulsets/");
+        hit.then(|| Fault::Answer(Refusal::new(403, "Forbidden", message)))
+    })));
+    let error = bed.pass(&operator).await.unwrap_err();
+    assert_eq!(error.kind(), "forbidden");
+    let text = error.to_string();
+    assert!(text.starts_with("apply StatefulSet cart: the operator lacks a permission"), "{text}");
+    assert!(text.contains("cannot patch resource") && text.contains("deploy/install.yaml"), "{text}");
+    for _ in 0..3 {
+        bed.pass(&operator).await.unwrap_err();
+    }
+    let told = bed.events().iter().filter(|reason| *reason == "StepFailed").count();
+    assert_eq!(told, 1, "kubectl describe shows it, once");
+    bed.server.wire.start(None);
+    bed.settle(&operator).await;
+}
