@@ -180,7 +180,7 @@ fn typed<T: DeserializeOwned + Serialize>(value: Value) -> T {
 }
 
 /// SHA-256 of the JSON, whose maps are sorted, in 16 hex digits.
-fn hash(value: &Value) -> String {
+pub(crate) fn hash(value: &Value) -> String {
     let digest = Sha256::digest(value.to_string().as_bytes());
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -39,6 +39,9 @@ mod step;
 mod storage;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
