@@ -50,7 +50,11 @@ async fn a_cluster_comes_up_its_leader_dies_and_the_label_follows() {
         assert!(tokio::time::timeout(Duration::from_secs(1), following).await.is_ok(), "within a second");
         assert_eq!(operator.metrics.leader_changes.get(), 2);
         bed.server.objects.lock().delete(&pods, &json!(null)).unwrap();
-        bed.server.until("the pod is back", is_ready).await;
+        let well = |objects: &Objects| {
+            let leader = text(&objects.get(&cart()).unwrap()["status"]["leader"]["pod"]);
+            is_ready(objects) && leader != old && objects.get(&pods).is_ok()
+        };
+        bed.server.until("the pod is back and the status knows the new leader", well).await;
         stop.cancel();
     };
     let running = controller::run(operator.clone(), Scope::All, stop.clone());
