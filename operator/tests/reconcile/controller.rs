@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::bed::{Bed, cart};
 use super::kubelet::{PODS, text};
 use super::objects::{Key, Objects};
+use super::server::Fault;
 
 /// The rest of Kubernetes, as a loop that follows every change until `stop`.
 async fn kubernetes(bed: &Bed, stop: CancellationToken) {
@@ -70,8 +71,8 @@ async fn only_the_namespaces_asked_for_are_cared_for() {
     let operator = bed.operator(false);
     let stop = CancellationToken::new();
     let test = async {
-        let listed = |objects: &Objects| objects.version() > 0;
-        bed.server.until("the operator runs", listed).await;
+        // The lists that watches begin with: KvClusters, six kinds of children, pods, volumes, in two namespaces.
+        bed.server.wire.until(18).await;
         stop.cancel();
     };
     let scope = Scope::Only(vec!["blog".into(), "news".into()]);
@@ -80,4 +81,19 @@ async fn only_the_namespaces_asked_for_are_cared_for() {
     assert!(bed.cluster().get("status").is_none(), "{:#}", bed.cluster());
     let elsewhere = bed.server.wire.calls().into_iter().filter(|call| !call.path.contains("/namespaces/"));
     assert_eq!(elsewhere.count(), 0, "rights in the namespaces are enough");
+}
+
+#[tokio::test]
+async fn a_stop_is_obeyed_while_the_api_server_is_away() {
+    let bed = Bed::new(&json!({}));
+    let operator = bed.operator(false);
+    bed.server.wire.start(Some(Box::new(|_| Some(Fault::LostBefore))));
+    let stop = CancellationToken::new();
+    let test = async {
+        bed.server.wire.until(5).await;
+        stop.cancel();
+    };
+    let running = controller::run(operator, Scope::All, stop.clone());
+    let both = async { tokio::join!(running, test) };
+    assert!(tokio::time::timeout(Duration::from_secs(5), both).await.is_ok());
 }

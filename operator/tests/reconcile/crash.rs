@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use kvnode_operator::context::Context;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use super::bed::Bed;
+use super::kubelet::PODS;
 use super::objects::Refusal;
 use super::server::{Call, Fault};
 
@@ -30,10 +32,8 @@ async fn create(bed: &Bed) {
     bed.settle(&bed.operator(false)).await;
 }
 
-/// Kills the operator at its n-th call, before or after the call is carried out, and lets another one go on.
-async fn killed_at(n: usize, after: bool) -> Bed {
-    let bed = Bed::new(&json!({}));
-    let victim = bed.operator(false);
+/// Lets the operator work until its n-th call, and kills it there, before or after the call is carried out.
+async fn kill(bed: &Bed, victim: &Arc<Context>, n: usize, after: bool) {
     bed.server.wire.start(Some(Box::new(move |call: &Call| match call.position {
         position if position < n => None,
         position if position == n && after => Some(Fault::LostAfter),
@@ -41,11 +41,9 @@ async fn killed_at(n: usize, after: bool) -> Bed {
     })));
     while bed.server.wire.calls().len() <= n {
         // It may end in an error, or in a plan on what it could still read; it is dead either way.
-        let _ = bed.pass(&victim).await;
+        let _ = bed.pass(victim).await;
     }
     bed.server.wire.start(None);
-    bed.settle(&bed.operator(false)).await;
-    bed
 }
 
 #[tokio::test]
@@ -54,10 +52,47 @@ async fn killed_between_any_two_calls_of_a_creation_the_end_is_the_same() {
     assert!(calls > 50, "{calls} calls: is that a whole creation?");
     for n in 0..calls {
         for after in [false, true] {
-            let bed = killed_at(n, after).await;
+            let bed = Bed::new(&json!({}));
+            kill(&bed, &bed.operator(false), n, after).await;
+            create(&bed).await;
             assert_eq!(bed.state(), expected, "killed at call {n} of {calls}, carried out: {after}");
             assert_eq!(bed.nodes.voters().len(), 1, "founded once, killed at call {n}");
         }
+    }
+}
+
+/// From five voters with an old image to three with a new one: removals, deletes of pods, hand-overs.
+async fn shrink_and_roll(bed: &Bed, operator: &Arc<Context>) {
+    bed.edit(&json!({ "replicas": 3, "image": "kvnode-server:0.2.0" }));
+    bed.settle(operator).await;
+}
+
+async fn five() -> Bed {
+    let bed = Bed::new(&json!({ "replicas": 5 }));
+    bed.settle(&bed.operator(false)).await;
+    bed.server.wire.start(None);
+    bed
+}
+
+#[tokio::test]
+async fn killed_in_the_middle_of_scaling_and_rolling_the_end_is_as_asked() {
+    let bed = five().await;
+    shrink_and_roll(&bed, &bed.operator(false)).await;
+    let calls = bed.server.wire.calls().len();
+    assert!(calls > 200, "{calls} calls: is that a whole change?");
+    // Every call would take minutes; two primes apart, the two ways meet different calls.
+    let points = (0..calls).step_by(11).map(|n| (n, false)).chain((0..calls).step_by(13).map(|n| (n, true)));
+    for (n, after) in points {
+        let bed = five().await;
+        bed.edit(&json!({ "replicas": 3, "image": "kvnode-server:0.2.0" }));
+        let victim = bed.operator(false);
+        kill(&bed, &victim, n, after).await;
+        shrink_and_roll(&bed, &bed.operator(false)).await;
+        let end = bed.nodes.voters();
+        assert_eq!((end.len(), end[0].len()), (1, 3), "killed at call {n}, carried out: {after}");
+        let pods = bed.server.objects.lock().list(PODS, "shop", &[]);
+        let images = pods.iter().filter(|pod| pod.to_string().contains("kvnode-server:0.2.0"));
+        assert_eq!((pods.len(), images.count()), (3, 3), "killed at call {n}, carried out: {after}");
     }
 }
 

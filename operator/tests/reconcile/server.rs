@@ -12,6 +12,7 @@ use hyper::body::Frame;
 use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::objects::{Answer, Key, Objects, Refusal};
 
@@ -50,6 +51,7 @@ type Rule = Box<dyn Fn(&Call) -> Option<Fault> + Send>;
 pub(crate) struct Wire {
     calls: Mutex<Vec<Call>>,
     rule: Mutex<Option<Rule>>,
+    count: watch::Sender<usize>,
 }
 
 impl Wire {
@@ -63,11 +65,20 @@ impl Wire {
         self.calls.lock().clone()
     }
 
+    /// Waits for so many calls.
+    pub(crate) async fn until(&self, calls: usize) {
+        let mut count = self.count.subscribe();
+        let waiting = count.wait_for(|count| *count >= calls);
+        let came = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+        assert!(came.is_ok(), "never {calls} calls: {:?}", self.calls());
+    }
+
     /// Notes a call and decides about it.
     pub(crate) fn pass(&self, method: &Method, path: &str) -> Option<Fault> {
         let mut calls = self.calls.lock();
         let call = Call { position: calls.len(), method: method.clone(), path: path.to_owned() };
         calls.push(call.clone());
+        self.count.send_replace(calls.len());
         self.rule.lock().as_ref().and_then(|rule| rule(&call))
     }
 }
