@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 /// Pause after the first failure in a row.
 pub const FIRST: Duration = Duration::from_secs(1);
 /// Longest pause.
-pub const LONGEST: Duration = Duration::from_secs(300);
+pub const LONGEST: Duration = Duration::from_mins(5);
 
 /// The pause after so many failures in a row (1 = the first): 1 s, 2 s, 4 s ... 5 min, before jitter.
 #[must_use]

@@ -13,7 +13,6 @@
 //! The watches of children keep nothing but names in memory: each pass reads what it needs.
 
 use std::fmt::Debug;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +83,7 @@ async fn one(
     let within = Within { ctx: ctx.clone(), namespace };
     let (clusters, reader) = within.clusters();
     let news = stream::unfold(told, |mut told| async { told.recv().await.map(|name| (name.to_ref(), told)) });
+    let never_ready = stopped_before(reader.clone(), stop.clone());
     let config = controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY);
     let passes = Controller::for_stream(clusters, reader)
         .with_config(config)
@@ -98,11 +98,23 @@ async fn one(
         .reconcile_on(news)
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(pass, failed, ctx);
-    let mut passes = pin!(passes);
-    while let Some(ended) = passes.next().await {
+    let work = passes.for_each(async |ended| {
         if let Err(error) = ended {
             log(&error);
         }
+    });
+    tokio::select! {
+        () = work => {}
+        () = never_ready => {}
+    }
+}
+
+/// Ends when a stop is asked for before the first list of KvClusters has arrived. kube's controller would wait for it
+/// for ever, though nothing can be running.
+async fn stopped_before(reader: Store<KvCluster>, stop: CancellationToken) {
+    stop.cancelled().await;
+    if reader.wait_until_ready().now_or_never().is_some() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -147,6 +159,7 @@ impl Within {
                 _ => {}
             })
             .applied_objects()
+            .filter_map(async |event| without_errors("KvCluster", event))
             .predicate_filter(changed, kube::runtime::PredicateConfig::default());
         (changes, reader)
     }
@@ -173,7 +186,23 @@ fn touched<K>(api: Api<PartialObjectMeta<K>>, selector: &str) -> Metadata<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
-    watcher(api, watcher::Config::default().labels(selector)).default_backoff().touched_objects().boxed()
+    watcher(api, watcher::Config::default().labels(selector))
+        .default_backoff()
+        .touched_objects()
+        .filter_map(async |event| without_errors(&K::kind(&()), event))
+        .boxed()
+}
+
+/// Each watch has a back-off of its own and begins again by itself. An error that got further would make the
+/// controller pause *all* its triggers, so that one missing permission would slow everything down.
+fn without_errors<T>(kind: &str, event: Result<T, watcher::Error>) -> Option<Result<T, watcher::Error>> {
+    match event {
+        Ok(object) => Some(Ok(object)),
+        Err(error) => {
+            tracing::warn!(kind, %error, "watch the API server");
+            None
+        }
+    }
 }
 
 /// What of a KvCluster makes a pass: everything that people write.
@@ -222,7 +251,6 @@ fn log(error: &controller::Error<Error, watcher::Error>) {
         controller::Error::ReconcilerFailed(..) => {}
         // Gone between the trigger and the pass.
         controller::Error::ObjectNotFound(_) => {}
-        controller::Error::QueueError(error) => tracing::warn!(%error, "watch the API server"),
         other => tracing::warn!(error = %other, "controller"),
     }
 }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
-use kvnode_api::Id;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +27,7 @@ use crate::error::{Error, asked};
 use crate::name::ClusterName;
 use crate::observe::read;
 use crate::observed::PodSeen;
-use crate::plan::LabelChange;
+use crate::plan::exposure::{self, Leading};
 use crate::watch::Heard;
 use crate::{apply, clock};
 
@@ -82,8 +81,10 @@ pub async fn follow(ctx: &Context, heard: &Heard) -> Result<(), Error> {
     let api: Api<Pod> = Api::namespaced(ctx.client.clone(), &name.namespace);
     let labelled = ListParams::default().labels(&labels::selector_text(&labels::selector(&name.name)));
     let pods = asked("list pods", api.list(&labelled)).await?;
-    let pods: Vec<PodSeen> = pods.items.iter().filter_map(|pod| read::pod(&name.name, pod)).collect();
-    let changes = changes(&pods, heard.id, heard.leader.term, &heard.leader.pod);
+    let pods = pods.items.iter().filter_map(|pod| read::pod(&name.name, pod));
+    let pods: BTreeMap<String, PodSeen> = pods.map(|pod| (pod.name.clone(), pod)).collect();
+    let leading = Leading { cluster_id: heard.id, term: heard.leader.term, pod: &heard.leader.pod };
+    let changes = exposure::on_change(&pods, leading);
     if changes.is_empty() {
         return Ok(());
     }
@@ -96,95 +97,4 @@ pub async fn follow(ctx: &Context, heard: &Heard) -> Result<(), Error> {
     let (pod, term) = (&heard.leader.pod, heard.leader.term);
     tracing::info!(cluster = %name, pod, term, took_ms = took.as_millis(), "leader labelled");
     Ok(())
-}
-
-/// What differs, the new leader first. Pure.
-fn changes(pods: &[PodSeen], cluster: Id, term: u64, leader: &str) -> Vec<LabelChange> {
-    if pods.iter().filter_map(|pod| decided_by(pod, cluster)).any(|newer| newer > term) {
-        return Vec::new();
-    }
-    let Some(new) = pods.iter().find(|pod| pod.name == leader) else { return Vec::new() };
-    let stamp = format!("{cluster}/{term}");
-    let change = |pod: &PodSeen, wanted: [(&str, Option<&str>); 3]| {
-        let own = |(key, value): (&str, Option<&str>)| (key.to_owned(), value.map(str::to_owned));
-        let wanted = wanted.map(own).into_iter();
-        let labels: BTreeMap<_, _> =
-            wanted.filter(|(key, value)| pod.labels.get(key) != value.as_ref()).collect();
-        (!labels.is_empty()).then(|| LabelChange {
-            pod: pod.name.clone(),
-            uid: pod.uid.clone(),
-            labels,
-            annotations: [(labels::TERM.to_owned(), Some(stamp.clone()))].into(),
-        })
-    };
-    let yes = Some(labels::TRUE);
-    // Reads go elsewhere if there is an elsewhere.
-    let alone = !pods.iter().any(|pod| pod.name != leader && pod.ready);
-    let read = if alone { yes } else { None };
-    let leads = [(labels::LEADER, yes), (labels::READ, read), (labels::ROLE, Some("leader"))];
-    let follows = [(labels::LEADER, None), (labels::READ, yes), (labels::ROLE, Some("follower"))];
-    let old = pods.iter().filter(|pod| pod.name != leader && pod.labels.contains_key(labels::LEADER));
-    change(new, leads).into_iter().chain(old.filter_map(|pod| change(pod, follows))).collect()
-}
-
-/// Term that a pod's labels were decided by, if it is one of this cluster id.
-fn decided_by(pod: &PodSeen, cluster: Id) -> Option<u64> {
-    let (id, term) = pod.annotations.get(labels::TERM)?.split_once('/')?;
-    (id.parse() == Ok(cluster)).then(|| term.parse().ok())?
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn pod(name: &str, labels: &serde_json::Value, term: Option<&str>) -> PodSeen {
-        let mut annotations = json!({});
-        if let Some(term) = term {
-            annotations[labels::TERM] = json!(term);
-        }
-        let pod = json!({
-            "metadata": { "name": name, "uid": format!("u-{name}"), "labels": labels, "annotations": annotations },
-            "spec": { "nodeName": "n", "containers": [] },
-            "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
-        });
-        read::pod("cart", &serde_json::from_value(pod).unwrap()).unwrap()
-    }
-
-    fn told(changes: &[LabelChange]) -> Vec<String> {
-        let line = |change: &LabelChange| {
-            let labels = change.labels.iter().map(|(key, value)| {
-                format!(" {}={}", key.trim_start_matches("kvnode.dev/"), value.as_deref().unwrap_or("-"))
-            });
-            change.pod.clone() + &labels.collect::<String>()
-        };
-        changes.iter().map(line).collect()
-    }
-
-    #[test]
-    fn the_new_leader_is_labelled_before_the_old_one_is_not_any_more() {
-        let leads = json!({ "kvnode.dev/leader": "true", "kvnode.dev/role": "leader" });
-        let follows = json!({ "kvnode.dev/read": "true", "kvnode.dev/role": "follower" });
-        let pods = [
-            pod("cart-0", &leads, Some("00000000000000c1/3")),
-            pod("cart-1", &follows, Some("00000000000000c1/3")),
-            pod("cart-2", &follows, None),
-        ];
-        let moved = changes(&pods, Id(0xc1), 4, "cart-1");
-        let expected = ["cart-1 leader=true read=- role=leader", "cart-0 leader=- read=true role=follower"];
-        assert_eq!(told(&moved), expected);
-        assert_eq!(moved[0].uid, "u-cart-1");
-        assert_eq!(moved[0].annotations[labels::TERM].as_deref(), Some("00000000000000c1/4"));
-        assert!(changes(&pods, Id(0xc1), 2, "cart-1").is_empty(), "an older term");
-        assert!(changes(&pods, Id(0xc1), 5, "cart-0").is_empty(), "labelled already");
-        assert_eq!(changes(&pods, Id(0xc2), 1, "cart-1").len(), 2, "terms of another cluster do not count");
-        assert!(changes(&pods, Id(0xc1), 4, "cart-7").is_empty(), "no such pod");
-    }
-
-    #[test]
-    fn a_single_node_serves_reads_too() {
-        let moved = changes(&[pod("cart-0", &json!({}), None)], Id(1), 1, "cart-0");
-        assert_eq!(told(&moved), ["cart-0 leader=true read=true role=leader"]);
-    }
 }

@@ -39,7 +39,6 @@ pub mod name;
 pub mod observe;
 pub mod observed;
 pub mod plan;
-pub mod quantity;
 pub mod reconcile;
 pub mod report;
 pub mod run;

@@ -236,9 +236,9 @@ impl AdminClient {
         let doing = ask.doing();
         let broken = |what: String| NodeError::Broken { doing: doing.clone(), to: to.into(), what };
         let deadline = ask.deadline;
-        let reply = match tokio::time::timeout(deadline, connection::exchange(&*self.dial, to, ask)).await {
-            Ok(reply) => reply,
-            Err(_) => return Err(broken(format!("no answer within {} ms", deadline.as_millis()))),
+        let exchange = connection::exchange(&*self.dial, to, ask);
+        let Ok(reply) = tokio::time::timeout(deadline, exchange).await else {
+            return Err(broken(format!("no answer within {} ms", deadline.as_millis())));
         };
         let (status, body) = match reply {
             Ok(reply) => reply,

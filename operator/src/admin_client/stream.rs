@@ -72,7 +72,7 @@ async fn events(mut body: Incoming, tell: &mut impl FnMut(LeaderEvent)) -> Resul
         let Some(frame) = frame else { return Ok(()) };
         let Ok(data) = frame?.into_data() else { continue };
         frames.push(&data).map_err(Failure::Broken)?;
-        while let Some(event) = frames.next() {
+        for event in frames.by_ref() {
             // Kinds of events that a later server may send are not ours to refuse.
             if event.name == "leader" {
                 let event = serde_json::from_str(&event.data)

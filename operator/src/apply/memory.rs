@@ -23,13 +23,11 @@ impl Memory {
     pub fn is_untouched(&self, cluster: &ClusterName, child: &ChildKey, mark: &str) -> bool {
         let mut marks = self.0.lock();
         let known = marks.entry(cluster.clone()).or_default();
-        match known.get(child) {
-            Some(remembered) => remembered == mark,
-            None => {
-                known.insert(child.clone(), mark.to_owned());
-                true
-            }
+        if let Some(remembered) = known.get(child) {
+            return remembered == mark;
         }
+        known.insert(child.clone(), mark.to_owned());
+        true
     }
 
     /// The child was applied and is like that now.

@@ -13,6 +13,9 @@ mod policy;
 mod service;
 mod stateful_set;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;

@@ -19,6 +19,9 @@ pub mod backup;
 pub mod reason;
 pub mod status;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements, Toleration};

@@ -124,7 +124,7 @@ pub struct Formation {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LeaderStatus {
-    /// Pod.
+    /// Name of the pod.
     pub pod: String,
     /// Node id, 16 hex digits.
     pub node_id: String,
@@ -194,7 +194,7 @@ pub struct MemberStatus {
     /// Kubernetes node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Zone of that node.
+    /// Zone of that Kubernetes node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// What is wrong, in the words of Kubernetes or the node.

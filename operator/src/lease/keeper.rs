@@ -103,6 +103,9 @@ impl Keeper {
             // The answer counts from the moment of the question: that is when the others see it at the earliest.
             let asked = clock::monotonic();
             let left = self.timing.renew_deadline.saturating_sub(asked.duration_since(renewed));
+            if left.is_zero() {
+                return Lost::NotRenewed { last };
+            }
             match timeout(left, self.turn()).await {
                 Ok(Ok(Turn::Ours)) => renewed = asked,
                 Ok(Ok(Turn::Theirs { holder, .. })) => return Lost::Taken { by: holder },

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::build::labels;
 use crate::observed::{NodeView, PodSeen, PodState, SetSeen, VolumeSeen};
-use crate::quantity::bytes;
+use crate::validate::quantity_bytes;
 
 /// Reasons for which a container waits after something went wrong.
 const FAILURES: &[&str] = &[
@@ -60,7 +60,7 @@ pub fn set(set: &StatefulSet) -> SetSeen {
 }
 
 fn requested(claim: &PersistentVolumeClaim) -> Option<u64> {
-    bytes(&claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?.0)
+    quantity_bytes(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?)
 }
 
 /// A pod of `cluster`; `None` if no set of it makes such a name.
@@ -156,7 +156,7 @@ pub fn volume(cluster_uid: &str, claim: &PersistentVolumeClaim) -> Option<Volume
         uid: meta.uid.clone().unwrap_or_default(),
         pod,
         request_bytes: requested(claim).unwrap_or(0),
-        capacity_bytes: capacity.and_then(|capacity| bytes(&capacity.0)),
+        capacity_bytes: capacity.and_then(quantity_bytes),
         node_id: note(labels::NODE_ID),
         cluster_id: note(labels::CLUSTER_ID),
         retired: note(labels::RETIRED),

@@ -256,20 +256,18 @@ fn size(view: &View<'_>, role: SetRole) -> i32 {
     if view.cluster.spec.hibernate {
         return seen;
     }
-    if !storage::may_grow(view, role) && set.is_some() {
-        return seen;
-    }
     let highest = |names: &mut dyn Iterator<Item = &str>| {
         let parsed = names.filter_map(|name| labels::parse_pod(&view.cluster.name, name));
         parsed.filter(|(set, _)| *set == role).map(|(_, ordinal)| ordinal + 1).max().unwrap_or(0)
     };
     // Asleep, the volumes tell who has to wake up; without its StatefulSet, the pods tell how large it was.
     let asleep = seen == 0;
-    let mut in_use =
+    let mut kept =
         view.observed.volumes.values().filter(|v| asleep && v.retired.is_none() && v.node_id.is_some());
-    let volumes = highest(&mut in_use.by_ref().map(|volume| volume.pod.as_str()));
+    let volumes = highest(&mut kept.by_ref().map(|volume| volume.pod.as_str()));
     let pods = if set.is_none() { highest(&mut view.observed.pods.keys().map(String::as_str)) } else { 0 };
-    [view.target(role), members_need(view, role), seen, volumes, pods].into_iter().max().unwrap_or(0)
+    let in_use = [members_need(view, role), seen, volumes, pods].into_iter().max().unwrap_or(0);
+    storage::room(view, role, in_use)
 }
 
 /// A StatefulSet that does not have the template of this plan yet, or has not said which revision that is.

@@ -83,7 +83,9 @@ pub(super) fn identity(view: &View<'_>) -> Identity {
 /// Why there should be data, if every voter answers and none has any.
 fn all_empty(view: &View<'_>) -> Option<String> {
     let pods = voter_pods(view)?;
-    if pods.is_empty() || !pods.iter().all(|pod| is_empty(pod)) {
+    // Also those that nobody asks for any more: they may hold the data of a lost one.
+    let voters = || view.observed.pods.values().filter(|pod| pod.role == SetRole::Voter);
+    if pods.is_empty() || !voters().all(is_empty) {
         return None;
     }
     if view.formed() {

@@ -144,15 +144,18 @@ fn left_over(view: &View<'_>) -> Option<Step> {
     Some(delete(volume, "its member was removed by scaling down (storage.whenScaled: Delete)".to_owned()))
 }
 
-/// Whether a set may get the pods of all wanted slots: not while an old volume would be mounted by a new pod.
-pub(super) fn may_grow(view: &View<'_>, set: SetRole) -> bool {
-    let places = view.slots().filter(|slot| slot.set == set && view.pod(*slot).is_none());
-    let volumes = places.filter_map(|slot| view.volume_of(&view.pod_name(slot)));
-    let mut old = volumes.filter(|volume| {
-        let removed = volume.node_id.as_deref().is_some_and(|id| is_removed(view, id));
-        view.formed() && (volume.deleting || volume.retired.is_some() || (view.leader.is_some() && removed))
-    });
-    old.next().is_none()
+/// How many pods a set may have, at least `from`: up to the first place where a new pod would mount an old volume.
+pub(super) fn room(view: &View<'_>, set: SetRole, from: i32) -> i32 {
+    let old = |ordinal: &i32| {
+        let pod = view.pod_name(Slot { set, ordinal: *ordinal });
+        let volume = view.volume_of(&pod).filter(|_| view.formed());
+        volume.is_some_and(|volume| {
+            let removed = volume.node_id.as_deref().is_some_and(|id| is_removed(view, id));
+            volume.deleting || volume.retired.is_some() || (view.leader.is_some() && removed)
+        })
+    };
+    let target = view.target(set);
+    (from..target).find(old).unwrap_or_else(|| target.max(from))
 }
 
 /// Pods that Kubernetes cannot bring back by itself.

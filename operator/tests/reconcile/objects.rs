@@ -63,12 +63,19 @@ pub(crate) struct Objects {
     applied: BTreeMap<(Key, String, bool), Value>,
     version: u64,
     uids: u64,
+    addresses: u64,
     pub(crate) log: Vec<Change>,
     /// The version, for those who wait for a change.
     pub(crate) changed: watch::Sender<u64>,
 }
 
 impl Objects {
+    /// An address that no pod had before.
+    pub(crate) fn address(&mut self) -> String {
+        self.addresses += 1;
+        format!("10.0.{}.{}", self.addresses / 250, self.addresses % 250 + 1)
+    }
+
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
@@ -92,7 +99,9 @@ impl Objects {
             let message = format!("{} {:?} already exists", key.resource, key.name);
             return Err(Refusal::new(409, "AlreadyExists", message));
         }
-        self.uids += 1;
+        // Events come and go with what happens; their uids must not shift those of the rest.
+        let is_event = key.resource == "events.k8s.io/events";
+        self.uids += u64::from(!is_event);
         object["metadata"]["name"] = json!(key.name);
         if !key.namespace.is_empty() {
             object["metadata"]["namespace"] = json!(key.namespace);
@@ -126,6 +135,7 @@ impl Objects {
     pub(crate) fn merge(&mut self, key: &Key, patch: &Value, status: bool) -> Answer {
         let old = self.get(key)?;
         check_version(key, &old, patch)?;
+        check_uid(key, &old, patch["metadata"]["uid"].as_str())?;
         let mut new = old.clone();
         if status {
             merge_patch(&mut new["status"], &patch["status"]);
@@ -139,8 +149,9 @@ impl Objects {
     pub(crate) fn apply(&mut self, key: &Key, patch: &Value, manager: &str, status: bool) -> Answer {
         let owner = (key.clone(), manager.to_owned(), status);
         let mut only = if status { json!({ "status": patch["status"] }) } else { without_status(patch) };
-        for precondition in ["uid", "resourceVersion"] {
-            put(&mut only["metadata"], precondition, None);
+        if let Some(metadata) = only.get_mut("metadata") {
+            put(metadata, "uid", None);
+            put(metadata, "resourceVersion", None);
         }
         if status || self.all.contains_key(key) {
             let old = self.get(key)?;

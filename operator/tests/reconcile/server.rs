@@ -12,6 +12,7 @@ use hyper::body::Frame;
 use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::objects::{Answer, Key, Objects, Refusal};
 
@@ -50,6 +51,7 @@ type Rule = Box<dyn Fn(&Call) -> Option<Fault> + Send>;
 pub(crate) struct Wire {
     calls: Mutex<Vec<Call>>,
     rule: Mutex<Option<Rule>>,
+    count: watch::Sender<usize>,
 }
 
 impl Wire {
@@ -63,11 +65,20 @@ impl Wire {
         self.calls.lock().clone()
     }
 
+    /// Waits for so many calls.
+    pub(crate) async fn until(&self, calls: usize) {
+        let mut count = self.count.subscribe();
+        let waiting = count.wait_for(|count| *count >= calls);
+        let came = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+        assert!(came.is_ok(), "never {calls} calls: {:?}", self.calls());
+    }
+
     /// Notes a call and decides about it.
     pub(crate) fn pass(&self, method: &Method, path: &str) -> Option<Fault> {
         let mut calls = self.calls.lock();
         let call = Call { position: calls.len(), method: method.clone(), path: path.to_owned() };
         calls.push(call.clone());
+        self.count.send_replace(calls.len());
         self.rule.lock().as_ref().and_then(|rule| rule(&call))
     }
 }
@@ -154,28 +165,30 @@ impl Server {
         let objects = self.objects.clone();
         let changed = objects.lock().changed.subscribe();
         let from = route.watch_from.unwrap_or(0);
-        let lines = unfold((from, changed, objects, route), |(from, mut changed, objects, route)| async move {
-            loop {
-                let next = {
-                    let objects = objects.lock();
-                    let found = objects.log.iter().find(|change| {
-                        change.version > from
-                            && change.key.resource == route.key.resource
-                            && (route.key.namespace.is_empty() || change.key.namespace == route.key.namespace)
-                            && route.labels.iter().all(|(name, value)| {
-                                change.object["metadata"]["labels"][name] == json!(value)
-                            })
-                    });
-                    found.cloned()
-                };
-                if let Some(change) = next {
-                    let line = json!({ "type": change.kind, "object": change.object }).to_string() + "\n";
-                    let frame = Ok(Frame::data(Bytes::from(line)));
-                    return Some((frame, (change.version, changed, objects, route)));
+        let lines =
+            unfold((from, changed, objects, route), |(from, mut changed, objects, route)| async move {
+                loop {
+                    let next = {
+                        let objects = objects.lock();
+                        let found = objects.log.iter().find(|change| {
+                            change.version > from
+                                && change.key.resource == route.key.resource
+                                && (route.key.namespace.is_empty()
+                                    || change.key.namespace == route.key.namespace)
+                                && route.labels.iter().all(|(name, value)| {
+                                    change.object["metadata"]["labels"][name] == json!(value)
+                                })
+                        });
+                        found.cloned()
+                    };
+                    if let Some(change) = next {
+                        let line = json!({ "type": change.kind, "object": change.object }).to_string() + "\n";
+                        let frame = Ok(Frame::data(Bytes::from(line)));
+                        return Some((frame, (change.version, changed, objects, route)));
+                    }
+                    changed.changed().await.ok()?;
                 }
-                changed.changed().await.ok()?;
-            }
-        });
+            });
         Response::new(StreamBody::new(lines).boxed_unsync())
     }
 
@@ -203,7 +216,11 @@ fn answer(done: Answer) -> Reply {
         }
     };
     let body = Full::new(Bytes::from(body.to_string())).boxed_unsync();
-    Response::builder().status(code).header("content-type", "application/json").body(body).expect("a response")
+    Response::builder()
+        .status(code)
+        .header("content-type", "application/json")
+        .body(body)
+        .expect("a response")
 }
 
 /// `/api/v1/...` or `/apis/<group>/<version>/...`, then `[namespaces/<ns>/]<plural>[/<name>[/status]]`.
@@ -233,8 +250,9 @@ fn route(path: &str, query: &str) -> Route {
         match name {
             "labelSelector" => {
                 let pairs = value.split(',').filter_map(|pair| pair.split_once('='));
-                route.labels =
-                    pairs.map(|(name, value)| (name.to_owned(), value.trim_start_matches('=').to_owned())).collect();
+                route.labels = pairs
+                    .map(|(name, value)| (name.to_owned(), value.trim_start_matches('=').to_owned()))
+                    .collect();
             }
             "fieldManager" => route.manager = value,
             "watch" => watches = value == "true",
