@@ -40,7 +40,7 @@ impl Phase {
     }
 
     /// No command got an error reply. A write whose connection closed before its reply is sent again, as stock clients
-    /// do; that may happen once per connection that a node closed, not more.
+    /// do: the node may have closed it in the moment in which the write was on its way. Never more than once a connection.
     pub(crate) fn without_failure(&self) -> Result<()> {
         ensure!(self.errors == 0, "{} commands failed: {}", self.errors, self.samples);
         ensure!(self.unknown <= self.connects, "more was sent again than connections ended: {self:?}");

@@ -89,6 +89,9 @@ pub(crate) async fn write(addr: &str, shared: &Shared) {
     let mut number = 1_u64;
     loop {
         pace.tick().await;
+        if client.as_ref().is_some_and(Client::has_ended) {
+            client = None;
+        }
         let Some(connected) = client.as_mut() else {
             client = connect(addr, shared).await;
             continue;

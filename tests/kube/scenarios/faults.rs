@@ -190,7 +190,7 @@ pub(crate) async fn api_server_away(stage: &Stage) -> Result<()> {
     let began = std::time::Instant::now();
     let mut writes = 0_u64;
     until("a minute without an API server", Duration::from_mins(2), async || {
-        let said = tool::run(Command::new("redis-cli").args(["-h", &ip, "SET", "away", "1"]));
+        let said = tool::run(Command::new("timeout").args(["5", "redis-cli", "-h", &ip, "SET", "away", "1"]));
         writes += u64::from(said.is_ok());
         began.elapsed() > Duration::from_mins(1)
     })
@@ -226,8 +226,9 @@ pub(crate) async fn node_cut_off(stage: &Stage) -> Result<()> {
     ensure!(told.contains(&pod), "the message does not name {pod}: {told}");
     until("the cluster serves", Duration::from_secs(30), async || {
         let ip = cart.kubectl.get("service cart").map(|service| text(&service["spec"]["clusterIP"]));
-        let set =
-            |ip: &str| tool::run(Command::new("redis-cli").args(["-t", "2", "-h", ip, "SET", "cut", "1"]));
+        let set = |ip: &str| {
+            tool::run(Command::new("timeout").args(["2", "redis-cli", "-h", ip, "SET", "cut", "1"]))
+        };
         ip.is_ok_and(|ip| set(&ip).is_ok_and(|said| said.trim() == "OK"))
     })
     .await?;
