@@ -6,6 +6,10 @@
 #   make verify          formats, lints, tidiness, docs; writes nothing
 #   make fix | gen       write what `verify` asks for | write the generated files
 #   make fixtures        write the fixtures of this version, before its release (tests/fixtures/)
+#   make kube-up         a real Kubernetes of three nodes on this machine, with our images; says how to use it
+#   make kube-test       the suite on it, or on the Kubernetes that KUBECONFIG names [ONLY=word]
+#   make kube-down       removes what kube-up made
+#   make manifests       write deploy/install.yaml and what the charts hold of other files
 #   make bench [QUICK=1] ours against redis-server and etcd, interleaved
 
 NODES ?= 1
@@ -21,8 +25,15 @@ CACHED = $(if $(shell command -v ccache 2>/dev/null),CC="ccache gcc" CXX="ccache
 CARGO  = $(CACHED) cargo
 SERVER = $(CARGO_TARGET_DIR)/release/kvnode-server
 DEBUG_SERVER = $(CARGO_TARGET_DIR)/debug/kvnode-server
+DEBUG_OPERATOR = $(CARGO_TARGET_DIR)/debug/kvnode-operator
+DEBUG_LOAD = $(CARGO_TARGET_DIR)/debug/kube-load
+
+# The bed makes network namespaces and containers. Go, Helm and the like are built and found by whoever calls.
+AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -E)
+KUBE    = KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_OPERATOR_BIN=$(DEBUG_OPERATOR) KVNODE_LOAD_BIN=$(DEBUG_LOAD)
 
 .PHONY: run demo test verify fix gen fixtures bench clean build setup-build setup-test setup-bench
+.PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube
 
 build: setup-build
 	$(CARGO) build --release -p kvnode-server
@@ -43,6 +54,34 @@ demo: build
 test: setup-test
 	$(CARGO) build -p kvnode-server
 	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test --workspace
+
+kube-build: setup-kube
+	$(CARGO) build -p kvnode-server -p kvnode-operator
+	$(CARGO) build -p kvnode-tests --bin kube-load
+
+kube-tools: setup-kube
+	@tests/kube/tools.sh
+
+kube-up: kube-build kube-tools
+	@$(KUBE) $(AS_ROOT) tests/kube/up.sh
+
+# Without KUBECONFIG the bed is made first and stays, so that a second run is quick; with it nothing is made.
+# A machine that cannot have the bed is one loud line, and a failure where KVNODE_REQUIRE_TOOLS is set.
+kube-test: kube-build kube-tools
+	@bin=$$(tests/kube/tools.sh --where); \
+	if [ -z "$${KUBECONFIG:-}" ]; then \
+	  $(KUBE) $(AS_ROOT) tests/kube/up.sh || { \
+	    [ -n "$${KVNODE_REQUIRE_TOOLS:-}" ] && exit 1; \
+	    echo "SKIPPED: this machine cannot have the bed of tests/kube, see above; make kube-test KUBECONFIG=... takes another" >&2; exit 0; }; \
+	  export KUBECONFIG=$$(tests/kube/up.sh --kubeconfig); \
+	fi; \
+	PATH=$$bin:$$PATH $(CARGO) test -p kvnode-tests --test kube -- $(ONLY)
+
+kube-down:
+	@$(AS_ROOT) tests/kube/down.sh
+
+manifests: kube-tools
+	@tests/kube/manifests.sh
 
 verify: setup-build
 	cargo fmt --all --check
@@ -73,5 +112,5 @@ bench: setup-bench build
 clean:
 	cargo clean
 
-setup-build setup-test setup-bench: setup-%:
+setup-build setup-test setup-bench setup-kube: setup-%:
 	@sh tests/setup.sh $*

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what this machine lacks; asks for nothing that is there. Usage: setup.sh build|test|bench
+# Installs what this machine lacks; asks for nothing that is there. Usage: setup.sh build|test|bench|kube
 # Debian 12, Debian 13, Ubuntu 24.04; on anything else it says what is missing and stops.
 set -eu
 
-stage=${1:?usage: setup.sh build|test|bench}
+stage=${1:?usage: setup.sh build|test|bench|kube}
 packages=
 
 # want PACKAGE CHECK...: the package is needed if the check fails.
@@ -14,6 +14,9 @@ want() {
 }
 have() { command -v "$1"; }
 have_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang*.so*; }
+
+have_cni() { test -x /usr/lib/cni/bridge || test -x /opt/cni/bin/bridge; }
+have_sbin() { command -v "$1" || test -x "/usr/sbin/$1" || test -x "/sbin/$1"; }
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
@@ -39,6 +42,18 @@ bench)
   want redis-tools have redis-cli
   want wamerican test -e /usr/share/dict/american-english
   want etcd-server have etcd
+  ;;
+kube)
+  want etcd-server have etcd
+  want containerd have containerd
+  want runc have runc
+  want containernetworking-plugins have_cni
+  want iptables have_sbin iptables
+  want iproute2 have_sbin ip
+  want openssl have openssl
+  want redis-tools have redis-cli
+  want binutils have strip
+  want python3-venv python3 -c 'import ensurepip, venv'
   ;;
 esac
 

@@ -16,5 +16,6 @@ mod power_cut;
 mod snapshots;
 mod startup;
 mod stopping;
+mod voters;
 
 mod words;

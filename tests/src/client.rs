@@ -136,6 +136,16 @@ impl Client {
         }
     }
 
+    /// True if the server has ended the connection while nothing was asked of it. Does not wait.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match self.stream.try_read(&mut [0]) {
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            // The end, or a byte that nobody has asked for.
+            Ok(_) => true,
+        }
+    }
+
     /// Sends one command and receives its reply.
     ///
     /// # Errors

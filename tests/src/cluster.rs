@@ -19,7 +19,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     dir: Option<TempDir>,
     path: PathBuf,
-    flags: Vec<String>,
+    pub flags: Vec<String>,
 }
 
 impl Cluster {

@@ -80,7 +80,7 @@ pub struct Transfer {
     pub to: Option<String>,
 }
 
-/// Answer to [`AddMember`], [`RemoveMember`], [`PromoteMember`].
+/// Answer to [`AddMember`], [`RemoveMember`], [`PromoteMember`], [`SetVoters`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembershipChanged {
     /// False if the membership was already as asked for.
@@ -95,4 +95,22 @@ pub struct MembershipChanged {
 pub struct Done {
     /// False if it was already as asked for.
     pub changed: bool,
+}
+
+/// Body of `PUT /v1/voters`: make these members, and no others, the voters, by one joint change.
+///
+/// Each must be a member already (a learner or a voter) and the list must not be empty, else 409. Learners that become
+/// voters must have caught up: the node that leads refuses (409) one that lags by more than a few entries. Voters that
+/// are not named leave the membership altogether; a leader that is not named hands over first. Refused (409) when the
+/// named voters that answer are no majority of those named. Learners that are not named stay learners.
+///
+/// Idempotent: `changed: false` if they are the voters already. Answer: [`MembershipChanged`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetVoters {
+    /// Node ids.
+    pub voters: Vec<Id>,
+    /// Only if this membership log id is still the current one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_membership: Option<String>,
 }

@@ -3,7 +3,7 @@
 use kvnode_api::error::ErrorBody;
 use kvnode_api::health::Health;
 use kvnode_api::members::{
-    AddMember, Done, Initialize, Initialized, MembershipChanged, RemoveMember, Transfer,
+    AddMember, Done, Initialize, Initialized, MembershipChanged, RemoveMember, SetVoters, Transfer,
 };
 use kvnode_api::status::{
     Addresses, DiskState, LeaderInfo, LogPositions, MemberInfo, Membership, NodeStatus, Phase, Role,
@@ -93,6 +93,10 @@ fn members_json() {
         r#"{"addr":"a:1","if_membership":"1-1f-0","promote":false}"#,
     );
     golden(&RemoveMember { target: "1f".into(), if_membership: None }, r#"{"target":"1f"}"#);
+    golden(
+        &SetVoters { voters: vec![Id(1), Id(2)], if_membership: Some("1-1f-0".into()) },
+        r#"{"voters":["0000000000000001","0000000000000002"],"if_membership":"1-1f-0"}"#,
+    );
     golden(&Transfer::default(), "{}");
     golden(
         &MembershipChanged { changed: false, membership_log_id: Some("1-1f-0".into()) },

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use kvnode_api::members::{
-    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, Transfer,
+    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters, Transfer,
 };
 use kvnode_api::status::NodeStatus;
 use kvnode_api::watch::LeaderEvent;
@@ -86,6 +86,9 @@ pub trait NodeControl: Send + Sync + 'static {
 
     /// Makes a learner a voter.
     fn promote(&self, request: PromoteMember) -> Answer<MembershipChanged>;
+
+    /// Makes these members the voters.
+    fn set_voters(&self, request: SetVoters) -> Answer<MembershipChanged>;
 
     /// Hands leadership over.
     fn transfer(&self, request: Transfer) -> Answer<Done>;

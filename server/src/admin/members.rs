@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use kvnode_api::members::{
-    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, Transfer,
+    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters, Transfer,
 };
 use kvnode_api::status::Membership;
 use serde::Deserialize;
@@ -77,6 +77,13 @@ pub(super) async fn promote(
     checked_target(&target)?;
     let if_membership = condition(query)?;
     Ok(Json(admin.node.promote(PromoteMember { target, if_membership }).await?))
+}
+
+pub(super) async fn set_voters(
+    State(admin): State<Admin>,
+    Body64(request): Body64<SetVoters>,
+) -> Result<Json<MembershipChanged>, Refusal> {
+    Ok(Json(admin.node.set_voters(request).await?))
 }
 
 pub(super) async fn transfer(

@@ -17,6 +17,7 @@
 //! | `GET /v1/status` | [`kvnode_api::status::NodeStatus`] |
 //! | `GET /v1/members`, `POST` [`kvnode_api::members::AddMember`], `DELETE /v1/members/{id or addr}` | membership |
 //! | `POST /v1/members/{id or addr}/promote` | learner to voter |
+//! | `PUT /v1/voters` | these members are the voters, by one joint change |
 //! | `POST /v1/transfer` [`kvnode_api::members::Transfer`] | hand leadership over |
 //! | `POST /v1/initialize` [`kvnode_api::members::Initialize`] | found a cluster on an unformed node |
 //! | `POST /v1/snapshots`, `GET`, `DELETE /v1/snapshots/{id}` | take, list, remove |
@@ -51,7 +52,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -103,6 +104,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/members", get(members::list).post(members::add))
         .route("/v1/members/{target}", delete(members::remove))
         .route("/v1/members/{target}/promote", post(members::promote))
+        .route("/v1/voters", put(members::set_voters))
         .route("/v1/transfer", post(members::transfer))
         .route("/v1/initialize", post(members::initialize))
         .route("/v1/log/shrink", post(members::shrink_log))

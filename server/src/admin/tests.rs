@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use kvnode_api::members::{
-    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, Transfer,
+    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters, Transfer,
 };
 use kvnode_api::status::{Addresses, DiskState, LeaderInfo, NodeStatus, Phase, Role};
 use kvnode_api::watch::LeaderEvent;
@@ -96,6 +96,9 @@ impl NodeControl for Fake {
         self.answer(format!("{request:?}"), Self::changed())
     }
     fn promote(&self, request: PromoteMember) -> Answer<MembershipChanged> {
+        self.answer(format!("{request:?}"), Self::changed())
+    }
+    fn set_voters(&self, request: SetVoters) -> Answer<MembershipChanged> {
         self.answer(format!("{request:?}"), Self::changed())
     }
     fn transfer(&self, request: Transfer) -> Answer<Done> {
@@ -264,6 +267,11 @@ async fn membership_verbs_reach_the_node_with_their_condition() {
 
     assert_eq!(server.send("DELETE", "/v1/members/b:2?if_membership=3-1-8", "", b"").await.status, 200);
     let want = RemoveMember { target: "b:2".into(), if_membership: Some("3-1-8".into()) };
+    assert_eq!(server.last_call(), format!("{want:?}"));
+
+    let body = json!({"voters": ["1f", "2a"], "if_membership": "3-1-8"});
+    assert_eq!(server.json("PUT", "/v1/voters", &body).await.status, 200);
+    let want = SetVoters { voters: vec![Id(0x1f), Id(0x2a)], if_membership: Some("3-1-8".into()) };
     assert_eq!(server.last_call(), format!("{want:?}"));
 
     assert_eq!(server.send("POST", "/v1/members/1f/promote", "", b"").await.status, 200);

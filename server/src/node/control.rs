@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use kvnode_api::Id;
 use kvnode_api::members::{
-    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, Transfer,
+    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters, Transfer,
 };
 use kvnode_api::status::{Addresses, DiskState, NodeStatus};
 use kvnode_api::watch::LeaderEvent;
@@ -137,6 +137,14 @@ impl NodeControl for Control {
     fn promote(&self, request: PromoteMember) -> Answer<MembershipChanged> {
         match log_id(request.if_membership.as_deref()) {
             Ok(expect) => self.verb(move |group| async move { group.promote(request.target, expect).await }),
+            Err(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+
+    fn set_voters(&self, request: SetVoters) -> Answer<MembershipChanged> {
+        let voters = request.voters.into_iter().map(|id| id.0).collect();
+        match log_id(request.if_membership.as_deref()) {
+            Ok(expect) => self.verb(move |group| async move { group.set_voters(voters, expect).await }),
             Err(error) => Box::pin(async move { Err(error) }),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! No openraft type appears in this interface.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -415,6 +416,14 @@ impl Group {
     /// See [`MemberError`].
     pub async fn promote(&self, target: String, expect: Option<LogId>) -> Result<(), MemberError> {
         members::run(&self.core, &Verb::Promote { target, expect }).await
+    }
+
+    /// Makes these members, and no others, the voters by one joint change. Idempotent. Forwarded to the leader.
+    ///
+    /// # Errors
+    /// See [`MemberError`].
+    pub async fn set_voters(&self, voters: BTreeSet<u64>, expect: Option<LogId>) -> Result<(), MemberError> {
+        members::run(&self.core, &Verb::SetVoters { voters, expect }).await
     }
 
     /// RAFTTRANSFER: hands leadership to a voter (client address or id), or to the most caught-up one.

@@ -9,6 +9,8 @@
 //!
 //! All verbs are idempotent, and compare-and-set on the membership's log id when the caller gives one.
 
+mod voters;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,16 +51,22 @@ pub(super) enum Verb {
     Remove { target: String, expect: Option<LogId> },
     Promote { target: String, expect: Option<LogId> },
     Transfer { to: Option<String> },
+    SetVoters { voters: BTreeSet<u64>, expect: Option<LogId> },
 }
 
 impl Verb {
     fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
+        let named;
         let (kind, text, flag, expect) = match self {
             Verb::Add { addr, wants_vote, expect } => (1, addr.as_str(), *wants_vote, *expect),
             Verb::Remove { target, expect } => (2, target.as_str(), false, *expect),
             Verb::Promote { target, expect } => (3, target.as_str(), false, *expect),
             Verb::Transfer { to } => (4, to.as_deref().unwrap_or(""), false, None),
+            Verb::SetVoters { voters, expect } => {
+                named = voters.iter().map(|id| id_text(*id)).collect::<Vec<_>>().join(",");
+                (5, named.as_str(), false, *expect)
+            }
         };
         out.put_u8(kind);
         codec::put_text(&mut out, text);
@@ -78,6 +86,12 @@ impl Verb {
             2 => Ok(Verb::Remove { target: text, expect }),
             3 => Ok(Verb::Promote { target: text, expect }),
             4 => Ok(Verb::Transfer { to: (!text.is_empty()).then_some(text) }),
+            5 => {
+                let ids = text.split(',').filter(|id| !id.is_empty()).map(|id| u64::from_str_radix(id, 16));
+                let voters = ids.collect::<Result<_, _>>();
+                let voters = voters.map_err(|_| reader.error(format!("node ids {text:?}")))?;
+                Ok(Verb::SetVoters { voters, expect })
+            }
             other => Err(reader.error(format!("verb {other}"))),
         }
     }
@@ -178,6 +192,7 @@ pub(super) async fn act(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError
         Verb::Add { addr, wants_vote, expect } => add(core, addr, *wants_vote, *expect).await,
         Verb::Promote { target, expect } => promote_mark(core, target, *expect).await,
         Verb::Remove { target, expect } => remove(core, target, *expect).await,
+        Verb::SetVoters { voters, expect } => voters::set(core, voters, *expect).await,
     }
 }
 
@@ -588,6 +603,7 @@ mod tests {
             Verb::Promote { target: "00ff".into(), expect },
             Verb::Transfer { to: None },
             Verb::Transfer { to: Some("b:2".into()) },
+            Verb::SetVoters { voters: [1, u64::MAX].into(), expect },
         ] {
             assert_eq!(Verb::decode(verb.encode()), Ok(verb));
         }

@@ -1,0 +1,49 @@
+{{- define "kvnode.name" -}}
+{{- if contains "kvnode-operator" .Release.Name }}{{ .Release.Name | trunc 52 | trimSuffix "-" }}{{ else }}{{ printf "%s-kvnode-operator" .Release.Name | trunc 52 | trimSuffix "-" }}{{ end -}}
+{{- end }}
+
+{{/* The NetworkPolicies of the clusters admit the operator by its name label. */}}
+{{- define "kvnode.selector" -}}
+app.kubernetes.io/name: kvnode-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "kvnode.labels" -}}
+{{ include "kvnode.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
+{{- define "kvnode.account" -}}
+{{- .Values.serviceAccount.name | default (include "kvnode.name" .) -}}
+{{- end }}
+
+{{/* What the operator does in the namespaces of the clusters. Verbs as it uses them, no wildcard, no Secret. */}}
+{{- define "kvnode.clusterRules" -}}
+- apiGroups: [kvnode.dev]
+  resources: [kvclusters]
+  verbs: [get, list, watch]
+- apiGroups: [kvnode.dev]
+  resources: [kvclusters/status]
+  verbs: [patch]
+- apiGroups: [kvnode.dev]
+  resources: [kvclusters/finalizers]
+  verbs: [update]
+- apiGroups: [""]
+  resources: [configmaps, serviceaccounts, services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods, persistentvolumeclaims]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}

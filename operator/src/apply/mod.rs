@@ -1,0 +1,50 @@
+//! What a plan says, done: children, volumes, labels, live settings, and at most one step.
+//!
+//! ```text
+//! children    server-side apply, forced, by the manager kvnode-operator; none that is as it was applied
+//! volumes     merge patches with the uid
+//! labels      merge patches with the uid
+//! live        PUT /v1/log-filter, then the annotation that remembers it
+//! step        see step.rs; after the status that announces it is written
+//! ```
+//!
+//! Invariants
+//! - Each write names what it expects (uid, resource version, membership), so a second operator or an old view does
+//!   nothing instead of harm.
+//! - In a settled cluster nothing is written.
+
+mod manifest;
+pub mod memory;
+mod patch;
+mod step;
+
+pub use step::take;
+
+use crate::context::Context;
+use crate::error::Error;
+use crate::name::ClusterName;
+use crate::observe::Sight;
+use crate::plan::Plan;
+
+/// Everything of the plan but its step.
+///
+/// # Errors
+/// The first write that failed; what follows it waits for the next pass.
+pub async fn settle(ctx: &Context, name: &ClusterName, sight: &Sight, plan: &Plan) -> Result<(), Error> {
+    // Labels first: they cost nothing, wait for nothing, and clients of the Services feel them.
+    for change in &plan.labels {
+        patch::labels(ctx, name, change).await?;
+    }
+    if let Some(children) = &plan.children {
+        manifest::apply(ctx, name, sight, children).await?;
+    }
+    for change in &plan.volumes {
+        patch::volume(ctx, name, sight, change).await?;
+    }
+    for change in &plan.live {
+        patch::live(ctx, name, sight, change).await?;
+    }
+    Ok(())
+}
+
+pub use patch::labels as label;

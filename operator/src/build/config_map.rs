@@ -1,0 +1,44 @@
+//! The server's configuration file, and which of its settings a running node takes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::json;
+
+use super::{hash, labels, metadata, typed};
+use crate::validate::Cluster;
+
+/// Name of the file in the ConfigMap.
+pub const FILE: &str = "config.yaml";
+/// Directory that the file is mounted in.
+pub const DIR: &str = "/etc/kvnode";
+/// Settings that a running node takes over the admin API. All others need a restart.
+pub const LIVE_KEYS: &[&str] = &["log_filter"];
+/// Default of `log_filter` in the server.
+pub const LOG_FILTER_DEFAULT: &str = "info,openraft=warn";
+
+/// `<name>-config`. The file is JSON, which is YAML: nothing needs a quoting rule of its own.
+pub(super) fn build(cluster: &Cluster) -> ConfigMap {
+    let settings: BTreeMap<&String, &String> =
+        cluster.spec.config.iter().map(|(key, value)| (key, &value.0)).collect();
+    let file = format!("{:#}\n", json!(settings));
+    typed(json!({
+        "metadata": metadata(cluster, &labels::config_map(&cluster.name)),
+        "data": { FILE: file },
+    }))
+}
+
+/// The settings that need a restart.
+pub(super) fn restart_settings(cluster: &Cluster) -> BTreeMap<&str, &str> {
+    let all = cluster.spec.config.iter().map(|(key, value)| (key.as_str(), value.0.as_str()));
+    all.filter(|(key, _)| !LIVE_KEYS.contains(key)).collect()
+}
+
+/// The log filter that nodes should have, and the hash that pods are marked with once they do.
+#[must_use]
+pub fn live(cluster: &Cluster) -> (String, String) {
+    let asked = cluster.spec.config.get("log_filter").map(|value| value.0.clone());
+    let filter = asked.unwrap_or_else(|| LOG_FILTER_DEFAULT.to_owned());
+    let mark = hash(&json!({ "log_filter": filter }));
+    (filter, mark)
+}

@@ -1,0 +1,183 @@
+//! The pod template: one container, restricted, without credentials.
+//!
+//! Life of a pod: starts unformed or replays its log (`/startupz`, up to 10 minutes) -> ready when it is a member that
+//! keeps up (`/readyz`) -> on deletion 3 s in which endpoints forget it (preStop), then SIGTERM: it hands leadership
+//! over, drains its clients and flushes, within 60 s.
+
+use k8s_openapi::DeepMerge as _;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::{Value, json};
+
+use super::{config_map, hash, labels, put, typed};
+use crate::crd::Spread;
+use crate::observed::SetRole;
+use crate::validate::Cluster;
+
+/// User and group of the server in its image.
+const USER: i64 = 65532;
+/// Seconds between the decision to stop a pod and SIGTERM.
+const PRE_STOP_SECONDS: i64 = 3;
+/// Seconds between the decision to stop a pod and SIGKILL.
+const GRACE_SECONDS: i64 = 60;
+const DATA_DIR: &str = "/data";
+
+/// What the user's spec asks of pods, as a hash. Two operators of different versions agree on it.
+pub(super) fn intent(cluster: &Cluster, role: SetRole) -> String {
+    let spec = &cluster.spec;
+    hash(&json!({
+        "role": role.as_str(),
+        "image": spec.image,
+        "imagePullPolicy": spec.image_pull_policy,
+        "imagePullSecrets": spec.image_pull_secrets,
+        "config": config_map::restart_settings(cluster),
+        "scheduling": spec.scheduling,
+        "resources": spec.resources,
+        "podTemplate": spec.pod_template,
+    }))
+}
+
+/// The template as this version of the operator makes it, overlay applied.
+pub(super) fn template(cluster: &Cluster, role: SetRole) -> PodTemplateSpec {
+    let set_labels = labels::set_selector(&cluster.name, role);
+    let mut pod_labels = set_labels.clone();
+    pod_labels.extend(labels::common(&cluster.name));
+    let mut pod: PodTemplateSpec = typed(json!({
+        "metadata": {
+            "labels": pod_labels,
+            "annotations": {
+                labels::CONFIG: hash(&json!(config_map::restart_settings(cluster))),
+                "kubectl.kubernetes.io/default-container": labels::CONTAINER,
+            },
+        },
+        "spec": pod_spec(cluster, role),
+    }));
+    if let Some(overlay) = &cluster.overlay {
+        pod.merge_from(overlay.clone());
+    }
+    pod
+}
+
+fn pod_spec(cluster: &Cluster, role: SetRole) -> Value {
+    let spec = &cluster.spec;
+    let mut pod = json!({
+        "serviceAccountName": cluster.name,
+        "automountServiceAccountToken": false,
+        // Else a Service named kvnode would give the server settings that it refuses.
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "containers": [container(cluster)],
+        "volumes": [
+            { "name": "config", "configMap": { "name": labels::config_map(&cluster.name) } },
+        ],
+    });
+    if !spec.image_pull_secrets.is_empty() {
+        put(&mut pod, "imagePullSecrets", json!(spec.image_pull_secrets));
+    }
+    if !spec.scheduling.node_selector.is_empty() {
+        put(&mut pod, "nodeSelector", json!(spec.scheduling.node_selector));
+    }
+    if !spec.scheduling.tolerations.is_empty() {
+        put(&mut pod, "tolerations", json!(spec.scheduling.tolerations));
+    }
+    if let Some(class) = &spec.scheduling.priority_class_name {
+        put(&mut pod, "priorityClassName", json!(class));
+    }
+    spread(cluster, role, &mut pod);
+    pod
+}
+
+/// Hosts by anti-affinity over all pods of the cluster, zones by topology spread within the set.
+fn spread(cluster: &Cluster, role: SetRole, pod: &mut Value) {
+    let term = json!({
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": { "matchLabels": labels::selector(&cluster.name) },
+    });
+    let affinity = match cluster.spec.scheduling.per_node {
+        Spread::Off => None,
+        Spread::Required => Some(json!({ "requiredDuringSchedulingIgnoredDuringExecution": [term] })),
+        Spread::Preferred => Some(json!({
+            "preferredDuringSchedulingIgnoredDuringExecution": [{ "weight": 100, "podAffinityTerm": term }],
+        })),
+    };
+    if let Some(affinity) = affinity {
+        put(pod, "affinity", json!({ "podAntiAffinity": affinity }));
+    }
+    let unsatisfiable = match cluster.spec.scheduling.per_zone {
+        Spread::Off => return,
+        Spread::Required => "DoNotSchedule",
+        Spread::Preferred => "ScheduleAnyway",
+    };
+    let constraint = json!({
+        "topologyKey": "topology.kubernetes.io/zone",
+        "maxSkew": 1,
+        "whenUnsatisfiable": unsatisfiable,
+        "labelSelector": { "matchLabels": labels::set_selector(&cluster.name, role) },
+    });
+    put(pod, "topologySpreadConstraints", json!([constraint]));
+}
+
+fn container(cluster: &Cluster) -> Value {
+    let spec = &cluster.spec;
+    let mut container = json!({
+        "name": labels::CONTAINER,
+        "image": spec.image.as_ref().unwrap_or(&cluster.operator.image),
+        "imagePullPolicy": spec.image_pull_policy.as_str(),
+        "args": args(cluster),
+        "env": [{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
+        "ports": [
+            { "name": "redis", "containerPort": labels::CLIENT_PORT, "protocol": "TCP" },
+            { "name": "peer", "containerPort": labels::PEER_PORT, "protocol": "TCP" },
+            { "name": "admin", "containerPort": labels::ADMIN_PORT, "protocol": "TCP" },
+        ],
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"] },
+        },
+        // A big store may take minutes to apply its log again; a restart would only begin anew.
+        "startupProbe": probe("/startupz", 1, 600, 2),
+        "readinessProbe": probe("/readyz", 1, 2, 2),
+        "livenessProbe": probe("/livez", 10, 6, 5),
+        "lifecycle": { "preStop": { "sleep": { "seconds": PRE_STOP_SECONDS } } },
+        "volumeMounts": [
+            { "name": labels::VOLUME, "mountPath": DATA_DIR },
+            { "name": "config", "mountPath": config_map::DIR, "readOnly": true },
+        ],
+    });
+    if let Some(resources) = &spec.resources {
+        put(&mut container, "resources", json!(resources));
+    }
+    container
+}
+
+fn args(cluster: &Cluster) -> Vec<String> {
+    let host = labels::pod_host(&cluster.name, &cluster.namespace, "$(POD_NAME)");
+    vec![
+        format!("--addr=0.0.0.0:{}", labels::CLIENT_PORT),
+        format!("--peer-addr=0.0.0.0:{}", labels::PEER_PORT),
+        format!("--http-addr=0.0.0.0:{}", labels::ADMIN_PORT),
+        format!("--advertise-addr={host}:{}", labels::CLIENT_PORT),
+        format!("--advertise-peer-addr={host}:{}", labels::PEER_PORT),
+        format!("--data={DATA_DIR}"),
+        // Only the operator founds a cluster: an empty volume never does by itself.
+        "--formation=wait".to_owned(),
+        format!("--config={}/{}", config_map::DIR, config_map::FILE),
+    ]
+}
+
+fn probe(path: &str, period_seconds: i32, failures: i32, timeout_seconds: i32) -> Value {
+    json!({
+        "httpGet": { "path": path, "port": "admin" },
+        "periodSeconds": period_seconds,
+        "failureThreshold": failures,
+        "timeoutSeconds": timeout_seconds,
+    })
+}

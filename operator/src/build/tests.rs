@@ -1,0 +1,253 @@
+//! Every child as YAML, compared with reviewed files; and the promises that the files alone do not show.
+//!
+//! `KVNODE_GOLDEN=write cargo test -p kvnode-operator golden` writes the files anew; review the difference.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Built, Named, Sizes, build, config_map, labels};
+use crate::crd::{KvCluster, KvClusterSpec};
+use crate::observed::{SetRole, SetSeen};
+use crate::validate::{Cluster, OWNED_KEYS, Operator, validate};
+
+fn cluster(spec: Value) -> Cluster {
+    let spec: KvClusterSpec = serde_json::from_value(spec).unwrap();
+    let mut object = KvCluster::new("cart", spec);
+    object.metadata.namespace = Some("shop".into());
+    object.metadata.uid = Some("7d1f2c3a-0000-4000-8000-000000000001".into());
+    object.metadata.generation = Some(1);
+    let operator = Operator { image: "kvnode-server:0.1.0".into(), namespace: "kvnode-system".into() };
+    validate(&object, &operator).unwrap()
+}
+
+fn built(spec: Value, voters: i32, learners: Option<i32>) -> Built {
+    build(&cluster(spec), &BTreeMap::new(), Sizes { voters, learners })
+}
+
+/// Everything that an interface of the spec can turn.
+fn production() -> Value {
+    json!({
+        "replicas": 5,
+        "learners": 1,
+        "image": "registry.example/kvnode-server:0.2.0",
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{ "name": "registry" }],
+        "storage": { "size": "50Gi", "storageClassName": "fast" },
+        "config": { "durability": "high", "clients_max": "20000", "log_filter": "debug" },
+        "services": {
+            "any": { "annotations": { "example.com/lb": "inside" } },
+            "leader": {
+                "type": "LoadBalancer",
+                "loadBalancerClass": "example.com/nlb",
+                "loadBalancerSourceRanges": ["10.0.0.0/8"],
+            },
+            "read": { "enabled": false },
+        },
+        "scheduling": {
+            "perNode": "Required",
+            "perZone": "Required",
+            "nodeSelector": { "disk": "nvme" },
+            "tolerations": [{ "key": "dedicated", "operator": "Exists" }],
+            "priorityClassName": "high",
+        },
+        "resources": { "requests": { "cpu": "1", "memory": "2Gi" }, "limits": { "memory": "2Gi" } },
+        "networkPolicy": { "scrapeNamespaces": ["monitoring"] },
+        "podTemplate": {
+            "metadata": { "annotations": { "example.com/team": "shop" } },
+            "spec": {
+                "containers": [
+                    { "name": "server", "env": [{ "name": "TZ", "value": "UTC" }] },
+                    { "name": "sidecar", "image": "sidecar:1" },
+                ],
+            },
+        },
+    })
+}
+
+fn golden<T: Serialize>(name: &str, object: &T) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/build/golden").join(name);
+    let text = serde_yaml::to_string(object).unwrap();
+    if std::env::var_os("KVNODE_GOLDEN").is_some_and(|word| word == "write") {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        text == want,
+        "{} differs; KVNODE_GOLDEN=write writes it anew. It is now:\n{text}",
+        path.display()
+    );
+}
+
+fn golden_named<T: Serialize>(name: &str, object: &Named<T>) {
+    match &object.manifest {
+        Some(manifest) => golden(name, manifest),
+        None => golden(name, &json!({ "none": object.name })),
+    }
+}
+
+fn golden_all(prefix: &str, built: &Built) {
+    let children = &built.children;
+    golden(&format!("{prefix}-service-account.yaml"), &children.service_account);
+    golden(&format!("{prefix}-config-map.yaml"), &children.config_map);
+    golden(&format!("{prefix}-service-raft.yaml"), &children.raft_service);
+    golden_named(&format!("{prefix}-service-any.yaml"), &children.any_service);
+    golden_named(&format!("{prefix}-service-leader.yaml"), &children.leader_service);
+    golden_named(&format!("{prefix}-service-read.yaml"), &children.read_service);
+    golden_named(&format!("{prefix}-network-policy.yaml"), &children.network_policy);
+    golden_named(&format!("{prefix}-disruption-budget.yaml"), &children.disruption_budget);
+    golden(&format!("{prefix}-stateful-set.yaml"), &children.voters);
+    golden_named(&format!("{prefix}-stateful-set-learner.yaml"), &children.learners);
+}
+
+#[test]
+fn golden_of_an_empty_spec() {
+    golden_all("minimal", &built(json!({}), 3, None));
+}
+
+#[test]
+fn golden_of_a_full_spec() {
+    golden_all("production", &built(production(), 5, Some(1)));
+}
+
+fn pod_spec(built: &Built) -> Value {
+    json!(built.children.voters.spec.as_ref().unwrap().template.spec)
+}
+
+#[test]
+fn pods_fit_the_restricted_profile_and_hold_no_credentials() {
+    for spec in [json!({}), production()] {
+        let pod = pod_spec(&built(spec, 3, None));
+        assert_eq!(pod["automountServiceAccountToken"], json!(false));
+        assert_eq!(pod["enableServiceLinks"], json!(false));
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], json!(true));
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], json!("RuntimeDefault"));
+        let server = &pod["containers"][0];
+        assert_eq!(server["name"], json!(labels::CONTAINER));
+        assert_eq!(server["securityContext"]["allowPrivilegeEscalation"], json!(false));
+        assert_eq!(server["securityContext"]["readOnlyRootFilesystem"], json!(true));
+        assert_eq!(server["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+    }
+}
+
+#[test]
+fn one_voter_has_no_budget_that_would_block_a_drain() {
+    assert_eq!(built(json!({ "replicas": 1 }), 1, None).children.disruption_budget.manifest, None);
+}
+
+/// What the API server would show of a set.
+fn seen(built: &Built) -> BTreeMap<SetRole, SetSeen> {
+    let set = &built.children.voters;
+    let notes = set.metadata.annotations.clone().unwrap();
+    let mut template = set.spec.as_ref().unwrap().template.clone();
+    // A default that the API server fills in.
+    template.spec.as_mut().unwrap().dns_policy = Some("ClusterFirst".into());
+    let seen = SetSeen {
+        name: "cart".into(),
+        template: Some(template),
+        pod_intent: notes.get(labels::POD_INTENT).cloned(),
+        template_hash: notes.get(labels::POD_TEMPLATE).cloned(),
+        ..SetSeen::default()
+    };
+    [(SetRole::Voter, seen)].into()
+}
+
+#[test]
+fn another_version_of_the_operator_keeps_the_pods_of_an_unchanged_spec() {
+    let first = built(json!({}), 3, None);
+    let sets = seen(&first);
+    let sizes = Sizes { voters: 3, learners: None };
+    let mut newer = cluster(json!({}));
+    newer.operator.image = "kvnode-server:9.9.9".into();
+    let kept = build(&newer, &sets, sizes);
+    assert!(kept.update_available);
+    assert_eq!(kept.image, "kvnode-server:0.1.0");
+    assert_eq!(Some(&kept.children.voters.spec.unwrap().template), sets[&SetRole::Voter].template.as_ref());
+    // A change by the user takes the new image along, and so does the permission.
+    for spec in [
+        json!({ "config": { "durability": "low" } }),
+        json!({ "rollout": { "operatorUpgrade": "RollPods" } }),
+    ] {
+        let mut changed = cluster(spec);
+        changed.operator.image.clone_from(&newer.operator.image);
+        let rolled = build(&changed, &sets, sizes);
+        assert!(!rolled.update_available);
+        assert_eq!(rolled.image, "kvnode-server:9.9.9");
+    }
+}
+
+#[test]
+fn only_what_concerns_pods_changes_them() {
+    let template = |spec: Value| json!(built(spec, 3, None).children.voters.spec.unwrap().template);
+    let plain = template(json!({}));
+    for same in [
+        json!({ "replicas": 5, "learners": 2 }),
+        json!({ "config": { "log_filter": "debug" } }),
+        json!({ "storage": { "size": "20Gi" } }),
+        json!({ "paused": true, "networkPolicy": { "enabled": false } }),
+        json!({ "services": { "leader": { "enabled": false } } }),
+    ] {
+        assert_eq!(template(same.clone()), plain, "{same}");
+    }
+    for other in [
+        json!({ "config": { "durability": "low" } }),
+        json!({ "image": "x:2" }),
+        json!({ "resources": { "limits": { "memory": "1Gi" } } }),
+    ] {
+        assert_ne!(template(other.clone()), plain, "{other}");
+    }
+}
+
+#[test]
+fn keys_and_defaults_are_those_of_the_server() {
+    let example = include_str!("../../../server/config.example.yaml");
+    let has = |key: &str| example.lines().any(|line| line.starts_with(&format!("#{key}:")));
+    for key in OWNED_KEYS.iter().chain(config_map::LIVE_KEYS) {
+        assert!(has(key), "{key} is no key of the server");
+    }
+    assert!(example.contains(&format!("#log_filter: {}\n", config_map::LOG_FILTER_DEFAULT)));
+}
+
+#[test]
+fn an_overlay_that_a_pod_template_does_not_know_is_refused() {
+    for (overlay, part) in [
+        (
+            json!({ "spec": { "containers": [{ "name": "server", "imagee": "x" }] } }),
+            ".spec.containers[0].imagee",
+        ),
+        (json!({ "spec": { "containers": [{ "name": "server", "ports": 5 }] } }), "spec.podTemplate"),
+        (json!({ "metadata": { "labels": { "kvnode.dev/set": "x" } } }), "kvnode.dev/set"),
+        (json!({ "spec": { "containers": [], "restartPolicy": "Never" } }), "restartPolicy"),
+    ] {
+        let spec: KvClusterSpec = serde_json::from_value(json!({ "podTemplate": overlay })).unwrap();
+        let operator = Operator { image: String::new(), namespace: String::new() };
+        let faults = validate(&KvCluster::new("cart", spec), &operator).unwrap_err().faults;
+        assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
+    }
+}
+
+#[test]
+fn quantities_are_bytes() {
+    use crate::validate::quantity_bytes;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    for (text, bytes) in [
+        ("10Gi", Some(10 << 30)),
+        ("1.5Gi", Some(3 << 29)),
+        ("1000", Some(1000)),
+        ("5G", Some(5_000_000_000)),
+        ("1e3", Some(1000)),
+        ("500m", Some(1)),
+        (".5Ki", Some(512)),
+        ("16Ei", None),
+        ("", None),
+        (".", None),
+        ("-1", None),
+        ("1.2.3", None),
+        ("ten", None),
+        ("10GiB", None),
+    ] {
+        assert_eq!(quantity_bytes(&Quantity(text.into())), bytes, "{text:?}");
+    }
+}

@@ -1,0 +1,72 @@
+//! What every pass works with.
+
+use std::sync::Arc;
+
+use kube::Client;
+
+use crate::admin_client::AdminClient;
+use crate::apply::memory::Memory;
+use crate::backoff::Failures;
+use crate::events::Recorder;
+use crate::health::Probes;
+use crate::metrics::Metrics;
+use crate::name::ClusterName;
+use crate::observe::surroundings::Surroundings;
+use crate::validate::Operator;
+use crate::watch::Watches;
+
+/// The operator's one value of its parts. What is kept in it between passes saves calls; losing it loses nothing.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The nodes.
+    pub nodes: AdminClient,
+    /// The open streams.
+    pub watches: Watches,
+    /// Events.
+    pub recorder: Recorder,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Probes.
+    pub probes: Arc<Probes>,
+    /// What this operator brings along.
+    pub operator: Operator,
+    /// Kubernetes nodes, volumes and classes, as they were last read.
+    pub surroundings: Surroundings,
+    /// Children, as they were after they were last applied.
+    pub memory: Memory,
+    /// Failures in a row.
+    pub failures: Failures<ClusterName>,
+}
+
+impl Context {
+    /// With everything at its beginning. `instance` is the name of this process in Events.
+    #[must_use]
+    pub fn new(
+        (client, nodes, watches): (Client, AdminClient, Watches),
+        metrics: Arc<Metrics>,
+        probes: Arc<Probes>,
+        operator: Operator,
+        instance: &str,
+    ) -> Self {
+        Self {
+            recorder: Recorder::new(client.clone(), instance, metrics.clone()),
+            client,
+            nodes,
+            watches,
+            metrics,
+            probes,
+            operator,
+            surroundings: Surroundings::default(),
+            memory: Memory::default(),
+            failures: Failures::default(),
+        }
+    }
+
+    /// Forgets a cluster that is gone.
+    pub fn forget(&self, cluster: &ClusterName) {
+        self.watches.forget(cluster);
+        self.memory.forget(cluster);
+        self.failures.forget(cluster);
+    }
+}

@@ -1,0 +1,194 @@
+//! The closed lists that users, alerts and GitOps tools may rely on: condition types, their reasons, event reasons.
+//!
+//! A word, once released, keeps its meaning. Texts beside it may change at any time.
+
+use std::fmt;
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$note:meta])* $word:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$note])* $word),+ }
+
+        impl $name {
+            /// All, in the order of this list.
+            pub const ALL: &'static [Self] = &[$(Self::$word),+];
+
+            /// The word as it stands in Kubernetes.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$word => stringify!($word)),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// Type of a condition. All of them are always present, so that `kubectl wait` never waits for a missing one.
+    ConditionType {
+        /// True: every pod asked for is ready, a member in its role, and of the newest revision.
+        Ready,
+        /// True: a leader with a quorum answered in this pass. Commands are served.
+        Available,
+        /// True: the operator is changing something.
+        Progressing,
+        /// True: the cluster serves, but tolerates fewer failures than it should.
+        Degraded,
+        /// True: what the nodes hold is what this KvCluster recorded. False stops everything that could lose data.
+        DataSafe,
+        /// True: this operator would make other pods than those that run; see `rollout.operatorUpgrade`.
+        UpdateAvailable,
+        /// True: `spec.paused`.
+        Paused,
+        /// True: nothing will happen until somebody changes something (kstatus: Failed).
+        Stalled,
+    }
+}
+
+words! {
+    /// Reason of a condition. The comment names the condition and its status.
+    Reason {
+        /// Ready true.
+        AllMembersReady,
+        /// Ready false: fewer pods are ready members than asked for.
+        WaitingForMembers,
+        /// Ready false: all are ready, but a change is under way.
+        ChangeUnderWay,
+        /// Ready false, Available false: `spec.hibernate`.
+        Hibernated,
+        /// Available true.
+        QuorumPresent,
+        /// Available false: the reachable voters are a majority, an election is under way.
+        NoLeader,
+        /// Available false: a majority of the voters does not answer. Nothing is deleted or changed until it does.
+        QuorumLost,
+        /// Available false: not formed yet.
+        NotFormed,
+        /// Available unknown: no node could be asked.
+        Unknown,
+        /// Progressing true: first formation.
+        Creating,
+        /// Progressing true: more or fewer members.
+        Scaling,
+        /// Progressing true: pods are replaced one by one.
+        RollingOut,
+        /// Progressing true: a member lost its data; another takes its place.
+        ReplacingMember,
+        /// Progressing true.
+        GrowingVolumes,
+        /// Progressing true: pods stop.
+        Hibernating,
+        /// Progressing true: pods start again with their data.
+        Waking,
+        /// Progressing true: a step waits for something; the message names it.
+        Blocked,
+        /// Progressing false: nothing to do.
+        Settled,
+        /// Progressing false, Stalled true: the first pod of a new revision does not come up; old pods are untouched.
+        RolloutStalled,
+        /// Progressing false: `rollout.mode: Manual`, only the leader is left.
+        WaitingForApproval,
+        /// Progressing false: annotation `kvnode.dev/plan: show`; `status.plan` lists the next steps.
+        PlanOnly,
+        /// Degraded true: a member's node does not answer.
+        MemberDown,
+        /// Degraded true: a member is far behind.
+        MemberLagging,
+        /// Degraded true: a disk refuses writes that grow the data.
+        VolumeFull,
+        /// Degraded false.
+        Healthy,
+        /// DataSafe true.
+        IdentityOk,
+        /// DataSafe false, Stalled true: nodes of different clusters, or of another one than recorded.
+        IdentityConflict,
+        /// DataSafe false, Stalled true: the cluster had data and all nodes are empty. It is not founded anew.
+        AllMembersEmpty,
+        /// UpdateAvailable true.
+        NewerTemplate,
+        /// UpdateAvailable false.
+        UpToDate,
+        /// Paused true.
+        PausedBySpec,
+        /// Paused false.
+        Running,
+        /// Ready false, Stalled true: the spec is wrong; the message lists every fault.
+        InvalidSpec,
+        /// Stalled true: a name that the cluster needs belongs to something else.
+        NameTaken,
+        /// Stalled false.
+        NotStalled,
+    }
+}
+
+words! {
+    /// Reason of an Event.
+    EventReason {
+        /// The cluster id was recorded; founding follows.
+        ClusterIdRecorded,
+        /// Volumes of an earlier KvCluster of this name were taken over.
+        AdoptedExistingData,
+        /// The cluster was founded.
+        ClusterInitialized,
+        /// A learner was added.
+        LearnerAdded,
+        /// The set of voters changed.
+        VotersChanged,
+        /// A member was removed.
+        MemberRemoved,
+        /// A member without data was replaced by a new one.
+        MemberReplaced,
+        /// Leadership moved; the message has cause and cost.
+        LeaderChanged,
+        /// The operator asked the leader to hand over.
+        HandoverRequested,
+        /// A pod was deleted to be made anew.
+        PodRestarted,
+        /// A pod on a lost Kubernetes node was given up.
+        PodForceDeleted,
+        /// A volume was deleted.
+        VolumeDeleted,
+        /// A volume is being grown.
+        VolumeGrowing,
+        /// The StatefulSet was made anew, pods untouched.
+        StatefulSetRecreated,
+        /// Fewer pods.
+        ScaledDown,
+        /// More pods.
+        ScaledUp,
+        /// A rollout began.
+        RolloutStarted,
+        /// All pods have the newest revision.
+        RolloutComplete,
+        /// The first pod of a revision does not come up.
+        RolloutStalled,
+        /// A change that was under way does nothing more until something happens; the message names it.
+        Blocked,
+        /// A leader with a quorum answers.
+        Available,
+        /// No leader, or no quorum.
+        Unavailable,
+        /// Fewer failures are tolerated than should be.
+        Degraded,
+        /// All members are well again.
+        Recovered,
+        /// All pods were stopped.
+        Hibernated,
+        /// Pods start again.
+        Woken,
+        /// Data of different clusters; nothing is touched.
+        IdentityConflict,
+        /// All nodes of a cluster that had data are empty; nothing is touched.
+        AllMembersEmpty,
+        /// The spec is wrong.
+        InvalidSpec,
+        /// A step was refused or failed; it is tried again.
+        StepFailed,
+    }
+}

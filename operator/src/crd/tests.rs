@@ -1,0 +1,180 @@
+//! Every rule of the schema refuses what it should and accepts what it should.
+
+use kube::CustomResourceExt as _;
+use serde_json::{Value, json};
+
+use super::backup::{KvBackup, KvBackupSpec};
+use super::{KvCluster, KvClusterSpec};
+
+/// Bytes of JSON of one CRD; `kubectl apply` keeps a copy in an annotation of at most 256 KiB.
+const JSON_BYTES_MAX: usize = 100_000;
+
+fn cluster(name: &str, spec: Value) -> KvCluster {
+    KvCluster::new(name, serde_json::from_value(spec).unwrap())
+}
+
+fn spec(spec: Value) -> KvCluster {
+    cluster("cart", spec)
+}
+
+fn refused(result: Result<(), impl std::fmt::Debug>, part: &str) {
+    let text = format!("{:?}", result.expect_err(part));
+    assert!(text.contains(part), "{part}: {text}");
+}
+
+#[test]
+fn an_empty_spec_is_complete() {
+    let empty: KvClusterSpec = serde_json::from_value(json!({})).unwrap();
+    assert_eq!(empty, KvClusterSpec::default());
+    spec(json!({})).validate_cel().unwrap();
+    // No explicit null and no empty list: a GitOps tool sees no difference after defaulting.
+    let text = serde_json::to_string(&empty).unwrap();
+    assert!(!text.contains("null") && !text.contains("[]"), "{text}");
+}
+
+#[test]
+fn names() {
+    for good in ["a", "cart", "cart-1", &"a".repeat(45)] {
+        cluster(good, json!({})).validate_cel().unwrap();
+    }
+    for bad in ["1cart", "cart.shop", "-cart", &"a".repeat(46)] {
+        refused(cluster(bad, json!({})).validate_cel(), "metadata.name must be at most 45");
+    }
+    for bad in ["cart-leader", "cart-read", "cart-raft", "cart-learner", "cart-config"] {
+        refused(cluster(bad, json!({})).validate_cel(), "metadata.name must not end in");
+    }
+}
+
+#[test]
+fn replicas_are_odd() {
+    for good in [1, 3, 5, 7, 9] {
+        spec(json!({ "replicas": good })).validate_cel().unwrap();
+    }
+    for bad in [2, 4] {
+        refused(spec(json!({ "replicas": bad })).validate_cel(), "replicas must be odd");
+    }
+}
+
+#[test]
+fn scaling_and_sleeping_are_two_edits() {
+    let awake = spec(json!({}));
+    spec(json!({ "hibernate": true })).validate_cel_update(&awake).unwrap();
+    spec(json!({ "replicas": 5 })).validate_cel_update(&awake).unwrap();
+    refused(
+        spec(json!({ "hibernate": true, "replicas": 5 })).validate_cel_update(&awake),
+        "cannot change in the same edit",
+    );
+    refused(
+        spec(json!({ "hibernate": true, "learners": 1 })).validate_cel_update(&awake),
+        "cannot change in the same edit",
+    );
+}
+
+#[test]
+fn storage_grows_only_and_keeps_its_class() {
+    let old = spec(json!({ "storage": { "size": "10Gi", "storageClassName": "fast" } }));
+    spec(json!({ "storage": { "size": "1Gi" } })).validate_cel().unwrap();
+    refused(spec(json!({ "storage": { "size": "1023Mi" } })).validate_cel(), "at least 1Gi");
+    spec(json!({ "storage": { "size": "10240Mi", "storageClassName": "fast" } }))
+        .validate_cel_update(&old)
+        .unwrap();
+    spec(json!({ "storage": { "size": "20Gi", "storageClassName": "fast" } }))
+        .validate_cel_update(&old)
+        .unwrap();
+    refused(
+        spec(json!({ "storage": { "size": "9Gi", "storageClassName": "fast" } })).validate_cel_update(&old),
+        "can only grow",
+    );
+    refused(
+        spec(json!({ "storage": { "size": "10Gi", "storageClassName": "slow" } })).validate_cel_update(&old),
+        "storageClassName cannot be changed",
+    );
+    refused(spec(json!({})).validate_cel_update(&old), "storageClassName cannot be changed");
+    refused(old.validate_cel_update(&spec(json!({}))), "storageClassName cannot be changed");
+}
+
+#[test]
+fn settings_of_the_operator_are_refused() {
+    spec(json!({ "config": { "durability": "low", "log_filter": "debug" } })).validate_cel().unwrap();
+    for key in crate::validate::OWNED_KEYS {
+        refused(spec(json!({ "config": { *key: "x" } })).validate_cel(), "belong to the operator");
+    }
+}
+
+#[test]
+fn load_balancer_fields_need_a_load_balancer() {
+    let service = |fields: Value| spec(json!({ "services": { "leader": fields } }));
+    service(json!({ "type": "LoadBalancer", "loadBalancerClass": "x", "loadBalancerSourceRanges": ["10.0.0.0/8"] }))
+        .validate_cel()
+        .unwrap();
+    service(json!({ "type": "NodePort" })).validate_cel().unwrap();
+    refused(service(json!({ "loadBalancerClass": "x" })).validate_cel(), "need type LoadBalancer");
+    refused(
+        service(json!({ "type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"] })).validate_cel(),
+        "need type LoadBalancer",
+    );
+}
+
+#[test]
+fn a_backup_keeps_its_cluster_and_schedule() {
+    let backup = |spec: Value| -> KvBackup {
+        KvBackup::new("b", serde_json::from_value::<KvBackupSpec>(spec).unwrap())
+    };
+    let old = backup(json!({ "cluster": "cart" }));
+    backup(json!({ "cluster": "cart", "deletionPolicy": "Delete" })).validate_cel_update(&old).unwrap();
+    refused(backup(json!({ "cluster": "other" })).validate_cel_update(&old), "cluster cannot be changed");
+    refused(
+        backup(json!({ "cluster": "cart", "schedule": "hourly" })).validate_cel_update(&old),
+        "schedule cannot be changed",
+    );
+}
+
+#[test]
+fn crds_are_small_and_every_field_is_explained() {
+    for crd in [KvCluster::crd(), KvBackup::crd()] {
+        let value = serde_json::to_value(&crd).unwrap();
+        let bytes = value.to_string().len();
+        assert!(bytes < JSON_BYTES_MAX, "{bytes} bytes");
+        let schema = &value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        for part in ["spec", "status"] {
+            unexplained(part, &schema[part]);
+        }
+    }
+}
+
+/// Own fields have a text; types of Kubernetes have their own.
+fn unexplained(path: &str, schema: &Value) {
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        assert!(inner["description"].as_str().is_some_and(|text| text.len() > 8), "{path} is not explained");
+        unexplained(&path, inner);
+    }
+}
+
+#[test]
+fn lists_that_are_maps_say_so_and_the_scale_subresource_works() {
+    let crd = serde_json::to_value(KvCluster::crd()).unwrap();
+    let version = &crd["spec"]["versions"][0];
+    let status = &version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"];
+    for (field, key) in [("conditions", "type"), ("members", "pod")] {
+        assert_eq!(status[field]["x-kubernetes-list-type"], json!("map"), "{field}");
+        assert_eq!(status[field]["x-kubernetes-list-map-keys"], json!([key]), "{field}");
+    }
+    let maps = version.to_string().matches("x-kubernetes-list-map-keys").count();
+    assert_eq!(maps, 2, "and no other list does");
+    assert_eq!(version["subresources"]["scale"]["labelSelectorPath"], json!(".status.selector"));
+    assert!(version["subresources"]["status"].is_object());
+    let columns = version["additionalPrinterColumns"].as_array().unwrap();
+    let names: Vec<&str> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["Ready", "Leader", "Phase", "Version", "Age", "Last-Backup", "Term", "Summary"]);
+}
+
+#[test]
+fn defaults_are_in_the_schema() {
+    let crd = serde_json::to_value(KvCluster::crd()).unwrap();
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    assert_eq!(spec["replicas"]["default"], json!(3));
+    assert_eq!(spec["storage"]["default"]["size"], json!("10Gi"));
+    assert_eq!(spec["storage"]["properties"]["whenDeleted"]["default"], json!("Retain"));
+    assert_eq!(spec["services"]["properties"]["any"]["properties"]["type"]["default"], json!("ClusterIP"));
+}

@@ -1,0 +1,329 @@
+//! The conditions, the phase and the one-line summary: what the decision means to a reader.
+//!
+//! Each message answers: what is wrong, what the operator does about it, what the reader can do. `phase` follows from
+//! the same facts; it is never read back to decide about data.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kvnode_api::status::DiskState;
+
+use super::decide::{Decision, no_leader};
+use super::formation::Identity;
+use super::membership::lag_text;
+use super::step::{Blocker, Step};
+use super::view::{View, list};
+use crate::crd::reason::{ConditionType, Reason};
+use crate::crd::status::{ChangeKind, MemberRole, MemberState, MemberStatus, Phase};
+
+/// What the conditions are made from.
+pub(super) struct Facts<'a, 'v> {
+    pub(super) view: &'a View<'v>,
+    pub(super) decision: &'a Decision,
+    pub(super) members: &'a [MemberStatus],
+    pub(super) update_available: bool,
+}
+
+/// Status, reason, message.
+type Verdict = (Truth, Reason, String);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Truth {
+    Yes,
+    No,
+    Unknown,
+}
+
+impl Truth {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "True",
+            Self::No => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// All conditions, the phase, the summary.
+pub(super) fn all(facts: &Facts<'_, '_>, now: Timestamp) -> (Vec<Condition>, Phase, String) {
+    let verdicts = [
+        (ConditionType::Ready, ready(facts)),
+        (ConditionType::Available, available(facts)),
+        (ConditionType::Progressing, progressing(facts)),
+        (ConditionType::Degraded, degraded(facts)),
+        (ConditionType::DataSafe, data_safe(facts)),
+        (ConditionType::UpdateAvailable, update(facts)),
+        (ConditionType::Paused, paused(facts)),
+        (ConditionType::Stalled, stalled(facts)),
+    ];
+    let phase = phase(facts, &verdicts);
+    let summary = summary(facts, phase, &verdicts);
+    let old = &facts.view.observed.recorded.conditions;
+    let generation = facts.view.cluster.generation;
+    let conditions =
+        verdicts.into_iter().map(|(kind, verdict)| condition(old, kind, verdict, generation, now));
+    (conditions.collect(), phase, summary)
+}
+
+/// The conditions of a spec that is wrong. What the pods do is not looked at, so what was said of them stays.
+pub(super) fn invalid(
+    old: &[Condition],
+    generation: i64,
+    faults: &[String],
+    now: Timestamp,
+) -> (Vec<Condition>, Phase, String) {
+    let message =
+        format!("the spec has faults, nothing is changed until they are corrected: {}", faults.join("; "));
+    let wrong = |truth| (truth, Reason::InvalidSpec, message.clone());
+    let mut conditions: Vec<Condition> = old.to_vec();
+    for (kind, verdict) in [
+        (ConditionType::Ready, wrong(Truth::No)),
+        (ConditionType::Progressing, wrong(Truth::No)),
+        (ConditionType::Stalled, wrong(Truth::Yes)),
+    ] {
+        let new = condition(old, kind, verdict, generation, now);
+        conditions.retain(|condition| condition.type_ != new.type_);
+        conditions.push(new);
+    }
+    let place =
+        |condition: &Condition| ConditionType::ALL.iter().position(|kind| kind.as_str() == condition.type_);
+    conditions.sort_by_key(place);
+    (conditions, Phase::Failed, message)
+}
+
+fn condition(
+    old: &[Condition],
+    kind: ConditionType,
+    (truth, reason, message): Verdict,
+    generation: i64,
+    now: Timestamp,
+) -> Condition {
+    let before = old.iter().find(|condition| condition.type_ == kind.as_str());
+    let same = before.filter(|condition| condition.status == truth.as_str());
+    Condition {
+        type_: kind.as_str().to_owned(),
+        status: truth.as_str().to_owned(),
+        reason: reason.as_str().to_owned(),
+        message,
+        observed_generation: Some(generation),
+        last_transition_time: same.map_or(Time(now), |condition| condition.last_transition_time.clone()),
+    }
+}
+
+fn hibernated(facts: &Facts<'_, '_>) -> bool {
+    facts.view.cluster.spec.hibernate
+}
+
+fn ready(facts: &Facts<'_, '_>) -> Verdict {
+    if let Some((reason, message)) = &facts.decision.stalled {
+        return (Truth::No, *reason, message.clone());
+    }
+    if hibernated(facts) {
+        return (
+            Truth::No,
+            Reason::Hibernated,
+            "spec.hibernate is set: no pods run, the data is kept".into(),
+        );
+    }
+    match &facts.decision.step {
+        Step::Settled => {
+            (Truth::Yes, Reason::AllMembersReady, "every member is ready and of the newest revision".into())
+        }
+        step => {
+            let missing = super::membership::missing(facts.view);
+            let reason = if missing.is_some() { Reason::WaitingForMembers } else { Reason::ChangeUnderWay };
+            (Truth::No, reason, step.to_string())
+        }
+    }
+}
+
+fn available(facts: &Facts<'_, '_>) -> Verdict {
+    let view = facts.view;
+    if let Some((pod, _)) = view.leader {
+        return (Truth::Yes, Reason::QuorumPresent, format!("{} leads and hears a quorum", pod.name));
+    }
+    if hibernated(facts) {
+        return (Truth::No, Reason::Hibernated, "spec.hibernate is set".into());
+    }
+    if !view.formed() {
+        return (Truth::No, Reason::NotFormed, "the cluster is not founded yet".into());
+    }
+    let wait = no_leader(view, false);
+    let anybody = view.observed.pods.values().any(|pod| pod.node.status().is_some());
+    match wait.blocker {
+        Blocker::InProgress => (Truth::No, Reason::NoLeader, wait.message),
+        _ if !anybody && !view.observed.pods.is_empty() => (Truth::Unknown, Reason::Unknown, wait.message),
+        _ => (Truth::No, Reason::QuorumLost, wait.message),
+    }
+}
+
+fn progressing(facts: &Facts<'_, '_>) -> Verdict {
+    let decision = facts.decision;
+    let text = decision.step.to_string();
+    match (&decision.step, decision.held) {
+        (_, Some("plan only")) => return (Truth::No, Reason::PlanOnly, text),
+        (_, Some(_)) => return (Truth::No, Reason::PausedBySpec, text),
+        (Step::Settled, None) => return (Truth::No, Reason::Settled, "nothing to do".into()),
+        _ => {}
+    }
+    if let Some((reason, message)) = &decision.stalled {
+        return (Truth::No, *reason, message.clone());
+    }
+    let Step::Wait(wait) = &decision.step else { return (Truth::Yes, kind_reason(decision.kind), text) };
+    match wait.blocker {
+        Blocker::InProgress => (Truth::Yes, kind_reason(decision.kind), text),
+        Blocker::Person if wait.message.contains(crate::build::labels::APPROVE) => {
+            (Truth::No, Reason::WaitingForApproval, text)
+        }
+        Blocker::Gate | Blocker::NoQuorum | Blocker::Person | Blocker::Identity | Blocker::Paused => {
+            (Truth::Yes, Reason::Blocked, text)
+        }
+    }
+}
+
+fn kind_reason(kind: Option<ChangeKind>) -> Reason {
+    match kind {
+        Some(ChangeKind::Create) => Reason::Creating,
+        Some(ChangeKind::Scale) => Reason::Scaling,
+        Some(ChangeKind::Rollout) => Reason::RollingOut,
+        Some(ChangeKind::Replace) => Reason::ReplacingMember,
+        Some(ChangeKind::GrowVolumes) => Reason::GrowingVolumes,
+        Some(ChangeKind::Hibernate) => Reason::Hibernating,
+        Some(ChangeKind::Wake) => Reason::Waking,
+        None => Reason::Blocked,
+    }
+}
+
+fn degraded(facts: &Facts<'_, '_>) -> Verdict {
+    let view = facts.view;
+    if hibernated(facts) || !view.formed() {
+        return (Truth::No, Reason::Healthy, "no members are expected to run".into());
+    }
+    let down: Vec<String> = view.voters().filter(|voter| !voter.live).map(|voter| voter.name(view)).collect();
+    if view.leader.is_some() && !down.is_empty() {
+        let left = view.voters().count().div_ceil(2).saturating_sub(1).saturating_sub(down.len());
+        let message = format!(
+            "{} do not answer; the cluster serves and survives {left} more failures. The pods come back by \
+             themselves with their data; see status.members for what holds them up",
+            list(&down)
+        );
+        return (Truth::Yes, Reason::MemberDown, message);
+    }
+    let full = view
+        .observed
+        .pods
+        .values()
+        .find(|pod| pod.node.status().is_some_and(|status| status.disk != DiskState::Ok));
+    if let Some(pod) = full {
+        let message = format!(
+            "the volume of {} is full: writes that grow the data are refused; enlarge storage.size, or delete keys",
+            pod.name
+        );
+        return (Truth::Yes, Reason::VolumeFull, message);
+    }
+    let behind = view.voters().find(|voter| view.leader.is_some() && !voter.keeps_up());
+    if let Some(voter) = behind {
+        let message = format!("{}: {}; it is catching up", voter.name(view), lag_text(voter));
+        return (Truth::Yes, Reason::MemberLagging, message);
+    }
+    if view.leader.is_none() {
+        return (Truth::Yes, Reason::MemberDown, no_leader(view, false).message);
+    }
+    (Truth::No, Reason::Healthy, "every voter answers".into())
+}
+
+fn data_safe(facts: &Facts<'_, '_>) -> Verdict {
+    match &facts.decision.identity {
+        Identity::Ok => (Truth::Yes, Reason::IdentityOk, "the nodes hold the data of this cluster".into()),
+        Identity::Conflict(text) => (Truth::No, Reason::IdentityConflict, text.clone()),
+        Identity::Empty(text) => (Truth::No, Reason::AllMembersEmpty, text.clone()),
+    }
+}
+
+fn update(facts: &Facts<'_, '_>) -> Verdict {
+    if facts.update_available {
+        let message = "this version of the operator would make other pods; the next change of the spec takes it along, \
+                       or set rollout.operatorUpgrade to RollPods";
+        (Truth::Yes, Reason::NewerTemplate, message.into())
+    } else {
+        (Truth::No, Reason::UpToDate, "the pods are as this operator makes them".into())
+    }
+}
+
+fn paused(facts: &Facts<'_, '_>) -> Verdict {
+    if facts.view.cluster.spec.paused {
+        (Truth::Yes, Reason::PausedBySpec, "spec.paused is set: nothing is changed".into())
+    } else {
+        (Truth::No, Reason::Running, "the operator works on this cluster".into())
+    }
+}
+
+fn stalled(facts: &Facts<'_, '_>) -> Verdict {
+    match &facts.decision.stalled {
+        Some((reason, message)) => (Truth::Yes, *reason, message.clone()),
+        None => (Truth::No, Reason::NotStalled, "nothing waits for a change by hand".into()),
+    }
+}
+
+fn phase(facts: &Facts<'_, '_>, verdicts: &[(ConditionType, Verdict)]) -> Phase {
+    let truth = |wanted: ConditionType| {
+        verdicts
+            .iter()
+            .find(|(kind, _)| *kind == wanted)
+            .is_some_and(|(_, (truth, _, _))| *truth == Truth::Yes)
+    };
+    let changing = facts.decision.kind;
+    if truth(ConditionType::Stalled) {
+        return Phase::Failed;
+    }
+    if hibernated(facts) {
+        return if facts.view.observed.pods.is_empty() { Phase::Hibernated } else { Phase::Changing };
+    }
+    match changing {
+        _ if truth(ConditionType::Paused) => Phase::Paused,
+        _ if !facts.view.formed() => Phase::Creating,
+        Some(ChangeKind::Wake) => Phase::Changing,
+        _ if !truth(ConditionType::Available) => Phase::Unavailable,
+        Some(ChangeKind::Create) => Phase::Creating,
+        Some(ChangeKind::Scale) => Phase::Scaling,
+        Some(ChangeKind::Rollout) => Phase::RollingOut,
+        Some(ChangeKind::Replace) if has_replacement(facts) => Phase::Replacing,
+        _ if truth(ConditionType::Degraded) => Phase::Degraded,
+        Some(ChangeKind::Replace) => Phase::Degraded,
+        None if truth(ConditionType::Ready) => Phase::Ready,
+        Some(ChangeKind::GrowVolumes | ChangeKind::Hibernate) | None => Phase::Changing,
+    }
+}
+
+/// A newcomer copies data for a lost member; else the member itself is coming back.
+fn has_replacement(facts: &Facts<'_, '_>) -> bool {
+    facts.members.iter().any(|line| {
+        line.state == MemberState::Joining
+            || (line.state == MemberState::CatchingUp && line.role == MemberRole::Learner)
+    })
+}
+
+fn summary(facts: &Facts<'_, '_>, phase: Phase, verdicts: &[(ConditionType, Verdict)]) -> String {
+    let text_of = |wanted: ConditionType| {
+        let found = verdicts.iter().find(|(kind, _)| *kind == wanted);
+        found.map(|(_, (_, _, text))| text.clone()).unwrap_or_default()
+    };
+    let step = facts.decision.step.to_string();
+    match phase {
+        Phase::Ready => "all members are well".to_owned(),
+        Phase::Hibernated => "hibernated, data kept".to_owned(),
+        Phase::Failed => text_of(ConditionType::Stalled),
+        Phase::Unavailable => text_of(ConditionType::Available),
+        Phase::Degraded if facts.decision.kind.is_none() => text_of(ConditionType::Degraded),
+        Phase::RollingOut => {
+            let pods = facts.view.observed.pods.values();
+            let done = pods.clone().filter(|pod| !facts.view.outdated(pod) && pod.ready).count();
+            format!("rolling {done}/{}, {step}", pods.count())
+        }
+        Phase::Creating
+        | Phase::Paused
+        | Phase::Scaling
+        | Phase::Replacing
+        | Phase::Degraded
+        | Phase::Changing => step,
+    }
+}

@@ -1,0 +1,108 @@
+//! Ways in and out: the quick start, kubectl, Helm.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kvnode_tests::binary::repository;
+use kvnode_tests::tool;
+use kvnode_tests::wait::until;
+use serde_json::json;
+
+use crate::cluster::Kv;
+use crate::stage::Stage;
+
+/// `deploy/install.yaml`, the chart's copies and its schema are what `make manifests` would write.
+pub(crate) async fn manifests_are_fresh(_: &Stage) -> Result<()> {
+    let script = repository().join("tests/kube/manifests.sh");
+    tool::run(std::process::Command::new(script).arg("--check")).map(drop)
+}
+
+/// What the README says, typed as it stands there.
+pub(crate) async fn quick_start_by_kubectl(stage: &Stage) -> Result<()> {
+    let kubectl = stage.kubectl();
+    let file = |name: &str| repository().join("deploy").join(name).display().to_string();
+    let _ = stage.helm(&["uninstall", "kvnode-operator", "--namespace", crate::stage::SYSTEM, "--wait"]);
+    stage.make_room()?;
+    // --force-conflicts: the definitions that an earlier run of Helm has left.
+    let apply = ["apply", "--server-side", "--force-conflicts", "--filename"];
+    stage.system().run(&[&apply[..], &[file("install.yaml").as_str()]].concat())?;
+    let rollout = ["rollout", "status", "deployment/kvnode-operator", "--timeout=120s"];
+    stage.system().run(&rollout)?;
+    kubectl.run(&["apply", "--filename", &file("examples/minimal.yaml")])?;
+    kubectl.run(&["wait", "kvcluster/cart", "--for=condition=Ready", "--timeout=120s"])?;
+    let table = kubectl.run(&["get", "kvc"])?;
+    println!("{}", indented(&table));
+    ensure!(table.contains("3/3"), "{table}");
+    stage.clients()?;
+    let cart = Kv { name: "cart".into(), kubectl: kubectl.clone() };
+    ensure!(cart.redis("SET fruit pear")? == "OK" && cart.redis("GET fruit")? == "pear");
+    children(&cart)?;
+    let explained = kubectl.run(&["explain", "kvc.spec.replicas"])?;
+    ensure!(explained.contains("Default: 3"), "{explained}");
+    kubectl.run(&["delete", "kvcluster/cart", "--wait=true"])?;
+    until("the pods are gone", Duration::from_mins(2), async || {
+        cart.pods().is_ok_and(|pods| pods.is_empty())
+    })
+    .await?;
+    ensure!(kubectl.list("pvc")?.len() == 3, "the volumes outlive the KvCluster");
+    stage.make_room()
+}
+
+/// Every child that a user may rely on is there, and pods are spread.
+fn children(cart: &Kv) -> Result<()> {
+    for child in
+        ["statefulset cart", "service cart", "service cart-leader", "service cart-read", "service cart-raft"]
+    {
+        cart.kubectl.get(child).with_context(|| child.to_owned())?;
+    }
+    let budget = cart.kubectl.get("poddisruptionbudget cart")?;
+    ensure!(budget["spec"]["maxUnavailable"] == 1, "{budget}");
+    cart.kubectl.get("networkpolicy cart")?;
+    let pods = cart.pods()?;
+    let mut nodes: Vec<&str> = pods.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str()).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    let all = cart.kubectl.list("nodes")?.len();
+    ensure!(nodes.len() == all.min(3), "three pods on {nodes:?} of {all} nodes");
+    for pod in &pods {
+        let token = pod["spec"]["automountServiceAccountToken"].as_bool();
+        ensure!(token == Some(false), "a data pod has credentials: {}", pod["metadata"]["name"]);
+    }
+    Ok(())
+}
+
+/// Install, upgrade, uninstall: no data pod restarts, and clusters outlive the operator.
+pub(crate) async fn helm_installs_upgrades_and_leaves(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    let namespace = stage.namespace();
+    let made = ["--namespace", namespace.as_str(), "--set", "spec.storage.size=1Gi"];
+    stage.helm(&[&["install", "shop", "charts/kvnode-cluster"][..], &made].concat())?;
+    stage.clients()?;
+    let shop = Kv { name: "shop".into(), kubectl: stage.kubectl() };
+    shop.ready(3).await?;
+    ensure!(shop.redis("SET a 1")? == "OK");
+    let before = shop.lives()?;
+
+    // Another operator: other log level, another label, so its pods are replaced.
+    stage.install(&["log.filter=debug", "podLabels.round=two"])?;
+    stage.operator_leads().await?;
+    shop.ready(3).await?;
+    ensure!(shop.lives()? == before, "an upgrade of the operator replaced data pods");
+
+    stage.helm(&["uninstall", "kvnode-operator", "--namespace", crate::stage::SYSTEM, "--wait"])?;
+    ensure!(shop.redis("GET a")? == "1" && shop.lives()? == before, "the cluster needs the operator to live");
+    shop.object().context("helm uninstall took the KvClusters along")?;
+
+    stage.operator().await?;
+    shop.change(&json!({ "storage": { "whenDeleted": "Delete" } }))?;
+    shop.ready(3).await?;
+    ensure!(shop.lives()? == before, "data pods were replaced");
+    stage.helm(&["uninstall", "shop", "--namespace", &namespace, "--wait"])?;
+    until("the pods are gone", Duration::from_mins(2), async || shop.pods().is_ok_and(|pods| pods.is_empty()))
+        .await
+}
+
+/// Indented, for a report.
+pub(crate) fn indented(text: &str) -> String {
+    text.trim_end().lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}

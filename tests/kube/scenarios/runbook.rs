@@ -1,0 +1,52 @@
+//! The runbook, executed as it stands.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use kvnode_tests::binary::repository;
+use kvnode_tests::tool;
+
+use crate::kubectl::finish;
+use crate::stage::Stage;
+
+/// Every `sh` block of `deploy/README.md` succeeds, in their order, in one namespace.
+pub(crate) async fn runbook_as_written(stage: &Stage) -> Result<()> {
+    if stage.has_registry() {
+        tool::skip_without_rights("the runbook names the images of the bed");
+        return Ok(());
+    }
+    stage.operator().await?;
+    let dir = tempfile::tempdir()?;
+    let kubeconfig = dir.path().join("kubeconfig");
+    // A kubeconfig of our own, so that the commands need not name the namespace and nothing of the user's is changed.
+    std::fs::write(&kubeconfig, stage.kubectl().run(&["config", "view", "--raw", "--flatten"])?)?;
+    let run = |script: &str| {
+        let mut command = Command::new("bash");
+        command
+            .args(["-euo", "pipefail", "-c", script])
+            .env("KUBECONFIG", &kubeconfig)
+            .current_dir(repository());
+        finish(command, "")
+    };
+    run(&format!("kubectl config set-context --current --namespace={}", stage.namespace()))?;
+    let text = std::fs::read_to_string(repository().join("deploy/README.md"))?;
+    let blocks = blocks(&text);
+    ensure!(blocks.len() >= 10, "only {} blocks found", blocks.len());
+    for (title, block) in blocks {
+        run(block).with_context(|| format!("recipe {title}:\n{block}"))?;
+        println!("    {title}");
+    }
+    Ok(())
+}
+
+/// The `sh` blocks, each with the heading that it stands under.
+fn blocks(text: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    for recipe in text.split("\n## ").skip(1) {
+        let title = recipe.lines().next().unwrap_or_default();
+        for rest in recipe.split("\n```sh\n").skip(1) {
+            found.push((title, rest.split("\n```").next().unwrap_or_default()));
+        }
+    }
+    found
+}
