@@ -36,6 +36,7 @@ use crate::build::labels;
 use crate::context::Context;
 use crate::crd::KvCluster;
 use crate::error::Error;
+use crate::metrics::Counted;
 use crate::name::ClusterName;
 use crate::reconcile::{Again, reconcile};
 use crate::{clock, labeller};
@@ -223,9 +224,9 @@ fn owner_by_label<K: Resource>(object: K) -> Option<ObjectRef<KvCluster>> {
 async fn pass(object: Arc<KvCluster>, ctx: Arc<Context>) -> Result<Action, Error> {
     let name = ClusterName::of(&object);
     let begun = clock::monotonic();
-    ctx.metrics.reconciles_running.inc();
+    let running = Counted::up(&ctx.metrics.reconciles_running);
     let ended = reconcile(&ctx, &name).await;
-    ctx.metrics.reconciles_running.dec();
+    drop(running);
     let result = ended.as_ref().map_or_else(Error::kind, |_| "ok");
     ctx.metrics.reconciled(result, clock::monotonic().saturating_duration_since(begun));
     let again = ended?;
