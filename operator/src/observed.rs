@@ -100,7 +100,7 @@ pub struct SetSeen {
 pub enum PodState {
     /// Not placed on a Kubernetes node; the scheduler's message if it has one.
     Pending {
-        /// Message of the condition PodScheduled.
+        /// Message of the condition `PodScheduled`.
         unschedulable: Option<String>,
     },
     /// Placed; images are pulled, containers start.

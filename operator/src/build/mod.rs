@@ -93,7 +93,7 @@ pub struct Built {
 pub fn build(cluster: &Cluster, sets: &BTreeMap<SetRole, SetSeen>, sizes: Sizes) -> Built {
     let template = |role| stateful_set::template(cluster, role, sets.get(&role));
     let set =
-        |role, template, replicas| stateful_set::build(cluster, role, sets.get(&role), template, replicas);
+        |role, template, replicas| stateful_set::build(cluster, role, sets.get(&role), &template, replicas);
     let voters = template(SetRole::Voter);
     let update_available = voters.kept;
     let image = server_image(&voters.pod);
@@ -185,5 +185,7 @@ fn typed<T: DeserializeOwned + Serialize>(value: Value) -> T {
 /// SHA-256 of the JSON, whose maps are sorted, in 16 hex digits.
 pub(crate) fn hash(value: &Value) -> String {
     let digest = Sha256::digest(value.to_string().as_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let mut start = [0; 8];
+    start.copy_from_slice(&digest[..8]);
+    format!("{:016x}", u64::from_be_bytes(start))
 }

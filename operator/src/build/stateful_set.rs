@@ -44,7 +44,7 @@ pub(super) fn build(
     cluster: &Cluster,
     role: SetRole,
     seen: Option<&SetSeen>,
-    template: Template,
+    template: &Template,
     replicas: i32,
 ) -> StatefulSet {
     let name = labels::stateful_set(&cluster.name, role);

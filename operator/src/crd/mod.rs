@@ -14,6 +14,12 @@
 //! - Each list, map and string that a rule walks over has a limit, which keeps the rules inside the API server's budget.
 
 #![allow(unreachable_pub, reason = "kube's KubeSchema repeats structs inside a function")]
+#![allow(clippy::duplicated_attributes, reason = "printer columns share words")]
+#![allow(
+    clippy::doc_markdown,
+    clippy::doc_link_with_quotes,
+    reason = "kubectl explain shows these texts as they are"
+)]
 
 pub mod backup;
 pub mod reason;

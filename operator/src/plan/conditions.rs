@@ -289,9 +289,8 @@ fn phase(facts: &Facts<'_, '_>, verdicts: &[(ConditionType, Verdict)]) -> Phase 
         Some(ChangeKind::Replace) if has_replacement(facts) => Phase::Replacing,
         _ if truth(ConditionType::Degraded) => Phase::Degraded,
         Some(ChangeKind::Replace) => Phase::Degraded,
-        Some(ChangeKind::GrowVolumes | ChangeKind::Hibernate) => Phase::Changing,
         None if truth(ConditionType::Ready) => Phase::Ready,
-        None => Phase::Changing,
+        Some(ChangeKind::GrowVolumes | ChangeKind::Hibernate) | None => Phase::Changing,
     }
 }
 

@@ -40,14 +40,14 @@ fn conditions(old: &KvClusterStatus, new: &KvClusterStatus, notes: &mut Vec<Note
     if let Some((status, reason, message)) = turned(old, new, ConditionType::Available) {
         match status.as_str() {
             "True" if !was(ConditionType::Available, "True") => {
-                notes.push(tell(EventReason::Available, &message))
+                notes.push(tell(EventReason::Available, &message));
             }
             "True" => {}
             _ if was(ConditionType::Available, "True") && reason != Reason::Hibernated.as_str() => {
                 notes.push(warn(EventReason::Unavailable, &message));
             }
             _ if reason == Reason::QuorumLost.as_str() => {
-                notes.push(warn(EventReason::Unavailable, &message))
+                notes.push(warn(EventReason::Unavailable, &message));
             }
             _ => {}
         }

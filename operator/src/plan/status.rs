@@ -152,7 +152,7 @@ fn members(view: &View<'_>) -> Vec<MemberStatus> {
             }),
         }
     }
-    lines.sort_by(|a, b| order(view, &a.pod).cmp(&order(view, &b.pod)));
+    lines.sort_by_key(|line| order(view, &line.pod));
     lines
 }
 

@@ -129,8 +129,13 @@ fn heal(model: &mut Model) {
     }
 }
 
+/// Walks of one run; KVNODE_WALKS asks for more.
+fn cases() -> u32 {
+    std::env::var("KVNODE_WALKS").ok().and_then(|count| count.parse().ok()).unwrap_or(300)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_nothing_is_lost_and_it_settles(
