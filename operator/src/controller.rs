@@ -216,6 +216,7 @@ fn changed(object: &KvCluster) -> Option<u64> {
     Some(hasher.finish())
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "kube's Controller hands the object over")]
 fn owner_by_label<K: Resource>(object: K) -> Option<ObjectRef<KvCluster>> {
     let name = object.labels().get(labels::CLUSTER)?;
     Some(ObjectRef::new(name).within(&object.namespace()?))
@@ -249,9 +250,8 @@ fn failed(object: Arc<KvCluster>, error: &Error, ctx: Arc<Context>) -> Action {
 fn log(error: &controller::Error<Error, watcher::Error>) {
     match error {
         // Told where it happened.
-        controller::Error::ReconcilerFailed(..) => {}
-        // Gone between the trigger and the pass.
-        controller::Error::ObjectNotFound(_) => {}
+        // The other: gone between the trigger and the pass.
+        controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_) => {}
         other => tracing::warn!(error = %other, "controller"),
     }
 }
