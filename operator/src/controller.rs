@@ -36,6 +36,7 @@ use crate::build::labels;
 use crate::context::Context;
 use crate::crd::KvCluster;
 use crate::error::Error;
+use crate::metrics::Counted;
 use crate::name::ClusterName;
 use crate::reconcile::{Again, reconcile};
 use crate::{clock, labeller};
@@ -215,6 +216,7 @@ fn changed(object: &KvCluster) -> Option<u64> {
     Some(hasher.finish())
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "kube's Controller hands the object over")]
 fn owner_by_label<K: Resource>(object: K) -> Option<ObjectRef<KvCluster>> {
     let name = object.labels().get(labels::CLUSTER)?;
     Some(ObjectRef::new(name).within(&object.namespace()?))
@@ -223,9 +225,9 @@ fn owner_by_label<K: Resource>(object: K) -> Option<ObjectRef<KvCluster>> {
 async fn pass(object: Arc<KvCluster>, ctx: Arc<Context>) -> Result<Action, Error> {
     let name = ClusterName::of(&object);
     let begun = clock::monotonic();
-    ctx.metrics.reconciles_running.inc();
+    let running = Counted::up(&ctx.metrics.reconciles_running);
     let ended = reconcile(&ctx, &name).await;
-    ctx.metrics.reconciles_running.dec();
+    drop(running);
     let result = ended.as_ref().map_or_else(Error::kind, |_| "ok");
     ctx.metrics.reconciled(result, clock::monotonic().saturating_duration_since(begun));
     let again = ended?;
@@ -248,9 +250,8 @@ fn failed(object: Arc<KvCluster>, error: &Error, ctx: Arc<Context>) -> Action {
 fn log(error: &controller::Error<Error, watcher::Error>) {
     match error {
         // Told where it happened.
-        controller::Error::ReconcilerFailed(..) => {}
-        // Gone between the trigger and the pass.
-        controller::Error::ObjectNotFound(_) => {}
+        // The other: gone between the trigger and the pass.
+        controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_) => {}
         other => tracing::warn!(error = %other, "controller"),
     }
 }

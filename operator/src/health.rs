@@ -31,7 +31,7 @@ const CONNECTIONS_MAX: usize = 64;
 /// Time to send a request's head, also the longest idle time between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest life of a connection: scrapers reconnect, and nobody can hold a place for ever.
-const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+const CONNECTION_LIFE: Duration = Duration::from_mins(5);
 /// Pause after `accept` failed, so that a lack of file descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

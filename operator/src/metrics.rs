@@ -47,6 +47,24 @@ pub struct Metrics {
     pub leading: IntGauge,
 }
 
+/// One more of something while it lives.
+pub struct Counted(IntGauge);
+
+impl Counted {
+    /// Counts one up.
+    #[must_use]
+    pub fn up(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// A registry that only ever gets constant names: the first test would find a bad or repeated one.
 struct Declare<'a>(&'a Registry);
 

@@ -33,7 +33,7 @@ pub enum Again {
 /// # Errors
 /// What ended it early. Nothing is half done: each call stands for itself.
 pub async fn reconcile(ctx: &Arc<Context>, name: &ClusterName) -> Result<Again, Error> {
-    let Some(sight) = observe(ctx, name, Look::Usual).await? else {
+    let Some(sight) = Box::pin(observe(ctx, name, Look::Usual)).await? else {
         ctx.forget(name);
         return Ok(Again::OnChange);
     };
@@ -50,7 +50,7 @@ pub async fn reconcile(ctx: &Arc<Context>, name: &ClusterName) -> Result<Again, 
     }
     report::status(ctx, name, &sight.object, &plan.status, &plan.events).await?;
     if plan.step.is_act() {
-        return act(ctx, name, sight, plan).await;
+        return Box::pin(act(ctx, name, sight, plan)).await;
     }
     Ok(Again::After(plan.requeue))
 }
@@ -68,7 +68,9 @@ fn planned(ctx: &Context, sight: &Sight) -> Plan {
 async fn act(ctx: &Context, name: &ClusterName, sight: Sight, planned_first: Plan) -> Result<Again, Error> {
     let step = planned_first.step;
     let sight = if step.is_dangerous() {
-        let Some(again) = observe(ctx, name, Look::Fresh).await? else { return Ok(Again::OnChange) };
+        let Some(again) = Box::pin(observe(ctx, name, Look::Fresh)).await? else {
+            return Ok(Again::OnChange);
+        };
         let same = planned(ctx, &again).step == step;
         if !same {
             tracing::info!(cluster = %name, step = %step, "not taken: a second look asks for something else");

@@ -43,8 +43,16 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rocksdb", &["server/src/store/"]),
     ("openraft", &["server/src/raft/"]),
     ("redis_protocol", &["server/src/resp/", "server/src/raft/"]),
-    ("axum", &["server/src/admin/"]),
-    ("prometheus", &["server/src/metrics", "server/src/admin/"]),
+    (
+        "axum",
+        &[
+            "server/src/admin/",
+            "operator/src/health.rs",
+            "operator/src/admin_client/tests.rs",
+            "operator/tests/",
+        ],
+    ),
+    ("prometheus", &["server/src/metrics", "server/src/admin/", "operator/src/metrics.rs"]),
     ("serde_yaml", &["server/src/config", "operator/src/crd/mod.rs", "operator/src/build/tests.rs"]),
 ];
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -25,7 +26,7 @@ async fn serve(routes: Router) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { crate::health::serve(listener, routes, Default::default()).await });
+    tasks.spawn(async move { crate::health::serve(listener, routes, CancellationToken::new()).await });
     Served { addr, _tasks: tasks }
 }
 

@@ -28,10 +28,13 @@ pub async fn take(ctx: &Context, name: &ClusterName, sight: &Sight, step: &Step)
     if let Err(Error::Node(error)) = &taken {
         ctx.metrics.node_errors.with_label_values(&[error.kind()]).inc();
     }
+    let kind = step.kind();
     match &taken {
-        Ok(changed) => tracing::info!(cluster = %name, kind = step.kind(), changed, step = %step, "step"),
+        Ok(changed) => {
+            tracing::info!(cluster = %name, kind, changed, step = %step, "step");
+        }
         Err(error) => {
-            tracing::warn!(cluster = %name, kind = step.kind(), %error, step = %step, "step failed")
+            tracing::warn!(cluster = %name, kind, %error, step = %step, "step failed");
         }
     }
     taken

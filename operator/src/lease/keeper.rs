@@ -194,7 +194,7 @@ impl Keeper {
                 self.api.replace(&self.name, &params, &lease).await
             } else {
                 let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-                self.api.create(&params, &Lease { metadata, spec: Some(spec), ..Lease::default() }).await
+                self.api.create(&params, &Lease { metadata, spec: Some(spec) }).await
             }
         };
         match timeout(CALL_TIMEOUT, call).await {

@@ -113,23 +113,19 @@ impl Children {
 /// the Service of a load balancer; a useless write now and then is the price there.
 #[must_use]
 pub fn mark(meta: &ObjectMeta) -> String {
-    match meta.generation {
-        Some(generation) => format!("g{generation}"),
-        None => meta.resource_version.clone().unwrap_or_default(),
-    }
+    let generation = meta.generation.map(|generation| format!("g{generation}"));
+    generation.unwrap_or_else(|| meta.resource_version.clone().unwrap_or_default())
 }
 
 /// Controlled by another object; or by none, and without our label, so that it is not one that we lost.
 #[must_use]
 pub(super) fn is_anothers(meta: &ObjectMeta, cluster: &KvCluster) -> bool {
     let mut owners = meta.owner_references.iter().flatten();
-    match owners.find(|owner| owner.controller == Some(true)) {
-        Some(owner) => Some(&owner.uid) != cluster.metadata.uid.as_ref(),
-        None => {
-            let label = meta.labels.as_ref().and_then(|all| all.get(labels::CLUSTER));
-            label != cluster.metadata.name.as_ref()
-        }
+    if let Some(owner) = owners.find(|owner| owner.controller == Some(true)) {
+        return Some(&owner.uid) != cluster.metadata.uid.as_ref();
     }
+    let label = meta.labels.as_ref().and_then(|all| all.get(labels::CLUSTER));
+    label != cluster.metadata.name.as_ref()
 }
 
 /// The children that are no StatefulSets.

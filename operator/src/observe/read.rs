@@ -119,8 +119,8 @@ fn state(status: &PodStatus, placed: bool) -> PodState {
         };
     }
     let containers = [&status.init_container_statuses, &status.container_statuses];
-    let containers = containers.into_iter().flat_map(|all| all.as_deref().unwrap_or_default());
-    if let Some(why) = containers.filter_map(failure).next() {
+    let mut containers = containers.into_iter().flat_map(|all| all.as_deref().unwrap_or_default());
+    if let Some(why) = containers.find_map(failure) {
         return PodState::Failing { why };
     }
     let state = server(status).and_then(|server| server.state.as_ref());

@@ -16,7 +16,7 @@ use crate::observed::HostSeen;
 /// How long a Kubernetes node or a class is believed to be as it was.
 const KEPT: Duration = Duration::from_secs(15);
 /// How long something that we may not read is not asked for again.
-const FORBIDDEN_KEPT: Duration = Duration::from_secs(300);
+const FORBIDDEN_KEPT: Duration = Duration::from_mins(5);
 /// Entries of one kind that are kept; beyond it, old ones go.
 const ENTRIES_MAX: usize = 4096;
 

@@ -33,7 +33,7 @@ use self::leading::{Leader, Leading};
 use crate::admin_client::AdminClient;
 use crate::backoff::jittered;
 use crate::clock;
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Metrics};
 use crate::name::ClusterName;
 use crate::observed::Handover;
 
@@ -183,7 +183,7 @@ impl Watches {
 async fn listen(shared: Arc<Shared>, cluster: ClusterName, addr: String, end: CancellationToken) {
     let mut pause = REOPEN_MIN;
     loop {
-        let open = Counted::up(shared.metrics.watch_streams.clone());
+        let open = Counted::up(&shared.metrics.watch_streams);
         let mut heard = false;
         let why = shared.client.follow(&addr, |event| {
             heard = true;
@@ -203,21 +203,5 @@ async fn listen(shared: Arc<Shared>, cluster: ClusterName, addr: String, end: Ca
         tracing::debug!(%cluster, addr, error = %why, "watch of a node ended");
         pause = if heard { REOPEN_MIN } else { (pause * 2).min(REOPEN_MAX) };
         sleep(jittered(pause)).await;
-    }
-}
-
-/// One more while it lives.
-struct Counted(prometheus::IntGauge);
-
-impl Counted {
-    fn up(gauge: prometheus::IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

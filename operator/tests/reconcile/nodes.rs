@@ -410,13 +410,13 @@ async fn follow(State(at): State<Served>) -> Sse<impl Stream<Item = Result<Event
         states.changed().await.ok()?;
         states.mark_unchanged();
         // A node that has stopped breaks its stream.
-        let status = at.nodes.world.lock().status(&at.host)?;
+        let now = at.nodes.world.lock().status(&at.host)?;
         let event = LeaderEvent {
-            cluster_id: status.cluster_id,
-            node_id: status.node_id?,
-            role: status.role,
-            term: status.term,
-            leader: status.leader,
+            cluster_id: now.cluster_id,
+            node_id: now.node_id?,
+            role: now.role,
+            term: now.term,
+            leader: now.leader,
         };
         let event = Event::default().event("leader").json_data(event).map_err(io::Error::other);
         Some((event, (states, at)))

@@ -12,7 +12,9 @@ fn addresses(pods: &[&str]) -> Vec<String> {
 }
 
 fn sorted(mut all: Vec<Vec<String>>) -> Vec<Vec<String>> {
-    all.iter_mut().for_each(|some| some.sort());
+    for some in &mut all {
+        some.sort();
+    }
     all
 }
 

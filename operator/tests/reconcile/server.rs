@@ -147,7 +147,7 @@ impl Server {
             }
             "GET" => objects.get(&key),
             "POST" => {
-                key.name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                body["metadata"]["name"].as_str().unwrap_or_default().clone_into(&mut key.name);
                 objects.create(&key, body.clone())
             }
             "PUT" => objects.replace(&key, body, status),
