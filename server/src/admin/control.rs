@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use kvnode_api::members::{
-    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters, Transfer,
+    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters,
+    Transfer,
 };
 use kvnode_api::status::NodeStatus;
 use kvnode_api::watch::LeaderEvent;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use kvnode_api::members::{
-    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters, Transfer,
+    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters,
+    Transfer,
 };
 use kvnode_api::status::{Addresses, DiskState, LeaderInfo, NodeStatus, Phase, Role};
 use kvnode_api::watch::LeaderEvent;

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use kvnode_api::Id;
 use kvnode_api::members::{
-    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters, Transfer,
+    AddMember, Done, Initialize, Initialized, MembershipChanged, PromoteMember, RemoveMember, SetVoters,
+    Transfer,
 };
 use kvnode_api::status::{Addresses, DiskState, NodeStatus};
 use kvnode_api::watch::LeaderEvent;

@@ -15,8 +15,7 @@ use openraft::ChangeMembers;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    PROMOTE_LAG_ENTRIES, RETRY_PAUSE, Verb, change, is_live, last_log_index, matched, membership, run,
-    transfer,
+    PROMOTE_LAG_ENTRIES, RETRY_PAUSE, Verb, change, is_live, last_log_index, matched, newest, run, transfer,
 };
 use crate::raft::core::Core;
 use crate::raft::group::MemberError;
@@ -30,7 +29,7 @@ pub(super) async fn set(
     voters: &BTreeSet<u64>,
     expect: Option<LogId>,
 ) -> Result<(), MemberError> {
-    let (_, members) = membership(core);
+    let (_, members) = newest(core);
     if !members.is_joint() && members.voters().iter().copied().collect::<BTreeSet<u64>>() == *voters {
         return Ok(());
     }
@@ -49,7 +48,7 @@ pub(super) async fn set(
 async fn await_settable(core: &Core, voters: &BTreeSet<u64>) -> Result<(), MemberError> {
     let deadline = Instant::now() + core.lease() * 3;
     loop {
-        let (_, members) = membership(core);
+        let (_, members) = newest(core);
         let result = settable(core, &members, voters);
         if result.is_ok() || Instant::now() >= deadline {
             return result;
