@@ -29,6 +29,7 @@ mod members;
 mod peer;
 mod proposer;
 mod reader;
+mod refusal;
 mod resolver;
 mod start;
 mod state_machine;

@@ -286,7 +286,7 @@ fn a_new_operator_leaves_pods_alone_until_the_user_changes_something() {
     assert_eq!(condition(&model, ConditionType::UpdateAvailable).0, "True");
     assert_eq!(model.recorded.image.as_deref(), Some("kvnode-server:1"));
     model.edit(|spec| {
-        spec.config.insert("clients_max".into(), crate::crd::ConfigValue("5".into())).map_or((), drop)
+        spec.config.insert("clients_max".into(), crate::crd::ConfigValue("5".into()));
     });
     settle(&mut model, 60);
     assert_eq!(model.recorded.image.as_deref(), Some("kvnode-server:9"));
@@ -460,7 +460,7 @@ fn labels_follow_the_leader_and_an_old_term_never_wins() {
         let pods = observed.pods.values().filter(|pod| pod.labels.contains_key(key));
         pods.map(|pod| pod.name.clone()).collect()
     };
-    assert_eq!(labelled(labels::LEADER), [leader.clone()]);
+    assert_eq!(labelled(labels::LEADER), std::slice::from_ref(&leader));
     assert_eq!(labelled(labels::READ).len(), 2);
     let cluster_id = model.group.cluster_id.unwrap();
     let other = observed.pods.keys().find(|pod| **pod != leader).unwrap();

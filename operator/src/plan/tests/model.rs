@@ -201,7 +201,12 @@ impl Model {
                     continue;
                 }
                 let uid = format!("pod-{}", self.serial());
-                let host = self.hosts.iter().nth(ordinal as usize % self.hosts.len()).unwrap().clone();
+                let host = self
+                    .hosts
+                    .iter()
+                    .nth(usize::try_from(ordinal).unwrap() % self.hosts.len())
+                    .unwrap()
+                    .clone();
                 let pod = Pod {
                     uid,
                     role,

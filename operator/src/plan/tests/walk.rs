@@ -129,7 +129,7 @@ fn heal(model: &mut Model) {
     }
 }
 
-/// Walks of one run; KVNODE_WALKS asks for more.
+/// Walks of one run; `KVNODE_WALKS` asks for more.
 fn cases() -> u32 {
     std::env::var("KVNODE_WALKS").ok().and_then(|count| count.parse().ok()).unwrap_or(300)
 }

@@ -151,7 +151,7 @@ async fn introduce(listener: TcpListener, group: Group) {
         let fields = ["node_id", &node_id, "cluster_id", &cluster_id, "peer_addr", group.peer_addr()];
         let mut answer = format!("*{}\r\n", fields.len());
         for field in fields {
-            answer.push_str(&format!("${}\r\n{field}\r\n", field.len()));
+            answer.extend(["$", &field.len().to_string(), "\r\n", field, "\r\n"]);
         }
         // Whoever asked may be gone.
         let _ = stream.write_all(answer.as_bytes()).await;
