@@ -34,7 +34,7 @@ pub(crate) struct Etcd {
 
 impl Etcd {
     /// Starts `count` members with the defaults.
-    pub(crate) async fn start(count: usize) -> Result<Self> {
+    pub(crate) fn start(count: usize) -> Result<Self> {
         let program = tool::find("etcd").context("etcd is not installed")?;
         let dir = tempfile::tempdir()?;
         let mut peers = Vec::new();

@@ -72,7 +72,7 @@ impl System {
                 System::Redis(Redis::start(&flags).await?.context(NEED)?)
             }
             Kind::RedisMemory => System::Redis(Redis::start(&["--appendonly", "no"]).await?.context(NEED)?),
-            Kind::Etcd(count) => System::Etcd(Etcd::start(count).await?),
+            Kind::Etcd(count) => System::Etcd(Etcd::start(count)?),
         })
     }
 

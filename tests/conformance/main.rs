@@ -103,7 +103,7 @@ fn split(line: &str) -> Result<Vec<Vec<u8>>> {
                                 u8::from_str_radix(std::str::from_utf8(&digits)?, 16)?
                             }
                             other => other,
-                        })
+                        });
                     }
                     byte => word.push(byte),
                 }
