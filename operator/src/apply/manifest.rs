@@ -58,6 +58,21 @@ pub(super) async fn apply(
     all.named("StatefulSet", learners).await
 }
 
+/// What a child is: an object of a namespace that can be read, changed and sent.
+trait Child:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + Clone + DeserializeOwned + Debug
+{
+}
+
+impl<K> Child for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Serialize
+        + Clone
+        + DeserializeOwned
+        + Debug
+{
+}
+
 impl Applier<'_> {
     fn api<K>(&self) -> Api<K>
     where
@@ -68,11 +83,7 @@ impl Applier<'_> {
 
     async fn named<K>(&self, kind: &'static str, child: &Named<K>) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Serialize
-            + Clone
-            + DeserializeOwned
-            + Debug,
+        K: Child,
     {
         match &child.manifest {
             Some(manifest) => self.one(kind, manifest).await,
@@ -83,11 +94,7 @@ impl Applier<'_> {
     /// Applies a child, unless it stands as it was applied last.
     async fn one<K>(&self, kind: &'static str, manifest: &K) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Serialize
-            + Clone
-            + DeserializeOwned
-            + Debug,
+        K: Child,
     {
         let (mut body, intent) = intent(manifest);
         let key: ChildKey = (kind, manifest.name_any());
