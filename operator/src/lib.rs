@@ -23,6 +23,7 @@
 pub mod admin_client;
 pub mod apply;
 pub mod backoff;
+pub mod backup;
 pub mod build;
 pub mod cli;
 pub mod clock;

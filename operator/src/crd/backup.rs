@@ -48,10 +48,11 @@ pub struct KvBackupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub schedule: Option<String>,
-    /// How the result is proved: Checksum reads it back and compares, Restore loads it into a scratch store and
-    /// compares count and digest of the keys, Off proves nothing. Default: Checksum.
-    #[serde(default)]
-    pub verify: Verify,
+    /// How the result is proved: Content reads it back, parses it and compares count and digest of the keys, Restore
+    /// loads it with a real server and compares the same, Checksum only compares its bytes, Off proves nothing.
+    /// Default: that of the KvCluster's spec.backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
     /// What happens to the stored objects when this KvBackup is deleted. Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -60,11 +61,13 @@ pub struct KvBackupSpec {
 /// How a backup is proved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Verify {
-    /// Read back and compared.
+    /// Read back, parsed, counted, digested and compared.
     #[default]
-    Checksum,
-    /// Loaded into a scratch store and compared.
+    Content,
+    /// That, and then loaded by a real server and compared again.
     Restore,
+    /// Read back, and its bytes compared.
+    Checksum,
     /// Not proved.
     Off,
 }
@@ -101,9 +104,11 @@ pub enum BackupPhase {
 pub enum Verified {
     /// Not.
     No,
-    /// Read back and equal.
+    /// Its bytes were read back and are equal.
     Checksum,
-    /// Loaded and equal.
+    /// It was read back, parsed and counted, and is equal.
+    Content,
+    /// A server loaded it, and it is equal.
     Restored,
     /// Proved to be wrong.
     Failed,
