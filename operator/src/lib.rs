@@ -43,6 +43,7 @@ pub mod plan;
 pub mod reconcile;
 pub mod report;
 pub mod run;
+pub mod s3;
 pub mod telemetry;
 pub mod validate;
 pub mod watch;

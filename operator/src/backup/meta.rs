@@ -109,7 +109,10 @@ impl BackupMeta {
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let meta: Self = read(bytes, META_FILE, FORMAT)?;
         if !is_file_name(&meta.object.file) {
-            return Err(format!("{META_FILE} names the object {:?}, which is no file beside it", meta.object.file));
+            return Err(format!(
+                "{META_FILE} names the object {:?}, which is no file beside it",
+                meta.object.file
+            ));
         }
         if !is_sha256(&meta.object.sha256) || !is_sha256(&meta.snapshot.sha256) {
             return Err(format!("{META_FILE} holds a SHA-256 that is none"));

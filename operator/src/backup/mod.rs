@@ -3,9 +3,28 @@
 //! ```text
 //! pure    schedule   cron line to due runs          retention  listing to what may go
 //!         layout     names in the bucket            meta       meta.json, verified.json
+//!         crypt      encryption as a stream         state_bin  what a state.bin holds, counted and digested
+//! a run   source     which node, its bytes          upload     stream to S3 in bounded memory
+//!         run        all of it, in order            progress   how far it is, and its report
+//! proof   inspect    an object read to its end      verify     compared, and the mark stored
+//! back    catalog    what is in a bucket, choice    fetch      a backup as files
+//!         cleanup    what may go goes
 //! ```
+//!
+//! A backup is called good only after it was read back and its content counted.
 
+pub mod catalog;
+pub mod cleanup;
+pub mod crypt;
+pub mod fetch;
+pub mod inspect;
 pub mod layout;
 pub mod meta;
+pub mod progress;
 pub mod retention;
+pub mod run;
 pub mod schedule;
+pub mod source;
+pub mod state_bin;
+pub mod upload;
+pub mod verify;

@@ -138,7 +138,9 @@ mod tests {
         let mut want: Vec<String> = (0..24).map(|hour| format!("2026-12-09T{hour:02}:00:00Z")).collect();
         want.extend((1..=8).map(|day| format!("2026-12-0{day}T23:00:00Z")));
         want.extend((26..=30).map(|day| format!("2026-11-{day}T23:00:00Z")));
-        want.extend(["2026-11-29", "2026-11-22", "2026-11-30", "2026-10-31"].map(|d| format!("{d}T23:00:00Z")));
+        want.extend(
+            ["2026-11-29", "2026-11-22", "2026-11-30", "2026-10-31"].map(|d| format!("{d}T23:00:00Z")),
+        );
         want.sort();
         want.dedup();
         assert_eq!(left, want);

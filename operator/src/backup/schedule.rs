@@ -336,7 +336,8 @@ mod tests {
         assert_eq!(again.due, first.due, "two operators decide the same");
         let seen = [run(&first.due[0].name, false)];
         assert!(decide("cart", &schedules, &since("2026-11-20T00:00:00Z"), &seen, later).due.is_empty());
-        let next = decide("cart", &schedules, &since("2026-11-20T00:00:00Z"), &seen, at("2026-11-22T14:00:00Z"));
+        let next =
+            decide("cart", &schedules, &since("2026-11-20T00:00:00Z"), &seen, at("2026-11-22T14:00:00Z"));
         assert_eq!(next.due.len(), 1);
     }
 
