@@ -9,13 +9,20 @@
 //! proof   inspect    an object read to its end      verify     compared, and the mark stored
 //! back    catalog    what is in a bucket, choice    fetch      a backup as files
 //!         cleanup    what may go goes
+//! people  command    backup, restore, list, verify  bar        progress on a terminal
+//! a Job   announce   progress and end of a Job
+//! cluster duty       schedules, KvBackups, Jobs and status
 //! ```
 //!
 //! A backup is called good only after it was read back and its content counted.
 
+pub mod announce;
+mod bar;
 pub mod catalog;
 pub mod cleanup;
+pub mod command;
 pub mod crypt;
+pub mod duty;
 pub mod fetch;
 pub mod inspect;
 pub mod layout;

@@ -210,7 +210,8 @@ async fn stored(
     Ok(Backup { place, meta, meta_bytes, mark: None })
 }
 
-fn described(store: &Store, backup: &Backup, reporter: &Reporter) -> Report {
+/// A report of a backup as it stands.
+pub(super) fn described(store: &Store, backup: &Backup, reporter: &Reporter) -> Report {
     let snapshot = &backup.meta.snapshot;
     Report {
         uri: store.uri(&backup.place.dir),

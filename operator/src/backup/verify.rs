@@ -85,6 +85,40 @@ pub async fn verify(
     Ok(mark)
 }
 
+/// [`verify`] in mode `Restore` for a backup that a server beside this program loads: waits for its count in the data
+/// directory.
+///
+/// # Errors
+/// The store broke off: nothing is known then.
+pub async fn verify_loaded(store: &Store, place: &Place, data: &Path) -> Result<VerifiedMark, S3Error> {
+    let meta_bytes = store.get(&format!("{}{META_FILE}", place.dir), BYTES_MAX).await?;
+    let mut server_version = None;
+    let result = match BackupMeta::read(&meta_bytes) {
+        Err(fault) => Err(fault),
+        Ok(meta) => {
+            let patience = patience(meta.snapshot.size_bytes);
+            let restored = tokio::time::timeout(patience, await_restored(None, data)).await;
+            match restored {
+                Err(_) => Err(format!("a server did not load it within {} s", patience.as_secs())),
+                Ok(Err(what)) => Err(what),
+                Ok(Ok(restored)) => {
+                    let judged = judge_restored(&meta, &restored);
+                    server_version = Some(restored.server_version);
+                    judged
+                }
+            }
+        }
+    };
+    let mut mark = VerifiedMark::new(&meta_bytes, Verify::Restore, result, clock::wall());
+    mark.server_version = server_version;
+    store.put(&format!("{}{VERIFIED_FILE}", place.dir), Bytes::from(mark.write())).await?;
+    Ok(mark)
+}
+
+fn patience(size_bytes: u64) -> Duration {
+    LOAD_LEAST + Duration::from_secs(size_bytes / LOAD_BYTES_PER_SECOND)
+}
+
 /// `Ok(Err(_))`: proved to be wrong.
 async fn prove(
     store: &Store,
@@ -210,8 +244,8 @@ async fn load(server: &Path, dir: &Path, size_bytes: u64) -> Result<Restored, St
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| format!("start {}: {error}", server.display()))?;
-    let patience = LOAD_LEAST + Duration::from_secs(size_bytes / LOAD_BYTES_PER_SECOND);
-    let waited = tokio::time::timeout(patience, await_restored(&mut child, &data)).await;
+    let patience = patience(size_bytes);
+    let waited = tokio::time::timeout(patience, await_restored(Some(&mut child), &data)).await;
     let _ = child.kill().await;
     match waited {
         Ok(Ok(restored)) => Ok(restored),
@@ -220,12 +254,12 @@ async fn load(server: &Path, dir: &Path, size_bytes: u64) -> Result<Restored, St
     }
 }
 
-async fn await_restored(child: &mut Child, data: &Path) -> Result<Restored, String> {
+async fn await_restored(mut child: Option<&mut Child>, data: &Path) -> Result<Restored, String> {
     loop {
         if let Some(restored) = read_restored(data).await? {
             return Ok(restored);
         }
-        if let Ok(Some(status)) = child.try_wait() {
+        if let Some(Ok(Some(status))) = child.as_mut().map(|child| child.try_wait()) {
             return Err(format!("a server that was to load it ended with {status}"));
         }
         tokio::time::sleep(LOAD_LOOK).await;

@@ -121,7 +121,7 @@ fn a_backup_keeps_its_cluster_and_schedule() {
         KvBackup::new("b", serde_json::from_value::<KvBackupSpec>(spec).unwrap())
     };
     let old = backup(json!({ "cluster": "cart" }));
-    backup(json!({ "cluster": "cart", "deletionPolicy": "Delete" })).validate_cel_update(&old).unwrap();
+    backup(json!({ "cluster": "cart", "verify": "Restore" })).validate_cel_update(&old).unwrap();
     refused(backup(json!({ "cluster": "other" })).validate_cel_update(&old), "cluster cannot be changed");
     refused(
         backup(json!({ "cluster": "cart", "schedule": "hourly" })).validate_cel_update(&old),

@@ -48,7 +48,7 @@ pub(super) fn status(view: &View<'_>, built: &Built, decision: &Decision, now: T
         change,
         plan: Vec::new(),
         endpoints: Some(endpoints(view)),
-        backup: old.backup.clone(),
+        backup: old.backup.clone().filter(|_| view.cluster.spec.backup.is_some()),
         conditions,
     }
 }

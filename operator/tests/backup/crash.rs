@@ -1,0 +1,110 @@
+//! A run killed at every request it makes of the store and of the node: before the request arrives, and after it was
+//! done but before the answer came. The repeat under the same name ends with one complete, verified backup, whatever
+//! was left; and so do two that work at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use kvnode_operator::admin_client::AdminClient;
+use kvnode_operator::backup::progress::Reporter;
+use kvnode_operator::backup::run::{Order, run};
+use kvnode_operator::crd::backup::{Verified, Verify};
+use kvnode_tests::proxy::{Deed, Proxy, Seen};
+use tokio::sync::Notify;
+
+use crate::bed::{Bed, settings};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Kills a run at request `number` of the store (or of the node); false if it ended before.
+async fn killed_at(bed: &Bed, name: &str, number: usize, after: bool, of_store: bool) -> Result<bool> {
+    let reached = Arc::new(Notify::new());
+    let rule = {
+        let reached = reached.clone();
+        move |seen: &Seen| match (seen.number == number, after) {
+            (true, true) => Deed::HoldAnswer(reached.clone()),
+            (true, false) => Deed::Hold(reached.clone()),
+            (false, _) => Deed::Pass,
+        }
+    };
+    let (mut order, mut settings) = (bed.order(name), settings(&bed.s3));
+    let target = if of_store { bed.s3.addr.clone() } else { order.nodes[0].clone() };
+    let proxy = Proxy::start(&target, rule).await?;
+    if of_store {
+        settings.endpoint = Some(format!("http://{}", proxy.addr));
+    } else {
+        order = Order { nodes: vec![proxy.addr.clone()], ..order };
+    }
+    let store = settings.open().await?;
+    let (admin, reporter, proof) = (AdminClient::tcp(), Reporter::default(), bed.proof(Verify::Content));
+    let running = run(&store, &admin, &order, &proof, &reporter);
+    tokio::select! {
+        done = running => {
+            ensure!(done?.verified == Verified::Content);
+            Ok(false)
+        }
+        // Dropping the future is the kill: no word to the store, nothing cleaned up.
+        () = reached.notified() => Ok(true),
+        () = tokio::time::sleep(PATIENCE) => anyhow::bail!("request {number} never came"),
+    }
+}
+
+async fn check(bed: &Bed, name: &str, point: &str) -> Result<()> {
+    let report = bed.run(&bed.order(name)).await?;
+    ensure!(report.verified == Verified::Content && report.keys == 20, "{point}: {report:?}");
+    let listing = bed.listing().await?;
+    let of_run = listing.backups.iter().filter(|backup| backup.meta.run == name).count();
+    ensure!(of_run == 1, "{point}: {of_run} backups");
+    ensure!(listing.unfinished.is_empty() && listing.faults.is_empty(), "{point}: {listing:?}");
+    ensure!(bed.store.pending_uploads("").await?.is_empty(), "{point}: an upload is left");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_request_a_repeat_ends_with_one_good_backup() -> Result<()> {
+    let Some(mut bed) = Bed::start(1).await? else { return Ok(()) };
+    // Four parts.
+    bed.fill("k", 20, 1_500_000).await?;
+    let mut points = 0;
+    for of_store in [true, false] {
+        for after in [false, true] {
+            for number in 0.. {
+                let name = format!("run-{of_store}-{after}-{number}");
+                let killed = killed_at(&bed, &name, number, after, of_store).await?;
+                check(&bed, &name, &name).await?;
+                points += usize::from(killed);
+                if !killed {
+                    break;
+                }
+            }
+        }
+    }
+    println!("killed at {points} points");
+    ensure!(points >= 30, "only {points} points");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_at_once_end_with_good_backups_only() -> Result<()> {
+    let Some(mut bed) = Bed::start(1).await? else { return Ok(()) };
+    bed.fill("k", 20, 1_500_000).await?;
+    let order = bed.order("twice");
+    let (one, two) = tokio::join!(bed.run(&order), bed.run(&order));
+    // Either may take the other's upload for a remain of a dead attempt; then it fails, and says so.
+    ensure!(one.is_ok() || two.is_ok(), "{one:?} {two:?}");
+    check_all_good(&bed).await?;
+    let again = bed.run(&order).await?;
+    ensure!(again.verified == Verified::Content);
+    check_all_good(&bed).await
+}
+
+async fn check_all_good(bed: &Bed) -> Result<()> {
+    let listing = bed.listing().await?;
+    ensure!(!listing.backups.is_empty() && listing.faults.is_empty());
+    for backup in &listing.backups {
+        let size = bed.store.size_bytes(&backup.object_key()).await?;
+        ensure!(size == Some(backup.meta.object.size_bytes), "{size:?}");
+    }
+    Ok(())
+}
