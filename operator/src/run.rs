@@ -84,14 +84,14 @@ pub async fn run(args: &cli::Run, stop: CancellationToken) -> Result<(), Ended> 
     let working = CancellationToken::new();
     let nodes = AdminClient::tcp();
     let watches = Watches::new(nodes.clone(), metrics.clone(), working.clone());
-    let operator = Operator { image: args.server_image.clone(), namespace };
-    let parts = (client, nodes, watches.clone());
-    let ctx = Arc::new(Context::new(parts, metrics.clone(), probes.clone(), operator, &me));
     let images = Images {
         operator: args.operator_image.clone(),
         pull_policy: PullPolicy::default().as_str().into(),
         allow_local_endpoints: args.allow_local_endpoints,
     };
+    let operator = Operator { image: args.server_image.clone(), namespace, images: images.clone() };
+    let parts = (client, nodes, watches.clone());
+    let ctx = Arc::new(Context::new(parts, metrics.clone(), probes.clone(), operator, &me));
     let duty = Duty::new(ctx.clone(), images);
     let ended = lead((ctx, duty), scope(args), &mut keeper, stop, working).await;
     metrics.leading.set(0);

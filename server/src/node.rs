@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::serve::ServeLimits;
 use crate::admin::{self, Admin};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Formation};
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::error::{ErrorKind, NodeError};
 use crate::metrics::Metrics;
@@ -176,6 +176,12 @@ fn start_error(error: StartError) -> NodeError {
 
 fn restore_source(config: &Config) -> Option<OpenRestore> {
     let path = config.restore.clone()?;
+    if config.formation == Formation::Wait && !path.exists() {
+        // All pods of a set have the same flags; only the founder's volume holds the file. Without it a node that waits
+        // to be formed stays empty and serves nothing, so nothing can be mistaken for a restored cluster.
+        tracing::info!(file = %path.display(), "nothing to restore here");
+        return None;
+    }
     Some(Box::new(move || {
         let bad = |error: snapshot::SnapshotError| StartError::Restore(error.to_string());
         let (verified, records) = snapshot::open_records(&path, store::record_hash).map_err(bad)?;

@@ -33,6 +33,7 @@ pub struct S3Server {
     pub addr: String,
     /// Directory with the files of the identity's credentials, as a mounted Secret has them.
     pub credentials: PathBuf,
+    filer: String,
     child: Child,
     dir: TempDir,
 }
@@ -90,7 +91,9 @@ impl S3Server {
         fs::write(credentials.join("AWS_SECRET_ACCESS_KEY"), format!("{SECRET_KEY}\n"))?;
         let data = dir.path().join("data");
         fs::create_dir(&data)?;
-        let host = loopback();
+        // Ports of its own as well: its parts talk over Unix sockets that are named after them. Each port has a second
+        // one 10,000 above.
+        let (host, port) = (loopback(), 10_000 + 8 * rand::random_range(0..1200_u16));
         let log = File::create(dir.path().join("weed.log"))?;
         let mut command = Command::new(weed);
         command
@@ -98,22 +101,50 @@ impl S3Server {
             .arg("server")
             .arg(format!("-dir={}", data.display()))
             .args([format!("-ip={host}"), format!("-ip.bind={host}")])
-            .args(["-master.volumeSizeLimitMB=256", "-volume.max=60", "-s3", "-s3.port=8333", "-iam=false"])
+            .args([
+                "-master.peers=none",
+                "-master.volumeSizeLimitMB=256",
+                "-volume.max=60",
+                "-s3",
+                "-iam=false",
+            ])
+            .args([format!("-master.port={port}"), format!("-volume.port={}", port + 1)])
+            .args([format!("-filer.port={}", port + 2), format!("-s3.port={}", port + 3)])
             .arg(format!("-s3.config={}", config_file.display()))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
         let child = command.spawn().context("start weed")?;
-        let mut server = Self { addr: format!("{host}:8333"), credentials, child, dir };
+        let filer = format!("{host}:{}", port + 2);
+        let mut server = Self { addr: format!("{host}:{}", port + 3), credentials, filer, child, dir };
         let waited = eventually("the S3 server answers", SOON, async || {
             if let Some(status) = server.child.try_wait()? {
                 anyhow::bail!("weed ended with {status}");
             }
-            Ok((http::get(&server.addr, "/").await?.status == 403).then_some(()))
+            // It answers before it can store anything.
+            let stored = server.into_tree("ready/probe").await?;
+            Ok((stored && http::get(&server.addr, "/").await?.status == 403).then_some(()))
         })
         .await;
         waited.with_context(|| server.log())?;
         Ok(Some(server))
+    }
+
+    /// Makes a bucket: a directory in the server's own file tree.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub async fn make_bucket(&self, bucket: &str) -> Result<()> {
+        ensure!(self.into_tree(&format!("buckets/{bucket}/")).await?, "bucket {bucket} cannot be made");
+        Ok(())
+    }
+
+    /// Writes a tiny file, or with a slash at its end makes a directory.
+    async fn into_tree(&self, path: &str) -> Result<bool> {
+        let body = if path.ends_with('/') { "" } else { "x" };
+        let head = "content-type: application/octet-stream\r\n";
+        let made = http::request(&self.filer, "POST", &format!("/{path}"), head, body).await?;
+        Ok(made.status == 200 || made.status == 201)
     }
 
     /// `http://host:port`.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::command::{Failure, IO, Telling};
+use super::arguments::Telling;
+use super::command::{Failure, IO};
 use super::progress::{Progress, Report, Reporter};
 
 /// Path of the progress.

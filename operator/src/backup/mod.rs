@@ -10,6 +10,7 @@
 //! back    catalog    what is in a bucket, choice    fetch      a backup as files
 //!         cleanup    what may go goes
 //! people  command    backup, restore, list, verify  bar        progress on a terminal
+//!         arguments  what they take
 //! a Job   announce   progress and end of a Job
 //! cluster duty       schedules, KvBackups, Jobs and status
 //! ```
@@ -17,6 +18,7 @@
 //! A backup is called good only after it was read back and its content counted.
 
 pub mod announce;
+pub mod arguments;
 mod bar;
 pub mod catalog;
 pub mod cleanup;

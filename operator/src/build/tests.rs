@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Built, Named, Sizes, build, config_map, labels};
+use crate::backup::duty::job::Images;
 use crate::crd::{KvCluster, KvClusterSpec};
 use crate::observed::{SetRole, SetSeen};
 use crate::validate::{Cluster, OWNED_KEYS, Operator, validate};
@@ -19,7 +20,11 @@ fn cluster(spec: Value) -> Cluster {
     object.metadata.namespace = Some("shop".into());
     object.metadata.uid = Some("7d1f2c3a-0000-4000-8000-000000000001".into());
     object.metadata.generation = Some(1);
-    let operator = Operator { image: "kvnode-server:0.1.0".into(), namespace: "kvnode-system".into() };
+    let operator = Operator {
+        image: "kvnode-server:0.1.0".into(),
+        namespace: "kvnode-system".into(),
+        images: Images::default(),
+    };
     validate(&object, &operator).unwrap()
 }
 
@@ -222,7 +227,7 @@ fn an_overlay_that_a_pod_template_does_not_know_is_refused() {
         (json!({ "spec": { "containers": [], "restartPolicy": "Never" } }), "restartPolicy"),
     ] {
         let spec: KvClusterSpec = serde_json::from_value(json!({ "podTemplate": overlay })).unwrap();
-        let operator = Operator { image: String::new(), namespace: String::new() };
+        let operator = Operator { image: String::new(), namespace: String::new(), images: Images::default() };
         let faults = validate(&KvCluster::new("cart", spec), &operator).unwrap_err().faults;
         assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
     }

@@ -46,6 +46,9 @@ pub struct KvClusterStatus {
     /// How the cluster was founded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub formation: Option<Formation>,
+    /// What spec.bootstrap was found to mean when the cluster began; a KvBackup may be deleted later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<super::bucket::Bootstrap>,
     /// Version that all members run; the lowest one during a rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use kvnode_operator::admin_client::AdminClient;
 use kvnode_operator::backup::catalog::{Listing, list};
 use kvnode_operator::backup::crypt::Key;
@@ -36,7 +36,7 @@ impl Bed {
         let cluster = Cluster::start(nodes, &[]).await?;
         let settings = settings(&s3);
         let store = settings.open().await?;
-        make_bucket(&s3, &settings.bucket).await?;
+        s3.make_bucket(&settings.bucket).await?;
         let layout = Layout::new("prod/kv");
         Ok(Some(Self { cluster, s3, store, layout, dir: tempfile::tempdir()? }))
     }
@@ -98,15 +98,6 @@ pub(crate) fn settings(s3: &S3Server) -> Settings {
         credentials: Credentials::Directory(s3.credentials.clone()),
         ..Settings::new("backups")
     }
-}
-
-/// The operator never makes a bucket, so the suite asks the server's own file tree for one.
-pub(crate) async fn make_bucket(s3: &S3Server, bucket: &str) -> Result<()> {
-    let host = s3.addr.split(':').next().context("host")?;
-    let filer = format!("{host}:8888");
-    let made = kvnode_tests::http::request(&filer, "POST", &format!("/buckets/{bucket}/"), "", "").await?;
-    ensure!(made.status == 201 || made.status == 200, "{}", made.text());
-    Ok(())
 }
 
 /// A key for tests.

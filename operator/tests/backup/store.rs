@@ -7,13 +7,13 @@ use kvnode_operator::s3::{Checksums, Chunks, Credentials, S3ErrorKind, Settings}
 use kvnode_tests::proxy::{Deed, Proxy};
 use kvnode_tests::s3::{ACCESS_KEY, READER_KEY, S3Server, SECRET_KEY};
 
-use crate::bed::{make_bucket, settings};
+use crate::bed::settings;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_probe_tells_access_errors_apart() -> Result<()> {
     let Some(s3) = S3Server::start().await? else { return Ok(()) };
     let good = settings(&s3);
-    make_bucket(&s3, &good.bucket).await?;
+    s3.make_bucket(&good.bucket).await?;
     let layout = Layout::new("prod");
     let probe = async |settings: Settings| settings.open().await?.probe(&layout, "nonce").await;
     let allowed = probe(good.clone()).await?;
@@ -40,7 +40,7 @@ async fn the_probe_tells_access_errors_apart() -> Result<()> {
 async fn a_bucket_where_nothing_may_be_deleted_and_a_full_one_are_told() -> Result<()> {
     let Some(s3) = S3Server::start().await? else { return Ok(()) };
     let good = settings(&s3);
-    make_bucket(&s3, &good.bucket).await?;
+    s3.make_bucket(&good.bucket).await?;
     let layout = Layout::new("");
     let denied = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>";
     let keeper = Proxy::start(&s3.addr, move |seen| match seen.method.as_str() {
@@ -68,7 +68,7 @@ async fn a_bucket_where_nothing_may_be_deleted_and_a_full_one_are_told() -> Resu
 async fn large_objects_survive_cut_connections_both_ways() -> Result<()> {
     let Some(s3) = S3Server::start().await? else { return Ok(()) };
     let good = settings(&s3);
-    make_bucket(&s3, &good.bucket).await?;
+    s3.make_bucket(&good.bucket).await?;
     let content: Vec<u8> = (0..20_000_000_u32).map(|at| u8::try_from(at * 7 % 251).unwrap_or(0)).collect();
     for checksums in [Checksums::WhenRequired, Checksums::Sha256] {
         // The first try of each part is cut, or answered by a busy server.

@@ -41,7 +41,7 @@ const SCRATCH: &str = "/scratch";
 const REPORT: &str = "/dev/termination-log";
 
 /// Images and rules of this operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Images {
     /// The operator's own image.
     pub operator: String,

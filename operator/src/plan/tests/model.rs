@@ -14,6 +14,7 @@ use kvnode_api::status::{
     Addresses, DiskState, LeaderInfo, LogPositions, MemberInfo, Membership, NodeStatus, Phase, Role,
 };
 
+use crate::backup::duty::job::Images;
 use crate::build::{Children, labels};
 use crate::crd::status::KvClusterStatus;
 use crate::crd::{KvCluster, KvClusterSpec};
@@ -92,7 +93,12 @@ impl Model {
     pub(super) fn new(spec: KvClusterSpec) -> Self {
         Self {
             spec,
-            operator: Operator { image: "kvnode-server:1".into(), namespace: "kvnode-system".into() },
+            formed: false,
+            operator: Operator {
+                image: "kvnode-server:1".into(),
+                namespace: "kvnode-system".into(),
+                images: Images::default(),
+            },
             annotations: BTreeMap::new(),
             recorded: KvClusterStatus::default(),
             generation: 1,
