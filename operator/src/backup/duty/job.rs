@@ -34,6 +34,9 @@ const NAME_MAX: usize = 60;
 const USAGE: u8 = 64;
 const RETRIES: i32 = 6;
 const KEPT_SECONDS: i32 = 3600;
+const PROBE_SECONDS: i64 = 120;
+/// One that failed is made again once it is gone: somebody may have corrected a Secret or a policy.
+const PROBE_KEPT_SECONDS: i32 = 60;
 const CREDENTIALS: &str = "/etc/kvnode/s3";
 const CA: &str = "/etc/kvnode/ca";
 const KEY: &str = "/etc/kvnode/key";
@@ -161,7 +164,7 @@ fn pod(s3: &S3, volumes: &[Value], init: &[Value], container: &Value) -> Value {
     pod
 }
 
-fn job(meta: Value, cluster: &str, seconds: i64, container: &str, pod: Value) -> Job {
+fn job(meta: Value, cluster: &str, (seconds, kept): (i64, i32), container: &str, pod: Value) -> Job {
     let value = json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -169,7 +172,7 @@ fn job(meta: Value, cluster: &str, seconds: i64, container: &str, pod: Value) ->
         "spec": {
             "backoffLimit": RETRIES,
             "activeDeadlineSeconds": seconds.max(1),
-            "ttlSecondsAfterFinished": KEPT_SECONDS,
+            "ttlSecondsAfterFinished": kept,
             // What another try cannot cure is not tried again.
             "podFailurePolicy": { "rules": [
                 { "action": "FailJob", "onExitCodes": { "containerName": container, "operator": "In", "values": [USAGE, WRONG, CONFIG] } },
@@ -220,7 +223,13 @@ pub fn run(
         }],
     });
     if verify != Verify::Restore {
-        return job(meta, cluster.name, seconds, CONTAINER, pod(&spec.s3, &volumes, &[], &main));
+        return job(
+            meta,
+            cluster.name,
+            (seconds, KEPT_SECONDS),
+            CONTAINER,
+            pod(&spec.s3, &volumes, &[], &main),
+        );
     }
     volumes.push(json!({ "name": "scratch", "emptyDir": {} }));
     let scratch = json!({ "name": "scratch", "mountPath": SCRATCH });
@@ -249,7 +258,13 @@ pub fn run(
         ],
     );
     let prove = container(PROVE, &images.operator, images, &prove, &both);
-    job(meta, cluster.name, seconds, PROVE, pod(&spec.s3, &volumes, &[main, fetch, server], &prove))
+    job(
+        meta,
+        cluster.name,
+        (seconds, KEPT_SECONDS),
+        PROVE,
+        pod(&spec.s3, &volumes, &[main, fetch, server], &prove),
+    )
 }
 
 fn backup_args(cluster: &Cluster<'_>, spec: &Backup, backup: &str, verify: Verify) -> Vec<String> {
@@ -314,7 +329,7 @@ pub fn probe(namespace: &str, owner: (&str, &str), spec: &Backup, images: &Image
             "controller": true, "blockOwnerDeletion": true,
         }],
     });
-    job(meta, cluster, 120, CONTAINER, pod(&spec.s3, &volumes, &[], &main))
+    job(meta, cluster, (PROBE_SECONDS, PROBE_KEPT_SECONDS), CONTAINER, pod(&spec.s3, &volumes, &[], &main))
 }
 
 /// The init container that fetches what a cluster begins with, its volumes, and the pod's ServiceAccount.

@@ -222,7 +222,8 @@ pub fn healthy(
     let working: Vec<&Schedule> =
         schedules.iter().filter(|schedule| !schedule.suspend && !spec.suspend).collect();
     let last = status.last_success.as_ref().map(|last| last.time.0);
-    let told = |last: Timestamp| format!("the newest good backup is {} old", age(now.duration_since(last)));
+    // A time, not an age: an age would change the object with every look.
+    let told = |last: Timestamp| format!("the newest good backup is of {last}: two were due since");
     let Some(shortest) = working.iter().map(|schedule| schedule.cron.period(now)).min() else {
         let reason = if schedules.is_empty() { BackupReason::OnDemand } else { BackupReason::Suspended };
         return ("True", reason, "nothing runs by schedule".to_owned());
@@ -231,7 +232,6 @@ pub fn healthy(
     let since = status.since.iter().map(|since| since.time.0).min();
     match last {
         Some(last) if now.duration_since(last) <= limit => {
-            // The age would change the object with every look.
             ("True", BackupReason::Recent, "the newest good backup is recent".to_owned())
         }
         Some(last) => ("False", BackupReason::Stale, told(last)),
