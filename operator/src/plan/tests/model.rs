@@ -93,7 +93,6 @@ impl Model {
     pub(super) fn new(spec: KvClusterSpec) -> Self {
         Self {
             spec,
-            formed: false,
             operator: Operator {
                 image: "kvnode-server:1".into(),
                 namespace: "kvnode-system".into(),
@@ -130,6 +129,7 @@ impl Model {
         object.metadata.namespace = Some(SPACE.into());
         object.metadata.uid = Some("7d1f".into());
         object.metadata.generation = Some(self.generation);
+        object.status = Some(self.recorded.clone());
         validate(&object, &self.operator).unwrap()
     }
 
