@@ -141,9 +141,9 @@ impl S3Server {
 
     /// Writes a tiny file, or with a slash at its end makes a directory.
     async fn into_tree(&self, path: &str) -> Result<bool> {
-        let body = if path.ends_with('/') { "" } else { "x" };
-        let head = "content-type: application/octet-stream\r\n";
-        let made = http::request(&self.filer, "POST", &format!("/{path}"), head, body).await?;
+        let file = ("PUT", "content-type: application/octet-stream\r\n", "x");
+        let (method, head, body) = if path.ends_with('/') { ("POST", "", "") } else { file };
+        let made = http::request(&self.filer, method, &format!("/{path}"), head, body).await?;
         Ok(made.status == 200 || made.status == 201)
     }
 

@@ -224,7 +224,7 @@ pub struct Bootstrap {
         .message("bootstrap.s3: give cluster, or key for a bare state.bin")
 )]
 pub struct BootstrapS3 {
-    /// Where.
+    /// Bucket that they are in.
     pub store: S3,
     /// Name of the cluster that wrote them. Example: orders.
     #[serde(default, skip_serializing_if = "Option::is_none")]

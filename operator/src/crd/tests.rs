@@ -214,7 +214,7 @@ fn lists_that_are_maps_say_so_and_the_scale_subresource_works() {
         assert_eq!(status[field]["x-kubernetes-list-map-keys"], json!([key]), "{field}");
     }
     let maps = version.to_string().matches("x-kubernetes-list-map-keys").count();
-    assert_eq!(maps, 2, "and no other list does");
+    assert_eq!(maps, 4, "they, the schedules, and since when these count");
     assert_eq!(version["subresources"]["scale"]["labelSelectorPath"], json!(".status.selector"));
     assert!(version["subresources"]["status"].is_object());
     let columns = version["additionalPrinterColumns"].as_array().unwrap();
