@@ -176,6 +176,9 @@ async fn loaded(
     match fetch::fetch(store, backup, key, &scratch.0, reporter).await {
         Ok(_) => {}
         Err(fetch::FetchError::Wrong(what)) => return Ok(Err(what)),
+        Err(fetch::FetchError::Store(error)) if error.kind == S3ErrorKind::NotFound => {
+            return Ok(Err(format!("{} is not there", backup.meta.object.file)));
+        }
         Err(fetch::FetchError::Store(error)) => return Err(error),
         Err(fetch::FetchError::File(what)) => return Err(unusable(what)),
     }
