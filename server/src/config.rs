@@ -157,7 +157,7 @@ impl Default for Config {
             limits: Limits::default(),
             keys_default_limit: 0,
             snapshots_keep: 2,
-            log_filter: "info,openraft=warn".into(),
+            log_filter: "info,openraft=error".into(),
             log_format: LogFormat::Text,
         }
     }

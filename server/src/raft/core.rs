@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
+use super::confirm::{Confirm, Told};
 use super::doubt::Doubt;
 use super::group::ProposeError;
 use super::identity::Identity;
@@ -52,6 +53,8 @@ pub(super) struct Core {
     pub(super) clocks: Arc<PeerClocks>,
     pub(super) outgoing: Arc<Outgoing>,
     pub(super) incoming: Arc<Incoming>,
+    pub(super) told: Arc<Told>,
+    pub(super) confirm: Confirm,
     pub(super) leader: watch::Sender<LeaderView>,
     pub(super) members: ArcSwap<Members>,
     pub(super) disk: Disk,

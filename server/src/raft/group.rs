@@ -472,6 +472,7 @@ impl Group {
         let core = &self.core;
         core.shutdown.cancel();
         core.stop_proposer.cancel();
+        core.confirm.close();
         if let Err(error) = core.raft.shutdown().await {
             tracing::warn!(%error, "Raft core did not stop cleanly");
         }

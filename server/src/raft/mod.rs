@@ -16,6 +16,7 @@
 
 mod apply;
 mod codec;
+mod confirm;
 mod core;
 mod doubt;
 pub mod group;

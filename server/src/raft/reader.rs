@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use openraft::ReadPolicy as RaftReadPolicy;
 use openraft::raft::linearizable_read::LinearizerOption;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::core::{Core, LeaderView};
@@ -104,6 +105,9 @@ pub(super) async fn leader_read_index(core: &Core) -> Option<LogId> {
             return Some(from_raft(id.log_id()));
         }
     }
+    if let Some(id) = core.confirm.read_index(core).await {
+        return Some(id);
+    }
     match timeout(ROUND_MAX, core.raft.get_read_log_id(RaftReadPolicy::ReadIndex)).await {
         Ok(Ok((id, _))) => Some(from_raft(id.log_id())),
         _ => None,
@@ -123,6 +127,8 @@ impl Rounds {
         // Handles of a stopped group may live on; this task, which holds the state open, must not.
         while let Some(Some(first)) = stop.run_until_cancelled(queue.recv()).await {
             round.push(first);
+            // Lets every connection that has something to read put its reads into this round.
+            yield_now().await;
             while round.len() < WAITING_MAX
                 && let Ok(next) = queue.try_recv()
             {

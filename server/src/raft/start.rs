@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
+use super::confirm::Confirm;
 use super::core::{Contact, Core, Counters, Disk, LeaderView};
 use super::doubt::{self, Doubt};
 use super::group::{Group, MemberError};
@@ -25,7 +26,7 @@ use super::log_store::LogStore;
 use super::peer::checkpoint::{Incoming, Outgoing};
 use super::peer::client::id_text;
 use super::peer::network::NetworkFactory;
-use super::peer::{GROUP, Local, PeerClocks, service};
+use super::peer::{GROUP, Local, service};
 use super::proposer::Proposer;
 use super::reader::Reader;
 use super::resolver::Resolver;
@@ -119,18 +120,15 @@ pub async fn start(
         .map_err(io("prepare the checkpoint directory"))?;
     let incoming = Incoming::new(&dirs.checkpoints).map_err(io("prepare the checkpoint directory"))?;
     let local = Arc::new(Local::new(identity.node_id(), identity.cluster_id()));
-    let (clocks, outgoing, tasks) = (Arc::new(PeerClocks::default()), Arc::new(outgoing), TaskTracker::new());
-    let network = NetworkFactory {
-        local: local.clone(),
-        clocks: clocks.clone(),
-        outgoing: outgoing.clone(),
-        tasks: tasks.clone(),
-    };
-    let log_store = LogStore::new(log.clone(), recovered.committed);
+    let (outgoing, tasks) = (Arc::new(outgoing), TaskTracker::new());
+    let network = NetworkFactory::new(local.clone(), outgoing.clone(), tasks.clone());
+    let (clocks, told) = (network.clocks.clone(), network.told.clone());
+    let log_store = LogStore::new(log.clone(), recovered.committed, told.clone());
     let state_machine = StateMachine::new(apply.clone(), store.clone(), position);
     let raft_config = Arc::new(raft_config(&config, doubt.is_open())?);
-    let raft = Raft::new(local.node_id, raft_config, network, log_store, state_machine).await;
-    let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
+    let raft = Raft::new(local.node_id, raft_config, network, log_store, state_machine)
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?;
     let core = Arc::new(Core {
         config,
         local,
@@ -147,6 +145,8 @@ pub async fn start(
         clocks,
         outgoing,
         incoming: Arc::new(incoming),
+        told,
+        confirm: Confirm::new(),
         leader: watch::Sender::new(LeaderView::default()),
         members: ArcSwap::default(),
         disk: Disk::default(),

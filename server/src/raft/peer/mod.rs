@@ -21,7 +21,7 @@ pub(super) mod messages;
 pub(super) mod network;
 pub(super) mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -98,6 +98,35 @@ impl PeerClocks {
     }
 }
 
+/// Which peers answer appends: one log line for each change, where the library would repeat itself with each heartbeat.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    silent: Mutex<BTreeSet<u64>>,
+}
+
+impl Reach {
+    /// The peer answered, or did not for this reason. True when that is a change.
+    pub(super) fn note(&self, peer: u64, answered: Result<(), &dyn std::fmt::Display>) -> bool {
+        let mut silent = self.silent.lock();
+        match answered {
+            Ok(()) => {
+                let changed = !silent.is_empty() && silent.remove(&peer);
+                if changed {
+                    tracing::info!(peer = %client::id_text(peer), "the peer answers again");
+                }
+                changed
+            }
+            Err(why) => {
+                let changed = silent.insert(peer);
+                if changed {
+                    tracing::warn!(peer = %client::id_text(peer), %why, "no answer from the peer; it is tried on");
+                }
+                changed
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +139,17 @@ mod tests {
         assert_eq!(clocks.median_ms(&[1, 2, 3]), 5);
         clocks.note(3, -86_400_000);
         assert_eq!(clocks.median_ms(&[1, 2, 3]), 0);
+    }
+
+    #[test]
+    fn only_a_change_of_a_peers_reach_is_said() {
+        let reach = Reach::default();
+        assert!(!reach.note(2, Ok(())), "it was never silent");
+        assert!(reach.note(2, Err(&"refused")));
+        assert!(!reach.note(2, Err(&"refused")), "said already");
+        assert!(reach.note(3, Err(&"refused")), "another peer");
+        assert!(reach.note(2, Ok(())));
+        assert!(!reach.note(2, Ok(())));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::super::types::{
     Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, from_raft,
     stored_membership, to_raft, vote_from_raft, vote_to_raft,
 };
-use super::super::{doubt, members};
+use super::super::{confirm, doubt, members};
 use super::client::id_text;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
 use super::messages::{self, ANSWER, Forward, Forwarded, HELLO, Hello, REFUSED, WORKING};
@@ -100,6 +100,15 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
         let Ok(permit) = open.clone().acquire_owned().await else { return Ok(()) };
         let peer = Peer { core: core.clone(), from: hello.from, cluster_id: hello.cluster_id };
         let (kind, id) = (frame.kind, frame.id);
+        if kind == messages::CONFIRM {
+            // Cheaper to answer than to spawn, and the leader's readers wait for it.
+            let answer = match peer.confirm(frame.body) {
+                Ok(body) => (kind | ANSWER, id, body),
+                Err(problem) => (REFUSED, id, Bytes::from(problem)),
+            };
+            let _ = answers.send(answer).await;
+            continue;
+        }
         let work = peer.begin(frame).await;
         let answers = answers.clone();
         core.tasks.spawn(async move {
@@ -212,24 +221,8 @@ impl Peer {
         if frame.kind == messages::INVITE {
             return Box::pin(async move { self.invite(body) });
         }
-        // Compared with each request: a connection may be older than this node's cluster.
-        if self.cluster_id == 0 || self.core.local.cluster_id() != Some(self.cluster_id) {
-            return Box::pin(async { Err("this node is not part of that cluster".to_owned()) });
-        }
-        let binding = matches!(
-            frame.kind,
-            messages::APPEND
-                | messages::VOTE
-                | messages::PRE_VOTE
-                | messages::TRANSFER
-                | messages::CHECKPOINT_BEGIN
-                | messages::CHECKPOINT_CHUNK
-                | messages::CHECKPOINT_END
-        );
-        if binding && self.core.doubt.is_open() {
-            return Box::pin(async {
-                Err("this node may have lost entries and takes no part yet".to_owned())
-            });
+        if let Err(problem) = self.admit(frame.kind) {
+            return Box::pin(async move { Err(problem.to_owned()) });
         }
         match frame.kind {
             messages::APPEND => Box::pin(self.append(body)),
@@ -247,6 +240,34 @@ impl Peer {
             messages::CHECKPOINT_END => Box::pin(self.checkpoint_end(body)),
             other => Box::pin(async move { Err(format!("unknown request kind {other}")) }),
         }
+    }
+
+    /// Whether this node may take part in what is asked.
+    fn admit(&self, kind: u8) -> Result<(), &'static str> {
+        // Compared with each request: a connection may be older than this node's cluster.
+        if self.cluster_id == 0 || self.core.local.cluster_id() != Some(self.cluster_id) {
+            return Err("this node is not part of that cluster");
+        }
+        let binding = matches!(
+            kind,
+            messages::APPEND
+                | messages::VOTE
+                | messages::PRE_VOTE
+                | messages::TRANSFER
+                | messages::CONFIRM
+                | messages::CHECKPOINT_BEGIN
+                | messages::CHECKPOINT_CHUNK
+                | messages::CHECKPOINT_END
+        );
+        if binding && self.core.doubt.is_open() {
+            return Err("this node may have lost entries and takes no part yet");
+        }
+        Ok(())
+    }
+
+    fn confirm(&self, body: Bytes) -> Result<Bytes, String> {
+        self.admit(messages::CONFIRM)?;
+        confirm::answer(&self.core, body).map_err(text)
     }
 
     async fn append(self, body: Bytes) -> Result<Bytes, String> {

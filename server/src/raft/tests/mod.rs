@@ -2,6 +2,7 @@
 
 mod cluster;
 mod membership;
+mod reading;
 mod suite;
 
 use std::net::SocketAddr;
