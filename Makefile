@@ -11,6 +11,8 @@
 #   make kube-down       removes what kube-up made
 #   make manifests       write deploy/install.yaml and what the charts hold of other files
 #   make bench [QUICK=1] ours against redis-server and etcd, interleaved
+#   make bench TRIALS=failover,handover,snapshots,stalls=MINUTES,volume=GIB
+#                        pauses and memory of three nodes: see tests/bench/trials.rs
 
 NODES ?= 1
 PORT  ?= 4920
@@ -107,7 +109,7 @@ fixtures: setup-test
 
 bench: setup-bench build
 	$(CARGO) build --release -p kvnode-tests --bin bench
-	KVNODE_SERVER_BIN=$(SERVER) $(CARGO_TARGET_DIR)/release/bench $(if $(QUICK),--quick)
+	KVNODE_SERVER_BIN=$(SERVER) $(CARGO_TARGET_DIR)/release/bench $(if $(QUICK),--quick) $(if $(TRIALS),--trials=$(TRIALS))
 
 clean:
 	cargo clean
