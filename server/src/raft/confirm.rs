@@ -171,6 +171,20 @@ impl Confirm {
     }
 }
 
+/// Whether this node leads as the only voter and has applied all that it can have told anyone: then its state is the
+/// newest there is, without a question.
+pub(super) fn is_alone(core: &Core) -> bool {
+    let own = core.local.node_id;
+    if core.members.load().voters() != [own] {
+        return false;
+    }
+    let Some(vote) = core.log.vote().filter(|vote| vote.node == own) else { return false };
+    let Some(applied) = core.apply.applied_now() else { return false };
+    (applied.term, applied.node) == (vote.term, own)
+        && applied.index >= core.told.commit.load(Ordering::SeqCst)
+        && electorate(core).is_some_and(|electorate| electorate.needed == 0)
+}
+
 /// The voters by the newest membership that this node's log has, if the Raft core shows that one.
 fn electorate(core: &Core) -> Option<Electorate> {
     let metrics = core.raft.server_metrics();
