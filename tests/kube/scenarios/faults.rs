@@ -53,7 +53,7 @@ async fn killed(stage: &Stage, cart: &Kv, load: &Load, bed: &Bed) -> Result<()> 
     eventually("another node leads", PATIENCE, async || Ok((cart.leader()? != leader).then_some(()))).await?;
     load.progress(200).await?;
     let phase = load.mark()?;
-    println!("    {leader} killed: {phase:?}");
+    say!("{leader} killed: {phase:?}");
     ensure!(phase.errors == 0, "{phase:?}");
     stage.promises.measured("leader killed with SIGKILL: time without writes", FORCED, phase.gap);
     Ok(())
@@ -67,7 +67,7 @@ async fn ended(cart: &Kv, load: &Load, how: &[&str]) -> Result<crate::load::Phas
     eventually("another node leads", PATIENCE, async || Ok((cart.leader()? != leader).then_some(()))).await?;
     load.progress(200).await?;
     let phase = load.mark()?;
-    println!("    {leader} deleted {how:?}: {phase:?}");
+    say!("{leader} deleted {how:?}: {phase:?}");
     cart.reborn(&leader, &uid).await?;
     cart.ready(3).await?;
     Ok(phase)
@@ -139,7 +139,7 @@ pub(crate) async fn volume_lost(stage: &Stage) -> Result<()> {
     ensure!(before != after, "an empty node kept the id {before}");
     ensure!(cart.members()?.len() == 3, "{:?}", cart.members()?);
     let phase = load.mark()?;
-    println!("    {victim} replaced: {phase:?}");
+    say!("{victim} replaced: {phase:?}");
     ensure!(phase.errors == 0, "{phase:?}");
     load.verify()?;
     Ok(())
@@ -170,7 +170,7 @@ pub(crate) async fn operator_killed_while_scaling(stage: &Stage) -> Result<()> {
         ensure!(members.len() as u64 == size, "{members:?}");
     }
     let phase = load.mark()?;
-    println!("    {phase:?}");
+    say!("{phase:?}");
     phase.without_failure()?;
     load.verify()?;
     Ok(())
@@ -199,7 +199,7 @@ pub(crate) async fn api_server_away(stage: &Stage) -> Result<()> {
     ensure!(writes > 100, "only {writes} commands were served without an API server");
     until("the API server is back", PATIENCE, async || cart.object().is_ok()).await?;
     let phase = load.mark()?;
-    println!("    a minute without an API server: {phase:?}");
+    say!("a minute without an API server: {phase:?}");
     phase.without_failure()?;
     stage.operator_leads().await?;
     cart.scale(5).await?;
@@ -222,7 +222,7 @@ pub(crate) async fn node_cut_off(stage: &Stage) -> Result<()> {
     let (pod, node) = (text(&victim["metadata"]["name"]), text(&victim["spec"]["nodeName"]));
     let cut = bed.cut(&node)?;
     let told = cart.reason("Degraded", "MemberDown").await?;
-    println!("    {told}");
+    say!("{told}");
     ensure!(told.contains(&pod), "the message does not name {pod}: {told}");
     until("the cluster serves", Duration::from_secs(30), async || {
         let ip = cart.kubectl.get("service cart").map(|service| text(&service["spec"]["clusterIP"]));

@@ -61,7 +61,7 @@ pub(crate) async fn scaled_up_and_down(stage: &Stage) -> Result<()> {
     for size in [3, 5, 3, 1] {
         let took = cart.scale(size).await?;
         let phase = load.mark()?;
-        println!("    to {size} in {:.1} s: {phase:?}", took.as_secs_f64());
+        say!("to {size} in {:.1} s: {phase:?}", took.as_secs_f64());
         ensure!(phase.acknowledged > 0, "nothing was written");
         phase.without_failure()?;
         let members = cart.members()?;
@@ -88,7 +88,7 @@ pub(crate) async fn hibernated_and_woken(stage: &Stage) -> Result<()> {
     cart.change(&json!({ "hibernate": false }))?;
     let began = Instant::now();
     cart.ready(3).await?;
-    println!("    awake in {:.1} s", began.elapsed().as_secs_f64());
+    say!("awake in {:.1} s", began.elapsed().as_secs_f64());
     ensure!(cart.redis("GET kept")? == "yes", "the data is gone");
     let addrs =
         |members: &[(String, String)]| members.iter().map(|(addr, _)| addr.clone()).collect::<Vec<_>>();
@@ -117,12 +117,12 @@ pub(crate) async fn scaled_with_a_gigabyte(stage: &Stage) -> Result<()> {
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "8Gi" } })).await?;
     let began = Instant::now();
     cart.kubectl.exec("clients", &["kube-load", "fill", "cart-leader:6379", "1024"])?;
-    println!("    1 GiB written in {:.1} s", began.elapsed().as_secs_f64());
+    say!("1 GiB written in {:.1} s", began.elapsed().as_secs_f64());
     let load = Load::start(stage, "cart:6379").await?;
     let took = cart.scale(5).await?;
     stage.promises.measured("3 to 5 voters with 1 GiB", Duration::from_mins(1), took);
     let phase = load.mark()?;
-    println!("    meanwhile: {phase:?}");
+    say!("meanwhile: {phase:?}");
     phase.without_failure()?;
     load.verify()?;
     Ok(())
