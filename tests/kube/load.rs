@@ -42,7 +42,13 @@ impl Phase {
     /// Every command got its reply, and none an error: a connection ends behind an answer, never in front of one.
     pub(crate) fn without_failure(&self) -> Result<()> {
         ensure!(self.errors == 0, "{} commands failed: {}", self.errors, self.samples);
-        ensure!(self.unknown == 0, "{} commands got no reply: {}", self.unknown, self.samples);
+        ensure!(
+            self.unknown == 0,
+            "{} commands got no reply, on {} further connections: {}",
+            self.unknown,
+            self.connects,
+            self.samples
+        );
         Ok(())
     }
 }
