@@ -63,11 +63,15 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if let Some(why) = Stage::lacks() {
+        tool::skip(why);
+        return ExitCode::SUCCESS;
+    }
     let stage = match Stage::find() {
         Ok(stage) => stage,
-        Err(why) => {
-            tool::skip(&format!("{why:#}"));
-            return ExitCode::SUCCESS;
+        Err(error) => {
+            println!("FAILED: {error:#}");
+            return ExitCode::FAILURE;
         }
     };
     let chosen = |scenario: &Scenario| {

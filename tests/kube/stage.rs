@@ -34,13 +34,24 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Finds a Kubernetes and the tools.
+    /// What is missing to play at all, if something is.
+    pub(crate) fn lacks() -> Option<&'static str> {
+        if std::env::var_os("KUBECONFIG").is_none() {
+            return Some(
+                "KUBECONFIG is not set, so there is no Kubernetes to test on; make kube-test makes one",
+            );
+        }
+        let missing = ["kubectl", "helm"].into_iter().find(|program| tool::find(program).is_none());
+        missing.map(
+            |program| if program == "helm" { "helm is not installed" } else { "kubectl is not installed" },
+        )
+    }
+
+    /// Finds the Kubernetes.
     pub(crate) fn find() -> Result<Self> {
-        let kubeconfig = std::env::var_os("KUBECONFIG").context(
-            "KUBECONFIG is not set, so there is no Kubernetes to test on; make kube-test makes one",
-        )?;
-        let kubectl = tool::find("kubectl").context("kubectl is not installed")?;
-        let helm = tool::find("helm").context("helm is not installed")?;
+        let kubeconfig = std::env::var_os("KUBECONFIG").context("KUBECONFIG")?;
+        let kubectl = tool::find("kubectl").context("kubectl")?;
+        let helm = tool::find("helm").context("helm")?;
         let kubectl = Kubectl { program: kubectl, namespace: "default".into() };
         kubectl.run(&["get", "nodes"]).context("the Kubernetes that KUBECONFIG names does not answer")?;
         Ok(Self {
@@ -134,10 +145,15 @@ impl Stage {
         if self.helm(&["status", "kvnode-operator", "--namespace", SYSTEM]).is_err() {
             self.make_room()?;
         }
+        self.install_as("kvnode-operator", SYSTEM, values)
+    }
+
+    /// The operator under another name and in another namespace.
+    pub(crate) fn install_as(&self, release: &str, namespace: &str, values: &[&str]) -> Result<()> {
         let repository = format!("image.repository={}kvnode-operator", self.registry);
         let server = format!("serverImage={}", self.image("kvnode-server"));
-        let mut args = vec!["upgrade", "--install", "kvnode-operator", "charts/kvnode-operator"];
-        args.extend(["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s"]);
+        let mut args = vec!["upgrade", "--install", release, "charts/kvnode-operator"];
+        args.extend(["--namespace", namespace, "--create-namespace", "--wait", "--timeout", "120s"]);
         args.extend(["--set", &repository, "--set", &server]);
         for value in values {
             args.extend(["--set", value]);

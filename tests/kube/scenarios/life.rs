@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use kvnode_tests::tool;
 use kvnode_tests::wait::{eventually, until};
 use serde_json::json;
 
@@ -126,4 +127,35 @@ pub(crate) async fn scaled_with_a_gigabyte(stage: &Stage) -> Result<()> {
     phase.without_failure()?;
     load.verify()?;
     Ok(())
+}
+
+/// Volumes grow under running pods: no pod restarts, no command fails, and the template of later volumes follows.
+pub(crate) async fn volumes_grow(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
+    let classes = cart.kubectl.list("storageclasses")?;
+    let default = "storageclass.kubernetes.io/is-default-class";
+    let class = classes.iter().find(|class| class["metadata"]["annotations"][default] == "true");
+    if class.is_none_or(|class| class["allowVolumeExpansion"] != true) {
+        tool::skip_without_rights("the default storage class of this Kubernetes cannot grow volumes");
+        return Ok(());
+    }
+    let load = Load::start(stage, "cart:6379").await?;
+    let before = cart.lives()?;
+    cart.change(&json!({ "storage": { "size": "2Gi" } }))?;
+    until("three volumes have grown", PATIENCE, async || {
+        let claims = cart.kubectl.list("pvc").unwrap_or_default();
+        claims.len() == 3 && claims.iter().all(|claim| claim["status"]["capacity"]["storage"] == "2Gi")
+    })
+    .await?;
+    cart.ready(3).await?;
+    let set = cart.kubectl.get("statefulset cart")?;
+    let template = &set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"];
+    ensure!(*template == "2Gi", "later volumes would have {template}");
+    ensure!(cart.lives()? == before, "pods were replaced");
+    let smaller = cart.change(&json!({ "storage": { "size": "1Gi" } }));
+    let refused = smaller.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(refused.contains("can only grow"), "a volume may shrink: {refused}");
+    load.mark()?.without_failure()?;
+    load.verify().map(drop)
 }

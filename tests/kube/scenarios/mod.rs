@@ -5,9 +5,11 @@
 mod faults;
 mod install;
 mod life;
+mod operators;
 mod plain;
 mod rollout;
 mod runbook;
+mod tools;
 
 use std::pin::Pin;
 
@@ -50,10 +52,14 @@ acts![
         life::hibernated_and_woken,
         rollout::a_bad_image_is_superseded,
         life::deleted_and_adopted,
+        tools::gitops_sees_it_right,
         faults::volume_lost,
+        life::volumes_grow,
+        tools::a_plan_is_shown,
     ],
     [rollout::nodes_are_drained],
     [faults::operator_killed_while_scaling],
+    [operators::two_operators_at_once],
     [faults::api_server_away],
     [faults::node_cut_off],
     [runbook::runbook_as_written],
