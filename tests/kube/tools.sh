@@ -113,9 +113,22 @@ wheel.unlink()
 PYTHON
 }
 
+# promtool checks the alert rules. It is part of a large package, of which nothing else is wanted.
+unpack_promtool() {
+  command -v promtool >/dev/null 2>&1 && return
+  say "taking promtool from the package prometheus"
+  unpacked=$(mktemp -d)
+  if (cd "$unpacked" && apt-get download -qq prometheus && dpkg -x prometheus_*.deb .) >&2; then
+    install -D "$unpacked/usr/bin/promtool" "$clients/promtool"
+  fi
+  rm -rf "$unpacked"
+}
+
 all_in "$bin" || build_kubernetes
 if [ ! -x "$clients/kubectl" ] || [ ! -x "$clients/helm" ]; then unpack_clients; fi
-for client in kubectl helm; do
+if [ ! -x "$clients/promtool" ]; then unpack_promtool; fi
+for client in kubectl helm promtool; do
+  [ -x "$clients/$client" ] || continue
   [ -e "$bin/$client" ] || ln -s "$clients/$client" "$bin/$client"
 done
 echo "$bin"
