@@ -116,6 +116,12 @@ pub(crate) async fn deleted_and_adopted(stage: &Stage) -> Result<()> {
 pub(crate) async fn scaled_with_a_gigabyte(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "8Gi" } })).await?;
+    // The rules of a Service follow its label by a moment.
+    let ping = ["redis-cli", "-h", "cart-leader", "PING"];
+    until("cart-leader serves", PATIENCE, async || {
+        cart.kubectl.exec("clients", &ping).is_ok_and(|said| said.trim() == "PONG")
+    })
+    .await?;
     let began = Instant::now();
     cart.kubectl.exec("clients", &["kube-load", "fill", "cart-leader:6379", "1024"])?;
     say!("1 GiB written in {:.1} s", began.elapsed().as_secs_f64());
