@@ -42,6 +42,7 @@ pub mod plan;
 pub mod reconcile;
 pub mod report;
 pub mod run;
+pub mod stores;
 pub mod telemetry;
 pub mod validate;
 pub mod watch;

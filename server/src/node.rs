@@ -209,7 +209,7 @@ impl Node {
         let config = Arc::new(config);
         // Its end is not that of the caller's token: the node may have to start again.
         let shutdown = shutdown.child_token();
-        let lock = lock::DirLock::take(&config.data)?;
+        let lock = lock::DirLock::take(&config.data).await?;
         raft::format(&config).map_err(start_error)?;
         look_at_disk(&config)?;
         let (clients, addr) = bind(config.addr, "addr").await?;

@@ -137,6 +137,8 @@ fn container(cluster: &Cluster) -> Value {
             { "name": "peer", "containerPort": labels::PEER_PORT, "protocol": "TCP" },
             { "name": "admin", "containerPort": labels::ADMIN_PORT, "protocol": "TCP" },
         ],
+        // What the server says when it refuses to start becomes the message of the condition Stalled.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,

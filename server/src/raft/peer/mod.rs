@@ -22,6 +22,7 @@ pub(super) mod network;
 pub(super) mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,11 +41,35 @@ pub(super) struct Local {
     cluster_id: AtomicU64,
     /// Peer addresses of the members, by node id.
     peer_addrs: ArcSwap<BTreeMap<u64, String>>,
+    /// Whence members have connected to us last: the way to one whose name is gone or belongs to its successor already,
+    /// as that of a pod that was deleted by force and has not ended yet.
+    seen_at: Mutex<BTreeMap<u64, IpAddr>>,
 }
 
 impl Local {
     pub(super) fn new(node_id: u64, cluster_id: Option<u64>) -> Self {
-        Self { node_id, cluster_id: AtomicU64::new(cluster_id.unwrap_or(0)), peer_addrs: ArcSwap::default() }
+        Self {
+            node_id,
+            cluster_id: AtomicU64::new(cluster_id.unwrap_or(0)),
+            peer_addrs: ArcSwap::default(),
+            seen_at: Mutex::default(),
+        }
+    }
+
+    /// A node of this cluster has connected from there.
+    pub(super) fn saw(&self, id: u64, ip: IpAddr) {
+        let members = self.peer_addrs.load();
+        let mut seen_at = self.seen_at.lock();
+        // As many entries as members at most.
+        seen_at.retain(|id, _| members.contains_key(id));
+        if members.contains_key(&id) {
+            seen_at.insert(id, ip);
+        }
+    }
+
+    /// Whence a member has connected last.
+    pub(super) fn seen_at(&self, id: u64) -> Option<IpAddr> {
+        self.seen_at.lock().get(&id).copied()
     }
 
     /// Where a member is now. The library keeps a connection's maker for as long as it replicates to a member, also

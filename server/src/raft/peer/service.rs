@@ -80,6 +80,7 @@ pub(in crate::raft) async fn serve(core: Arc<Core>, listener: TcpListener) {
 
 async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let from = stream.peer_addr()?.ip();
     let (mut read, mut write) = stream.into_split();
     let mut frames = FrameReader::new(HELLO_BYTES_MAX);
     let first = timeout(HELLO_TIMEOUT, frames.next(&mut read)).await??;
@@ -91,6 +92,9 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
             return Err(io::Error::other(problem));
         }
     };
+    if core.local.cluster_id() == Some(hello.cluster_id) {
+        core.local.saw(hello.from, from);
+    }
     send_welcome(&mut write, 0, "").await?;
     frames.raise_limit(FRAME_BYTES_MAX);
     let (answers, queue) = mpsc::channel::<(u8, u64, Bytes)>(REQUESTS_MAX);
