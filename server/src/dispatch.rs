@@ -25,6 +25,7 @@ pub mod config_table;
 pub mod counters;
 pub mod fault;
 pub mod info;
+mod log_clock;
 mod node_ops;
 pub mod process;
 pub mod render;
@@ -34,6 +35,8 @@ mod session_ops;
 pub mod slowlog;
 #[cfg(test)]
 mod tests;
+mod transaction;
+mod values;
 pub mod views;
 
 use std::net::SocketAddr;
@@ -47,7 +50,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{UnixMs, monotonic, wall};
-use crate::command::{self, Action, Context, View, slot, table};
+use crate::command::{self, Action, Context, SessionOp, View, slot, table};
 use crate::config::{Config, Consistency, Redirect};
 use crate::net::{self, Flow, Handler};
 use crate::resp::{Protocol, Reply, Request, reply};
@@ -56,6 +59,7 @@ use crate::store::{Answer, Fatal, Op, Outcome, Query};
 use clients::{Client, Clients};
 use counters::{CommandCount, Counters, Rate};
 use fault::Fault;
+use log_clock::LogClock;
 use replica::Replica;
 use run::{Run, Step, Tally, is_short};
 use slowlog::SlowLog;
@@ -119,6 +123,7 @@ pub struct Dispatcher<R> {
     counters: Counters,
     rate: Rate,
     slow_log: SlowLog,
+    log_clock: LogClock,
     run_id: String,
     epoch: Instant,
     saving: Arc<AtomicBool>,
@@ -145,6 +150,7 @@ impl<R: Replica> Dispatcher<R> {
             counters: Counters::default(),
             rate: Rate::default(),
             slow_log: SlowLog::default(),
+            log_clock: LogClock::default(),
             run_id,
             epoch: monotonic(),
             saving: Arc::default(),
@@ -193,6 +199,13 @@ impl<R: Replica> Dispatcher<R> {
             }
             let started = monotonic();
             let rest = requests.get(taken..).unwrap_or_default();
+            if let Some(request) = rest.first().filter(|_| connection.session.multi.is_some())
+                && let Some((slot, reply)) = self.queue(connection, request)
+            {
+                self.queued(connection, slot, &reply, request, sink);
+                taken += 1;
+                continue;
+            }
             let (run, alone) = self.plan(connection, rest);
             if !run.items.is_empty() {
                 let served;
@@ -263,6 +276,7 @@ impl<R: Replica> Dispatcher<R> {
             db: session.db,
             databases: config.databases,
             key_bytes_max: config.limits.key_bytes_max,
+            value_bytes_max: config.limits.bulk_bytes_max as u64,
             reply_bytes_max: config.limits.reply_bytes_max,
             keys_default_limit: self.live.keys_default_limit.load(Ordering::Relaxed),
         }
@@ -287,6 +301,8 @@ impl<R: Replica> Dispatcher<R> {
             self.propose(ops).await
         };
         let barrier = if run.reads { self.barrier(&connection.session).await } else { Ok(()) };
+        let stale = connection.session.stale_reads;
+        let now = if run.reads { self.log_clock.now() } else { UnixMs(0) };
         let mut outcomes = outcomes.map(Vec::into_iter);
         let mut tally = Tally::default();
         let mut answered = 0;
@@ -308,7 +324,7 @@ impl<R: Replica> Dispatcher<R> {
                 },
                 Step::Read(query, view) => match &barrier {
                     Ok(()) => {
-                        let (reply, after) = self.read(query, view).await;
+                        let (reply, after) = self.read(query, &view, now, stale).await;
                         flow = after;
                         latency = monotonic().saturating_duration_since(started);
                         reply
@@ -356,32 +372,63 @@ impl<R: Replica> Dispatcher<R> {
         fault.reply(self.parts.config.redirect, request.map_or(0, |request| first_slot(&request.args)))
     }
 
-    /// Answers a query from the local state, long ones off the async threads.
-    async fn read(&self, query: Query, view: View) -> (Reply, Flow) {
-        let query = match query {
-            Query::RandomKey { db, .. } => Query::RandomKey { db, seed: rand::random() },
-            query => query,
-        };
-        let answer = if is_short(&query) {
-            self.parts.group.query(&query)
-        } else {
-            let group = self.parts.group.clone();
-            match tokio::task::spawn_blocking(move || group.query(&query)).await {
-                Ok(answer) => answer,
-                Err(error) => Err(Fatal::new("answer a query", error)),
-            }
-        };
-        match answer {
+    /// Answers a query from the local state.
+    async fn read(&self, query: Query, view: &View, now: UnixMs, stale: bool) -> (Reply, Flow) {
+        match self.ask(query, now, stale).await {
             Ok(answer) => {
                 self.count_lookups(&answer);
                 (render::answer(answer, view, self.parts.config.limits.reply_bytes_max), Flow::Continue)
             }
-            Err(fatal) => {
-                let text = format!("ERR the node stops: {fatal}");
-                (self.parts.fatal)(fatal);
-                (Reply::Error(text), Flow::Close)
-            }
+            Err(refused) => refused,
         }
+    }
+
+    /// Asks the local state, long queries off the async threads. Where a deadline seems to have come, the log decides
+    /// first, except for who reads stale data.
+    async fn ask(&self, query: Query, now: UnixMs, stale: bool) -> Result<Answer, (Reply, Flow)> {
+        let query = match query {
+            Query::RandomKey { db, .. } => Query::RandomKey { db, seed: rand::random() },
+            query => query,
+        };
+        let low = stale || self.parts.config.consistency == Consistency::Low;
+        let answer = self.ask_at(&query, if low { UnixMs(0) } else { now }).await?;
+        if answer != Answer::Due {
+            return Ok(answer);
+        }
+        self.bring_time_forward().await.map_err(|fault| (self.refuse(&fault, None), Flow::Continue))?;
+        let level = self.parts.config.consistency;
+        let barrier = self.parts.group.read_barrier(level).await.map_err(Fault::from);
+        barrier.map_err(|fault| (self.refuse(&fault, None), Flow::Continue))?;
+        // By the log time alone: what it has not reached is still to be seen, whatever this node's clock says.
+        self.ask_at(&query, UnixMs(0)).await
+    }
+
+    async fn ask_at(&self, query: &Query, now: UnixMs) -> Result<Answer, (Reply, Flow)> {
+        let answer = if is_short(query) {
+            self.parts.group.query(query, now)
+        } else {
+            let (group, query) = (self.parts.group.clone(), query.clone());
+            match tokio::task::spawn_blocking(move || group.query(&query, now)).await {
+                Ok(answer) => answer,
+                Err(error) => Err(Fatal::new("answer a query", error)),
+            }
+        };
+        answer.map_err(|fatal| {
+            let text = format!("ERR the node stops: {fatal}");
+            (self.parts.fatal)(fatal);
+            (Reply::Error(text), Flow::Close)
+        })
+    }
+
+    /// Commits an entry that carries nothing but the leader's time; one for all that wait for it.
+    async fn bring_time_forward(&self) -> Result<(), Fault> {
+        let met = monotonic();
+        let _asking = self.log_clock.asking.lock().await;
+        if !self.log_clock.is_newer_than(met) {
+            self.propose(vec![Op::Reap { keys: Vec::new() }]).await?;
+            self.log_clock.note(self.parts.group.log_time());
+        }
+        Ok(())
     }
 
     fn count_lookups(&self, answer: &Answer) {
@@ -406,6 +453,13 @@ impl<R: Replica> Dispatcher<R> {
         let started = monotonic();
         let is_reset = matches!(action, Action::Node(command::NodeOp::ResetStatistics));
         let (reply, flow) = match action {
+            Action::Session(SessionOp::Exec) => {
+                let (reply, flow) = self.exec(connection).await;
+                (Some(reply), flow)
+            }
+            Action::Session(SessionOp::Watch(keys)) => {
+                (Some(self.watch(connection, keys).await), Flow::Continue)
+            }
             Action::Session(op) => self.session_op(connection, op),
             Action::Node(op) => self.node_op(connection, op, request).await,
             Action::Reply(_) | Action::Read(..) | Action::Write(_) => (None, Flow::Close),
@@ -422,6 +476,22 @@ impl<R: Replica> Dispatcher<R> {
         connection.client.touch(started, slot);
         self.note(connection, request, latency, started);
         flow
+    }
+
+    /// Accounts for a request that a transaction has queued or refused.
+    fn queued(
+        &self,
+        connection: &mut Connection,
+        slot: Option<usize>,
+        reply: &Reply,
+        request: &Request,
+        sink: &mut impl ReplySink,
+    ) {
+        if slot.is_none() {
+            self.counters.rejected(command::row_of(&request.args).map(|found| found.slot));
+        }
+        // Not with its row: QUEUED is of no row's shape.
+        self.emit(connection, None, reply, sink);
     }
 
     /// Hands a reply to the sink, in order, unless the client asked for silence.

@@ -2,6 +2,7 @@
 
 mod commands;
 mod demo;
+mod expiry;
 mod failover;
 mod fixtures;
 mod formation;
@@ -16,6 +17,7 @@ mod power_cut;
 mod snapshots;
 mod startup;
 mod stopping;
+mod transactions;
 mod voters;
 
 mod words;

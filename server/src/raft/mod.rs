@@ -33,6 +33,7 @@ mod refusal;
 mod resolver;
 mod start;
 mod state_machine;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod types;

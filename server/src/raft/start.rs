@@ -31,7 +31,7 @@ use super::reader::Reader;
 use super::resolver::Resolver;
 use super::state_machine::StateMachine;
 use super::types::{Members, Node, Raft};
-use super::{codec, housekeeping, joining, members};
+use super::{codec, housekeeping, joining, members, sweep};
 use crate::clock;
 use crate::config::{Config, Formation};
 use crate::store::{Applier, Fatal, LogId, Record, Store, StoreOptions};
@@ -181,7 +181,9 @@ async fn serve(core: Arc<Core>, peer_listener: TcpListener) -> Result<Group, Sta
     core.tasks.spawn(housekeeping::keep_house(core.clone()));
     core.tasks.spawn(members::promotion_loop(core.clone()));
     core.tasks.spawn(joining::refresh_address(core.clone()));
-    let group = Group { proposer: Proposer::spawn(&core), reader: Reader::spawn(&core), core };
+    let proposer = Proposer::spawn(&core);
+    core.tasks.spawn(sweep::sweep(core.clone(), proposer.clone()));
+    let group = Group { proposer, reader: Reader::spawn(&core), core };
     form(&group.core).await?;
     Ok(group)
 }
