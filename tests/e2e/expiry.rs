@@ -1,7 +1,6 @@
 //! Deadlines: an expired key is seen nowhere, is removed in the background in few entries, and never comes back.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kvnode_tests::binary;
@@ -19,10 +18,13 @@ async fn clients(cluster: &Cluster) -> Result<Vec<Client>> {
     Ok(clients)
 }
 
+async fn soon(what: &str, mut probe: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    eventually(what, SOON, async || Ok(probe().await?.then_some(()))).await
+}
+
 /// Waits until a key is gone on one node; then every node must agree from that moment on.
 async fn await_gone(clients: &mut [Client], key: &str) -> Result<()> {
-    eventually("the key expires", SOON, async || Ok(clients[0].text(&format!("GET {key}")).await?.is_none()))
-        .await?;
+    soon("the key expires", async || Ok(clients[0].text(&format!("GET {key}")).await?.is_none())).await?;
     for _ in 0..3 {
         for client in clients.iter_mut() {
             ensure!(client.text(&format!("GET {key}")).await?.is_none(), "{key} came back");
@@ -82,8 +84,7 @@ fn deadlines_survive_restarts_and_changes_of_leader() {
         ensure!(client.int("PEXPIRETIME long").await? == 33_177_117_420_123);
         ensure!(client.text("GET short").await?.is_none());
         client.ok("SET next v PX 200").await?;
-        eventually("the new leader lets it expire", SOON, async || Ok(client.int("EXISTS next").await? == 0))
-            .await
+        soon("the new leader lets it expire", async || Ok(client.int("EXISTS next").await? == 0)).await
     });
 }
 
@@ -104,7 +105,7 @@ fn what_has_expired_is_removed_in_few_entries() {
             let line = info.lines().find_map(|line| line.strip_prefix("expired_keys:"));
             line.and_then(|count| count.trim().parse::<usize>().ok()).unwrap_or(0)
         };
-        eventually("all are removed", SOON, async || {
+        soon("all are removed", async || {
             Ok(removed(&client.text("INFO stats").await?.unwrap_or_default()) >= KEYS)
         })
         .await?;
@@ -124,12 +125,10 @@ fn a_snapshot_keeps_deadlines() {
         client.ok("SET a v PXAT 33177117420123").await?;
         client.ok("SET b w").await?;
         client.ok("RAFTSNAPSHOT").await?;
-        let snapshots = cluster.nodes[0].data().join("snapshots");
+        let snapshots = cluster.nodes[0].data.join("snapshots");
         let newest = std::fs::read_dir(snapshots)?.next().context("a snapshot")??.path();
-        let printed = Command::new(binary::server())
-            .arg("--parse-snapshot")
-            .arg(newest.join("state.bin"))
-            .output()?;
+        let printed =
+            Command::new(binary::server()).arg("--parse-snapshot").arg(newest.join("state.bin")).output()?;
         let text = String::from_utf8_lossy(&printed.stdout).into_owned();
         ensure!(text.contains("PXAT\r\n$14\r\n33177117420123"), "{text}");
         ensure!(text.matches("PXAT").count() == 1, "{text}");
@@ -143,8 +142,7 @@ fn time_goes_on_while_nothing_is_written() {
     scenario(3, &[], async |cluster| {
         let mut clients = clients(cluster).await?;
         clients[0].ok("SET idle v PX 1200").await?;
-        let patience = Duration::from_secs(10);
-        eventually("TTL counts down", patience, async || Ok(clients[1].int("PTTL idle").await? < 900)).await?;
+        soon("TTL counts down", async || Ok(clients[1].int("PTTL idle").await? < 900)).await?;
         await_gone(&mut clients, "idle").await
     });
 }

@@ -1,6 +1,6 @@
 //! MULTI, EXEC and WATCH across nodes: all at once, and only if what was watched is as it was.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use kvnode_tests::resp::Value;
 use kvnode_tests::scenario::scenario;
 
@@ -37,7 +37,8 @@ fn concurrent_transactions_are_all_or_nothing() {
                 let mut done = 0;
                 while done < ROUNDS {
                     client.ok("WATCH a").await?;
-                    let next = client.text("GET a").await?.unwrap_or_default().parse::<i64>().unwrap_or(0) + 1;
+                    let next =
+                        client.text("GET a").await?.unwrap_or_default().parse::<i64>().unwrap_or(0) + 1;
                     client.ok("MULTI").await?;
                     client.run(&format!("SET a {next}")).await?;
                     client.run(&format!("SET b {next}")).await?;
@@ -46,7 +47,7 @@ fn concurrent_transactions_are_all_or_nothing() {
                     let both = client.run("MGET a b").await?.texts();
                     ensure!(both[0] == both[1], "seen apart: {both:?}");
                 }
-                Ok(())
+                anyhow::Ok(())
             });
         }
         while let Some(result) = tasks.join_next().await {

@@ -178,12 +178,11 @@ impl<'a> Args<'a> {
 
     fn digest(&mut self) -> Result<u64, CommandError> {
         let word = self.bytes()?;
-        let text = std::str::from_utf8(&word).ok().filter(|text| {
-            text.len() == 16 && text.bytes().all(|digit| digit.is_ascii_hexdigit())
-        });
-        text.and_then(|text| u64::from_str_radix(text, 16).ok()).ok_or_else(|| {
-            CommandError::Text("ERR must be exactly 16 hexadecimal characters".to_owned())
-        })
+        let text = std::str::from_utf8(&word)
+            .ok()
+            .filter(|text| text.len() == 16 && text.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        text.and_then(|text| u64::from_str_radix(text, 16).ok())
+            .ok_or_else(|| CommandError::Text("ERR must be exactly 16 hexadecimal characters".to_owned()))
     }
 
     /// Takes the next word as text.

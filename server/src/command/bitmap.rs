@@ -4,9 +4,7 @@ use bytes::Bytes;
 
 use super::args::strict_int;
 use super::string::{READ_ROW, WRITE_ROW, update};
-use super::{
-    Action, Args, Arity, CommandError, Context, Flags, Group, KeyRange, ReplyShape, Spec, View,
-};
+use super::{Action, Args, Arity, CommandError, Context, Flags, Group, KeyRange, ReplyShape, Spec, View};
 use crate::store::bits::BitOperation;
 use crate::store::change::{Field, FieldStep, Overflow};
 use crate::store::{Change, Op, Query};
@@ -14,8 +12,7 @@ use crate::store::{Change, Op, Query};
 const WRITES: Flags = Flags::WRITE.with(Flags::DENYOOM).with(Flags::BITMAP);
 const READS: Flags = Flags::READONLY.with(Flags::BITMAP);
 
-const BIT_READ: Spec =
-    Spec { flags: READS, reply: ReplyShape::Integer, group: Group::Bitmap, ..READ_ROW };
+const BIT_READ: Spec = Spec { flags: READS, reply: ReplyShape::Integer, group: Group::Bitmap, ..READ_ROW };
 const BIT_WRITE: Spec = Spec { flags: WRITES, group: Group::Bitmap, ..WRITE_ROW };
 
 fn text(text: &str) -> CommandError {

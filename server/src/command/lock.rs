@@ -83,7 +83,8 @@ fn msetex(args: &mut Args<'_>, context: &Context) -> Parsed {
             condition = Some(Condition::Present);
         } else {
             let keep = args.keyword("KEEPTTL");
-            let found = if keep { Expiry::Keep } else { args.expiry("msetex")?.ok_or(CommandError::Syntax)? };
+            let found =
+                if keep { Expiry::Keep } else { args.expiry("msetex")?.ok_or(CommandError::Syntax)? };
             if expiry.replace(found).is_some() {
                 return Err(CommandError::Syntax);
             }

@@ -54,9 +54,8 @@ pub(crate) static DECRBY: Spec = Spec {
     summary: "Subtracts from the integer value of a key",
     parse: |args, context| {
         let (key, by) = (args.new_key(context)?, args.int()?);
-        let by = by
-            .checked_neg()
-            .ok_or_else(|| CommandError::Text("ERR decrement would overflow".to_owned()))?;
+        let by =
+            by.checked_neg().ok_or_else(|| CommandError::Text("ERR decrement would overflow".to_owned()))?;
         update(context, key, Change::Add(by))
     },
     ..WRITE_ROW
@@ -86,7 +85,8 @@ fn float(args: &mut Args<'_>) -> Result<Bytes, CommandError> {
     }
     let bare = word.strip_prefix(b"-").or_else(|| word.strip_prefix(b"+")).unwrap_or(&word);
     let infinite = bare.eq_ignore_ascii_case(b"inf") || bare.eq_ignore_ascii_case(b"infinity");
-    let text = if infinite { "increment would produce NaN or Infinity" } else { "value is not a valid float" };
+    let text =
+        if infinite { "increment would produce NaN or Infinity" } else { "value is not a valid float" };
     Err(CommandError::Text(format!("ERR {text}")))
 }
 
@@ -122,7 +122,8 @@ fn increx(args: &mut Args<'_>, context: &Context) -> Parsed {
             high = Some(args.bytes()?);
         } else {
             let persist = args.keyword("PERSIST");
-            let found = if persist { Expiry::Never } else { args.expiry("increx")?.ok_or(CommandError::Syntax)? };
+            let found =
+                if persist { Expiry::Never } else { args.expiry("increx")?.ok_or(CommandError::Syntax)? };
             if expiry.replace(found).is_some() {
                 return Err(CommandError::Syntax);
             }
@@ -132,7 +133,9 @@ fn increx(args: &mut Args<'_>, context: &Context) -> Parsed {
         return Err(CommandError::Syntax);
     }
     let step = match by_float {
-        Some(by) => Bounded::Float { by, low: low.map(checked).transpose()?, high: high.map(checked).transpose()? },
+        Some(by) => {
+            Bounded::Float { by, low: low.map(checked).transpose()?, high: high.map(checked).transpose()? }
+        }
         None => bounded_int(by_int.unwrap_or(1), low.as_deref(), high.as_deref())?,
     };
     let expiry = expiry.unwrap_or(Expiry::Keep);

@@ -6,8 +6,7 @@ use super::{
 use crate::store::{DbIndex, Op, Query, Transfer};
 
 const WRITES: Flags = Flags::WRITE.with(Flags::KEYSPACE);
-const ROW: Spec =
-    Spec { flags: WRITES, reply: ReplyShape::Integer, group: Group::Generic, ..Spec::ROW };
+const ROW: Spec = Spec { flags: WRITES, reply: ReplyShape::Integer, group: Group::Generic, ..Spec::ROW };
 
 fn text(text: &str) -> CommandError {
     CommandError::Text(format!("ERR {text}"))

@@ -235,7 +235,8 @@ pub(crate) static GETEX: Spec = Spec {
         let (key, mut expiry) = (args.bytes()?, None);
         while args.left() > 0 {
             let persist = args.keyword("PERSIST");
-            let found = if persist { Expiry::Never } else { args.expiry("getex")?.ok_or(CommandError::Syntax)? };
+            let found =
+                if persist { Expiry::Never } else { args.expiry("getex")?.ok_or(CommandError::Syntax)? };
             if expiry.replace(found).is_some() {
                 return Err(CommandError::Syntax);
             }
@@ -269,8 +270,8 @@ pub(crate) static SETRANGE: Spec = Spec {
     summary: "Overwrites part of a value and returns its length",
     parse: |args, context| {
         let (key, offset, value) = (args.new_key(context)?, args.int()?, args.bytes()?);
-        let offset = u64::try_from(offset)
-            .map_err(|_| CommandError::Text("ERR offset is out of range".to_owned()))?;
+        let offset =
+            u64::try_from(offset).map_err(|_| CommandError::Text("ERR offset is out of range".to_owned()))?;
         if !value.is_empty() && offset.saturating_add(value.len() as u64) > context.value_bytes_max {
             return Err(too_long());
         }

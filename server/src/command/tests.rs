@@ -28,10 +28,9 @@ fn smallest(spec: &Spec) -> Vec<Bytes> {
         "SCAN" => "SCAN 0".to_owned(),
         "WAIT" => "WAIT 0 0".to_owned(),
         "BITOP" => "BITOP not k k".to_owned(),
-        "BITPOS" | "GETBIT" => format!("{} k 1", spec.name),
         "COPY" | "RENAME" | "RENAMENX" => format!("{} k l", spec.name),
-        "DECRBY" | "INCRBY" | "INCRBYFLOAT" => format!("{} k 1", spec.name),
-        "EXPIRE" | "PEXPIRE" | "EXPIREAT" | "PEXPIREAT" | "MOVE" => format!("{} k 1", spec.name),
+        "BITPOS" | "GETBIT" | "DECRBY" | "INCRBY" | "INCRBYFLOAT" | "EXPIRE" | "PEXPIRE" | "EXPIREAT"
+        | "PEXPIREAT" | "MOVE" => format!("{} k 1", spec.name),
         "GETRANGE" | "SUBSTR" => format!("{} k 0 1", spec.name),
         "MSETEX" => "MSETEX 1 k v".to_owned(),
         "SETEX" | "PSETEX" | "SETRANGE" | "SETBIT" => format!("{} k 1 1", spec.name),

@@ -264,10 +264,7 @@ fn cluster(text: &mut Text, facts: &Facts<'_>) {
 
 fn keyspace(text: &mut Text, facts: &Facts<'_>) {
     for (number, (keys, expires)) in facts.databases.iter().enumerate().filter(|(_, (keys, _))| *keys > 0) {
-        text.field(
-            &format!("db{number}"),
-            format_args!("keys={keys},expires={expires},avg_ttl=0"),
-        );
+        text.field(&format!("db{number}"), format_args!("keys={keys},expires={expires},avg_ttl=0"));
     }
 }
 

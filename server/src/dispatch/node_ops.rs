@@ -122,7 +122,8 @@ impl<R: Replica> Dispatcher<R> {
         let status = group.status();
         let count = self.parts.config.databases;
         let databases = spawn_blocking(move || (0..count).map(|db| group.visible(db)).collect()).await;
-        let databases: Result<Vec<_>, Fatal> = databases.unwrap_or_else(|error| Err(Fatal::new("count keys", error)));
+        let databases: Result<Vec<_>, Fatal> =
+            databases.unwrap_or_else(|error| Err(Fatal::new("count keys", error)));
         let databases = databases?;
         let second = monotonic().saturating_duration_since(self.epoch).as_secs();
         let facts = info::Facts {

@@ -33,7 +33,8 @@ impl<R: Replica> Dispatcher<R> {
         let multi = connection.session.multi.as_mut()?;
         context.db = multi.db;
         let found = command::resolve(&request.args);
-        let parsed = found.and_then(|found| Ok((found, command::parse(found.spec, &request.args, &context)?)));
+        let parsed =
+            found.and_then(|found| Ok((found, command::parse(found.spec, &request.args, &context)?)));
         let (found, action) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -61,7 +62,8 @@ impl<R: Replica> Dispatcher<R> {
         if multi.size_bytes > bytes_max {
             multi.spoiled = true;
             multi.queue.clear();
-            let text = format!("ERR the transaction has more than {bytes_max} bytes (limits.request_bytes_max)");
+            let text =
+                format!("ERR the transaction has more than {bytes_max} bytes (limits.request_bytes_max)");
             return Some((None, Reply::Error(text)));
         }
         multi.queue.push(Queued { slot: found.slot, action });
@@ -91,7 +93,11 @@ impl<R: Replica> Dispatcher<R> {
     }
 
     /// WATCH: keeps the versions of the keys as they are now.
-    pub(super) async fn watch(&self, connection: &mut Connection, keys: Vec<(DbIndex, bytes::Bytes)>) -> Reply {
+    pub(super) async fn watch(
+        &self,
+        connection: &mut Connection,
+        keys: Vec<(DbIndex, bytes::Bytes)>,
+    ) -> Reply {
         let session = &mut connection.session;
         if session.multi.is_some() {
             return Reply::Error("ERR WATCH inside MULTI is not allowed".to_owned());
@@ -111,10 +117,11 @@ impl<R: Replica> Dispatcher<R> {
         match self.ask(Query::Versions { keys: keys.clone() }, now, stale).await {
             Ok(Answer::Versions(versions)) => {
                 let watched = keys.into_iter().zip(versions);
-                connection
-                    .session
-                    .watched
-                    .extend(watched.map(|((db, key), version)| Watched { db, key, version }));
+                connection.session.watched.extend(watched.map(|((db, key), version)| Watched {
+                    db,
+                    key,
+                    version,
+                }));
                 Reply::Ok
             }
             Ok(other) => render::answer(other, &command::View::Plain, 0),
@@ -182,7 +189,12 @@ impl<R: Replica> Dispatcher<R> {
                 }
             };
             let failed = matches!(reply, Reply::Error(_));
-            self.counters.executed(slot, 1, u64::from(failed), monotonic().saturating_duration_since(started));
+            self.counters.executed(
+                slot,
+                1,
+                u64::from(failed),
+                monotonic().saturating_duration_since(started),
+            );
             replies.push(reply);
         }
         (Reply::Array(replies), flow)

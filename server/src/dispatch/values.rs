@@ -35,7 +35,7 @@ fn resolve(span: Span, length: u64) -> Option<(u64, u64)> {
 pub(super) fn show(value: Option<Bytes>, view: &View) -> Reply {
     let held = value.as_deref().unwrap_or_default();
     match view {
-        View::Range(span) => Reply::Bulk(part(value.clone().unwrap_or_default(), *span)),
+        View::Range(span) => Reply::Bulk(part(&value.clone().unwrap_or_default(), *span)),
         View::Bit(offset) => Reply::Integer(i64::from(bits::get(held, *offset))),
         View::BitCount(span) => integer(bit_count(held, *span)),
         View::BitPosition { bit, from, to, in_bits } => match value {
@@ -45,12 +45,14 @@ pub(super) fn show(value: Option<Bytes>, view: &View) -> Reply {
         View::Fields(steps) => {
             Reply::Array(steps.iter().map(|step| Reply::Integer(bits::read(held, step.field()))).collect())
         }
-        View::Digest => value.map_or(Reply::Nil, |value| Reply::Bulk(format!("{:016x}", xxh3_64(&value)).into())),
+        View::Digest => {
+            value.map_or(Reply::Nil, |value| Reply::Bulk(format!("{:016x}", xxh3_64(&value)).into()))
+        }
         _ => value.map_or(Reply::Nil, Reply::Bulk),
     }
 }
 
-fn part(value: Bytes, span: Span) -> Bytes {
+fn part(value: &Bytes, span: Span) -> Bytes {
     let range = resolve(span, value.len() as u64)
         .and_then(|(from, to)| Some((usize::try_from(from).ok()?, usize::try_from(to).ok()?)));
     range.map_or_else(Bytes::new, |(from, to)| value.slice(from..=to))
@@ -61,9 +63,7 @@ fn bit_count(value: &[u8], span: Option<(Span, bool)>) -> u64 {
     let range = match span {
         None => (bits > 0).then(|| (0, bits - 1)),
         Some((span, true)) => resolve(span, bits),
-        Some((span, false)) => {
-            resolve(span, value.len() as u64).map(|(from, to)| (from * 8, to * 8 + 7))
-        }
+        Some((span, false)) => resolve(span, value.len() as u64).map(|(from, to)| (from * 8, to * 8 + 7)),
     };
     range.map_or(0, |(from, to)| bits::count(value, from, to))
 }
@@ -92,6 +92,7 @@ fn resolve_one_sided(span: Span, length: u64) -> Option<(u64, u64)> {
 }
 
 /// TTL, PTTL, EXPIRETIME, PEXPIRETIME.
+#[allow(clippy::option_option, reason = "a key may be missing, and may have no deadline")]
 pub(super) fn deadline(deadline: Option<Option<UnixMs>>, now: UnixMs, view: &View) -> Reply {
     let View::Deadline { seconds, absolute } = view else { return Reply::Nil };
     let deadline = match deadline {
@@ -158,11 +159,8 @@ impl Table {
         let mut table = Self { width, cells: vec![0; (one.len() + 1) * width] };
         for (i, a) in one.iter().enumerate() {
             for (j, b) in two.iter().enumerate() {
-                let length = if a == b {
-                    table.at(i, j) + 1
-                } else {
-                    table.at(i, j + 1).max(table.at(i + 1, j))
-                };
+                let length =
+                    if a == b { table.at(i, j) + 1 } else { table.at(i, j + 1).max(table.at(i + 1, j)) };
                 table.cells[(i + 1) * width + j + 1] = length;
             }
         }

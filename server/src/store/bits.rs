@@ -49,8 +49,11 @@ fn write(value: &mut BytesMut, field: Field, number: i64) {
 #[allow(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
 fn fit(wanted: i128, field: Field, overflow: Overflow) -> Option<i64> {
     let bits = u32::from(field.bits);
-    let (low, high) =
-        if field.signed { (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1) } else { (0, (1_i128 << bits) - 1) };
+    let (low, high) = if field.signed {
+        (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1)
+    } else {
+        (0, (1_i128 << bits) - 1)
+    };
     if (low..=high).contains(&wanted) {
         return i64::try_from(wanted).ok();
     }
@@ -121,7 +124,9 @@ pub fn find(value: &[u8], bit: bool, from: u64, to: u64) -> Option<u64> {
     let skip = if bit { 0x00 } else { 0xff };
     let mut at = from;
     while at <= to {
-        if at.is_multiple_of(8) && usize::try_from(at / 8).ok().and_then(|byte| value.get(byte)) == Some(&skip) {
+        if at.is_multiple_of(8)
+            && usize::try_from(at / 8).ok().and_then(|byte| value.get(byte)) == Some(&skip)
+        {
             at += 8;
             continue;
         }
@@ -155,7 +160,9 @@ pub fn combine(operation: BitOperation, values: &[&[u8]]) -> Vec<u8> {
     let mut out = first.to_vec();
     out.resize(length, 0);
     if operation == BitOperation::Not {
-        out.iter_mut().for_each(|byte| *byte = !*byte);
+        for byte in &mut out {
+            *byte = !*byte;
+        }
     }
     for value in rest {
         for (at, byte) in out.iter_mut().enumerate() {

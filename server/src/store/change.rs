@@ -70,6 +70,7 @@ pub enum WriteAnswer {
 }
 
 /// Which deadlines EXPIRE replaces; all that are set must hold.
+#[allow(clippy::struct_excessive_bools, reason = "four words of a command, each there or not")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpireRule {
     /// Only if there is none (NX).
@@ -224,7 +225,10 @@ impl Change {
     /// True if it can only shrink or keep the data.
     #[must_use]
     pub fn frees_space(&self) -> bool {
-        matches!(self, Change::Remove { .. } | Change::Expire { .. } | Change::Retrieve { .. } | Change::Persist)
+        matches!(
+            self,
+            Change::Remove { .. } | Change::Expire { .. } | Change::Retrieve { .. } | Change::Persist
+        )
     }
 
     /// Bytes that it brings into the log, about.

@@ -167,7 +167,9 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_numbers() {
-        for text in ["", " 1", "1 ", "abc", "nan", "inf", "-inf", "0x10", "1e", "--1", ".", "1.2.3", "1e999", "+-1"] {
+        for text in
+            ["", " 1", "1 ", "abc", "nan", "inf", "-inf", "0x10", "1e", "--1", ".", "1.2.3", "1e999", "+-1"]
+        {
             assert_eq!(Decimal::parse(text.as_bytes()), None, "{text:?}");
         }
         assert_eq!(Decimal::parse(b"+.5"), Some(Decimal::Fixed(ONE / 2)));

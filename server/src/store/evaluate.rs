@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::bits;
-use super::change::{Bounded, Change, Condition, Expiry, ExpireRule, WriteAnswer};
+use super::change::{Bounded, Change, Condition, ExpireRule, Expiry, WriteAnswer};
 use super::decimal::Decimal;
 use super::op::{Failure, Outcome};
 use crate::clock::UnixMs;
@@ -122,7 +122,13 @@ fn failed(failure: Failure) -> Decision {
 
 fn answered(answer: WriteAnswer, held: bool, seen: Option<&Seen>) -> Outcome {
     match answer {
-        WriteAnswer::Done => if held { Outcome::Ok } else { Outcome::Nil },
+        WriteAnswer::Done => {
+            if held {
+                Outcome::Ok
+            } else {
+                Outcome::Nil
+            }
+        }
         WriteAnswer::Count => Outcome::Int(i64::from(held)),
         WriteAnswer::Previous => seen.map_or(Outcome::Nil, |seen| Outcome::Bulk(seen.value.clone())),
     }
@@ -190,8 +196,7 @@ fn overwrite(offset: u64, part: &Bytes, seen: Option<&Seen>) -> Decision {
         return (Next::Same, length(before.len()));
     }
     let end = offset.saturating_add(part.len() as u64);
-    let (Ok(begin), Ok(end), true) =
-        (usize::try_from(offset), usize::try_from(end), end <= VALUE_BYTES_MAX)
+    let (Ok(begin), Ok(end), true) = (usize::try_from(offset), usize::try_from(end), end <= VALUE_BYTES_MAX)
     else {
         return failed(Failure::TooLong);
     };
@@ -271,7 +276,8 @@ fn bounded_float(
     saturate: bool,
     seen: Option<&Seen>,
 ) -> Stepped {
-    let bound = |text: Option<&[u8]>| text.map(|text| Decimal::parse(text).ok_or(Failure::NotFloat)).transpose();
+    let bound =
+        |text: Option<&[u8]>| text.map(|text| Decimal::parse(text).ok_or(Failure::NotFloat)).transpose();
     let (before, by) = (decimal(seen)?, Decimal::parse(by).ok_or(Failure::NotFloat)?);
     let (low, high) = (bound(low)?, bound(high)?);
     let wanted = before.checked_add(by).ok_or(Failure::NanOrInfinity)?;

@@ -53,7 +53,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Fatal`] on I/O or corruption.
-    pub fn due(&self, now: UnixMs, keys_max: usize, bytes_max: usize) -> Result<Vec<(DbIndex, Bytes)>, Fatal> {
+    pub fn due(
+        &self,
+        now: UnixMs,
+        keys_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<(DbIndex, Bytes)>, Fatal> {
         if !self.live().state().databases.iter().any(|database| database.stats.expires > 0) {
             return Ok(Vec::new());
         }
@@ -84,14 +89,14 @@ impl Store {
     /// # Errors
     /// [`Fatal`] on I/O or corruption.
     pub fn visible(&self, db: DbIndex) -> Result<(u64, u64), Fatal> {
-        let stats = self.stats(db);
-        if stats.expires == 0 {
-            return Ok((stats.keys, 0));
+        let known = self.stats(db);
+        if known.expires == 0 {
+            return Ok((known.keys, 0));
         }
         let (pinned, state) = self.live().pin(&|| self.given_up())?;
-        let stats = state.databases.get(usize::from(db)).map(|database| database.stats).unwrap_or_default();
+        let here = state.databases.get(usize::from(db)).map(|database| database.stats).unwrap_or_default();
         let (expired, _) = overdue(&pinned, &state, db)?;
-        Ok((stats.keys.saturating_sub(expired), stats.expires.saturating_sub(expired)))
+        Ok((here.keys.saturating_sub(expired), here.expires.saturating_sub(expired)))
     }
 }
 
@@ -126,7 +131,11 @@ impl Live {
                 let (header, _) = split_value(raw_value)?;
                 if header.deadline.is_some() {
                     let (db, user_key) = split_key(raw_key)?;
-                    batch.put_cf(expire, key::expire(db, value::raw_deadline(header.deadline), user_key), b"");
+                    batch.put_cf(
+                        expire,
+                        key::expire(db, value::raw_deadline(header.deadline), user_key),
+                        b"",
+                    );
                 }
                 if batch.size_in_bytes() >= MAKE_BYTES {
                     write(std::mem::take(&mut batch))?;

@@ -43,13 +43,13 @@ mod writer;
 mod tests;
 
 pub use apply::Applier;
+pub use change::{Change, Condition, Expiry};
 pub use checkpoint::CheckpointInfo;
 pub use codec::DecodeError;
 pub use db::{DbStats, Store, StoreOptions, View, ViewMeta};
-pub use change::{Change, Condition, Expiry};
 pub use op::{
-    Answer, Batch, Committed, DbIndex, Failure, Op, Outcome, Payload, Pivot, Query, Record, Step, Transfer, TypeTag,
-    Watched,
+    Answer, Batch, Committed, DbIndex, Failure, Op, Outcome, Payload, Pivot, Query, Record, Step, Transfer,
+    TypeTag, Watched,
 };
 pub use value::record_hash;
 

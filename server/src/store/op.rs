@@ -180,7 +180,6 @@ impl Op {
     #[must_use]
     pub fn frees_space(&self) -> bool {
         match self {
-            Op::Set { .. } | Op::MSet { .. } => false,
             Op::Del { .. }
             | Op::DelIf { .. }
             | Op::PDel { .. }
@@ -188,7 +187,12 @@ impl Op {
             | Op::FlushAll
             | Op::Reap { .. } => true,
             Op::Update { change, .. } => change.frees_space(),
-            Op::MSetIf { .. } | Op::Transfer { .. } | Op::SwapDb { .. } | Op::BitOp { .. } => false,
+            Op::Set { .. }
+            | Op::MSet { .. }
+            | Op::MSetIf { .. }
+            | Op::Transfer { .. }
+            | Op::SwapDb { .. }
+            | Op::BitOp { .. } => false,
             Op::Transaction { steps, .. } => steps.iter().all(|step| match step {
                 Step::Write(op) => op.frees_space(),
                 Step::Read(_) => true,
@@ -201,18 +205,32 @@ impl Op {
         match self {
             Op::Set { db, key, .. } | Op::Update { db, key, .. } => each(*db, key),
             Op::MSet { db, pairs } | Op::MSetIf { db, pairs, .. } => {
-                pairs.iter().for_each(|(key, _)| each(*db, key));
+                for (key, _) in pairs {
+                    each(*db, key);
+                }
             }
-            Op::Del { db, keys } | Op::DelIf { db, keys, .. } => keys.iter().for_each(|key| each(*db, key)),
+            Op::Del { db, keys } | Op::DelIf { db, keys, .. } => {
+                for key in keys {
+                    each(*db, key);
+                }
+            }
             Op::Transfer { from_db, from, to_db, to, .. } => {
                 each(*from_db, from);
                 each(*to_db, to);
             }
             Op::BitOp { db, to, keys, .. } => {
                 each(*db, to);
-                keys.iter().for_each(|key| each(*db, key));
+                {
+                    for key in keys {
+                        each(*db, key);
+                    }
+                }
             }
-            Op::Reap { keys } => keys.iter().for_each(|(db, key)| each(*db, key)),
+            Op::Reap { keys } => {
+                for (db, key) in keys {
+                    each(*db, key);
+                }
+            }
             Op::PDel { .. }
             | Op::FlushDb { .. }
             | Op::FlushAll
@@ -438,7 +456,9 @@ impl Query {
     pub fn size_bytes(&self) -> usize {
         const HEAD: usize = 32;
         match self {
-            Query::Get { key, .. } | Query::Type { key, .. } | Query::Deadline { key, .. } => HEAD + key.len(),
+            Query::Get { key, .. } | Query::Type { key, .. } | Query::Deadline { key, .. } => {
+                HEAD + key.len()
+            }
             Query::MGet { keys, .. } | Query::Exists { keys, .. } => {
                 HEAD + keys.iter().map(|key| 4 + key.len()).sum::<usize>()
             }

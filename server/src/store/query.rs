@@ -62,10 +62,9 @@ fn settled(read: Read<Answer>) -> Result<Answer, Fatal> {
 /// log to decide.
 fn is_seen(header: Header, log_time: UnixMs, now: UnixMs) -> Read<bool> {
     match header.deadline {
-        None => Ok(true),
         Some(deadline) if deadline <= log_time => Ok(false),
         Some(deadline) if deadline <= now => Err(Stop::Due),
-        Some(_) => Ok(true),
+        Some(_) | None => Ok(true),
     }
 }
 
@@ -134,7 +133,8 @@ fn answer_or_stop(
         Query::Versions { keys } => {
             let raw_keys: Vec<_> = keys.iter().map(|(db, key)| key::data(*db, key)).collect();
             let look = live.look(&raw_keys);
-            let versions = (0..keys.len()).map(|at| found(&look, &raw_keys, at, now, |header, _| header.index));
+            let versions =
+                (0..keys.len()).map(|at| found(&look, &raw_keys, at, now, |header, _| header.index));
             Ok(Answer::Versions(versions.collect::<Read<_>>()?))
         }
         Query::DbSize { db } => {
@@ -269,8 +269,7 @@ impl Point {
             Query::DbSize { db } => self.count(*db),
             Query::Keys { db, pattern, pivot, limit, descending, with_values, size_bytes_max } => {
                 let range = KeyRange { db: *db, pattern, pivot: pivot.as_ref(), descending: *descending };
-                let page =
-                    Page { limit: *limit, with_values: *with_values, size_bytes_max: *size_bytes_max };
+                let page = Page { limit: *limit, with_values: *with_values, size_bytes_max: *size_bytes_max };
                 self.keys(&range, &page)
             }
             Query::Scan { db, cursor, pattern, count, only } => {

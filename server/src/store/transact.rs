@@ -60,7 +60,8 @@ impl Applier {
     ) -> Result<Outcome, Fatal> {
         let now = self.now();
         // The value before makes no difference: the most frequent case, SET with a deadline.
-        if let Change::Write { value, expiry, condition: Condition::Always, answer: WriteAnswer::Done } = change
+        if let Change::Write { value, expiry, condition: Condition::Always, answer: WriteAnswer::Done } =
+            change
             && *expiry != Expiry::Keep
         {
             self.put((db, key), value, expiry.deadline(None, now), index)?;
@@ -84,7 +85,8 @@ impl Applier {
         index: u64,
     ) -> Result<Outcome, Fatal> {
         for (key, _) in pairs {
-            let seen = self.visible(db, key)?.map(|(header, value)| Seen { value, deadline: header.deadline });
+            let seen =
+                self.visible(db, key)?.map(|(header, value)| Seen { value, deadline: header.deadline });
             if !evaluate::holds(condition, seen.as_ref()) {
                 return Ok(Outcome::Int(0));
             }

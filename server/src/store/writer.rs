@@ -217,7 +217,9 @@ impl Writer {
     pub(crate) fn header(&mut self, db: DbIndex, key: &Bytes) -> Result<Option<Header>, Fatal> {
         match self.overlay.get(&(db, key.clone())) {
             Some(Slot { now: None, .. }) => return Ok(None),
-            Some(Slot { now: Some(Current { held: Some((header, _)), .. }), .. }) => return Ok(Some(*header)),
+            Some(Slot { now: Some(Current { held: Some((header, _)), .. }), .. }) => {
+                return Ok(Some(*header));
+            }
             None if self.cleared.contains(&db) => return Ok(None),
             // As beneath.
             Some(Slot { now: Some(Current { held: None, .. }), .. }) | None => {}
@@ -348,7 +350,10 @@ impl Writer {
         for ((db, user_key), slot) in self.overlay.drain() {
             key::write_data(&mut self.raw_key, db, &user_key);
             match slot {
-                Slot { below, now: Some(Current { held: Some((header, payload)), digest, changed: true, .. }) } => {
+                Slot {
+                    below,
+                    now: Some(Current { held: Some((header, payload)), digest, changed: true, .. }),
+                } => {
                     let mut raw = Vec::with_capacity(value::HEADER + payload.len());
                     header.write(&payload, &mut raw);
                     generation.change(&self.raw_key, Some(raw.into()), digest, below);
@@ -387,7 +392,12 @@ fn beneath(live: &Live, raw_key: &[u8], scratch: &mut Vec<u8>) -> Result<Option<
     if let Some(row) = live.layers.read().find(raw_key) {
         let Some(raw) = &row.raw else { return Ok(None) };
         let (header, _) = split_value(raw)?;
-        return Ok(Some(Current { deadline: header.deadline, digest: row.digest, held: None, changed: false }));
+        return Ok(Some(Current {
+            deadline: header.deadline,
+            digest: row.digest,
+            held: None,
+            changed: false,
+        }));
     }
     let raw = live.db.get_pinned_cf(live.family(DATA)?, raw_key);
     let Some(raw) = raw.map_err(|error| live.failed("read key", &error))? else { return Ok(None) };

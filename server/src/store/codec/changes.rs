@@ -23,8 +23,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{
-    DecodeError, encode_op, put_bytes, put_keys, put_varint, queries, take_bytes, take_db, take_list, take_op,
-    take_u8,
+    DecodeError, encode_op, put_bytes, put_keys, put_varint, queries, take_bytes, take_db, take_list,
+    take_op, take_u8,
 };
 use crate::clock::UnixMs;
 use crate::store::bits::BitOperation;
@@ -94,7 +94,9 @@ pub(super) fn encode(op: &Op, out: &mut BytesMut) {
 /// Takes the fields of an op whose tag has been taken.
 pub(super) fn take(tag: u8, bytes: &mut Bytes) -> Result<Op, DecodeError> {
     match tag {
-        UPDATE => Ok(Op::Update { db: take_db(bytes)?, key: take_bytes(bytes)?, change: take_change(bytes)? }),
+        UPDATE => {
+            Ok(Op::Update { db: take_db(bytes)?, key: take_bytes(bytes)?, change: take_change(bytes)? })
+        }
         MSET_IF => {
             let (db, condition, expiry) = (take_db(bytes)?, take_condition(bytes)?, take_expiry(bytes)?);
             let pairs = take_list(bytes, 2, |bytes| Ok((take_bytes(bytes)?, take_bytes(bytes)?)))?;
@@ -217,7 +219,9 @@ fn put_change(out: &mut BytesMut, change: &Change) {
         Change::Fields(steps) => {
             out.put_u8(11);
             put_varint(out, steps.len() as u64);
-            steps.iter().for_each(|step| put_field_step(out, step));
+            for step in steps {
+                put_field_step(out, step);
+            }
         }
         Change::AddBounded { step, saturate, expiry, only_first_expiry } => {
             out.put_u8(12);
@@ -274,7 +278,9 @@ fn put_bounded(out: &mut BytesMut, step: &Bounded) {
     match step {
         Bounded::Int { by, low, high } => {
             out.put_u8(0);
-            [by, low, high].into_iter().for_each(|number| out.put_i64_le(*number));
+            for number in [by, low, high] {
+                out.put_i64_le(*number);
+            }
         }
         Bounded::Float { by, low, high } => {
             out.put_u8(1);

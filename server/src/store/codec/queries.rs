@@ -48,7 +48,9 @@ fn put_place(out: &mut BytesMut, db: DbIndex, key: &Bytes) {
 
 pub(super) fn put_places(out: &mut BytesMut, places: &[(DbIndex, Bytes)]) {
     put_varint(out, places.len() as u64);
-    places.iter().for_each(|(db, key)| put_place(out, *db, key));
+    for (db, key) in places {
+        put_place(out, *db, key);
+    }
 }
 
 pub(super) fn take_places(bytes: &mut Bytes) -> Taken<Vec<(DbIndex, Bytes)>> {
@@ -164,7 +166,9 @@ pub(super) fn put_answer(out: &mut BytesMut, answer: &Answer) {
         Answer::Values(values) => {
             out.put_u8(2);
             put_varint(out, values.len() as u64);
-            values.iter().for_each(|value| put_optional(out, value.as_ref()));
+            for value in values {
+                put_optional(out, value.as_ref());
+            }
         }
         Answer::Int(number) => {
             out.put_u8(3);

@@ -54,6 +54,20 @@ impl Model {
                 Outcome::Ok
             }
             Op::Update { db, key, change } => self.update((db, key), &change),
+            op @ (Op::MSetIf { .. } | Op::SwapDb { .. } | Op::Reap { .. }) => self.several(op),
+            Op::Transfer { from_db, from, to_db, to, how } => {
+                self.transfer(&(from_db, from), (to_db, to), how)
+            }
+            Op::Transaction { steps, .. } => {
+                Outcome::List(steps.iter().map(|step| self.step(step)).collect())
+            }
+            Op::BitOp { .. } => panic!("not among the ops of the model"),
+        }
+    }
+
+    /// Changes of several keys.
+    fn several(&mut self, op: Op) -> Outcome {
+        match op {
             Op::MSetIf { db, pairs, condition, expiry } => {
                 let fits = |(key, _): &(Bytes, Bytes)| match condition {
                     Condition::Missing => self.visible(&(db, key.clone())).is_none(),
@@ -70,11 +84,19 @@ impl Model {
                 }
                 Outcome::Int(1)
             }
-            Op::Transfer { from_db, from, to_db, to, how } => self.transfer((from_db, from), (to_db, to), how),
             Op::SwapDb { one, two } => {
-                let swapped = |db| if db == one { two } else if db == two { one } else { db };
+                let swapped = |db| {
+                    if db == one {
+                        two
+                    } else if db == two {
+                        one
+                    } else {
+                        db
+                    }
+                };
                 let content = std::mem::take(&mut self.content);
-                self.content = content.into_iter().map(|((db, key), row)| ((swapped(db), key), row)).collect();
+                self.content =
+                    content.into_iter().map(|((db, key), row)| ((swapped(db), key), row)).collect();
                 Outcome::Ok
             }
             Op::Reap { keys } => {
@@ -88,8 +110,7 @@ impl Model {
                 }
                 Outcome::Int(count)
             }
-            Op::Transaction { steps, .. } => Outcome::List(steps.iter().map(|step| self.step(step)).collect()),
-            Op::BitOp { .. } => panic!("not among the ops of the model"),
+            other => panic!("{other:?} is no change of several keys"),
         }
     }
 
@@ -138,8 +159,12 @@ impl Model {
                 if holds {
                     let deadline = self.deadline(&place, *expiry);
                     // What was there and expired goes unseen; a write that is past leaves it alone.
-                    let unseen = before.is_none() && deadline.is_some_and(|deadline| deadline <= self.log_time);
-                    if !unseen || (*condition == Condition::Always && *expiry != Expiry::Keep) && *answer == WriteAnswer::Done {
+                    let unseen =
+                        before.is_none() && deadline.is_some_and(|deadline| deadline <= self.log_time);
+                    if !unseen
+                        || (*condition == Condition::Always && *expiry != Expiry::Keep)
+                            && *answer == WriteAnswer::Done
+                    {
                         self.put(place, value.clone(), deadline);
                     }
                 }
@@ -172,16 +197,16 @@ impl Model {
         }
     }
 
-    fn transfer(&mut self, from: (DbIndex, Bytes), to: (DbIndex, Bytes), how: Transfer) -> Outcome {
-        let Some(value) = self.visible(&from) else {
+    fn transfer(&mut self, from: &(DbIndex, Bytes), to: (DbIndex, Bytes), how: Transfer) -> Outcome {
+        let Some(value) = self.visible(from) else {
             return if how.must_exist { Outcome::Failed(Failure::NoSuchKey) } else { Outcome::Int(0) };
         };
         if !how.replaces && self.visible(&to).is_some() {
             return Outcome::Int(0);
         }
-        let deadline = self.content[&from].1;
+        let deadline = self.content[from].1;
         if how.removes {
-            self.content.remove(&from);
+            self.content.remove(from);
         }
         self.content.insert(to, (value, deadline));
         if how.must_exist && how.replaces { Outcome::Ok } else { Outcome::Int(1) }
@@ -447,7 +472,8 @@ impl World {
         let due = model.content.iter().filter(|(_, (_, deadline))| deadline.is_some_and(|at| at <= now));
         let mut due: Vec<_> = due.map(|(place, _)| place.clone()).collect();
         let mut found = store.due(now, usize::MAX, usize::MAX).unwrap();
-        (due.sort(), found.sort());
+        due.sort();
+        found.sort();
         assert_eq!(found, due, "the order of deadlines");
         for db in 0..3 {
             let counted = store.query(&Query::DbSize { db }).unwrap();
