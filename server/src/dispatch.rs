@@ -28,9 +28,11 @@ pub mod info;
 mod log_clock;
 mod node_ops;
 pub mod process;
+mod pubsub;
 pub mod render;
 pub mod replica;
 mod run;
+mod script;
 mod session_ops;
 pub mod slowlog;
 #[cfg(test)]
@@ -124,6 +126,8 @@ pub struct Dispatcher<R> {
     rate: Rate,
     slow_log: SlowLog,
     log_clock: LogClock,
+    scripts: script::Scripts,
+    registry: pubsub::Registry,
     run_id: String,
     epoch: Instant,
     saving: Arc<AtomicBool>,
@@ -136,6 +140,7 @@ pub struct Dispatcher<R> {
 pub struct Connection {
     session: Session,
     client: Arc<Client>,
+    subscriptions: pubsub::Subscriptions,
 }
 
 impl<R: Replica> Dispatcher<R> {
@@ -151,6 +156,8 @@ impl<R: Replica> Dispatcher<R> {
             rate: Rate::default(),
             slow_log: SlowLog::default(),
             log_clock: LogClock::default(),
+            scripts: script::Scripts::default(),
+            registry: pubsub::Registry::default(),
             run_id,
             epoch: monotonic(),
             saving: Arc::default(),
@@ -203,6 +210,14 @@ impl<R: Replica> Dispatcher<R> {
                 && let Some((slot, reply)) = self.queue(connection, request)
             {
                 self.queued(connection, slot, &reply, request, sink);
+                taken += 1;
+                continue;
+            }
+            if connection.subscriptions.count() > 0
+                && let Some(request) = rest.first()
+                && let Some(reply) = Self::answer_among_messages(connection, request)
+            {
+                self.queued(connection, None, &reply, request, sink);
                 taken += 1;
                 continue;
             }
@@ -462,6 +477,18 @@ impl<R: Replica> Dispatcher<R> {
             }
             Action::Session(op) => self.session_op(connection, op),
             Action::Node(op) => self.node_op(connection, op, request).await,
+            Action::Script(op) => {
+                let (reply, flow) = self.script_op(connection, op).await;
+                (Some(reply), flow)
+            }
+            Action::PubSub(op) => {
+                let mut replies = self.pub_sub(connection, op);
+                let last = replies.pop();
+                for reply in &replies {
+                    self.emit(connection, Some(slot), reply, sink);
+                }
+                (last, Flow::Continue)
+            }
             Action::Reply(_) | Action::Read(..) | Action::Write(_) => (None, Flow::Close),
         };
         let latency = monotonic().saturating_duration_since(started);
@@ -538,7 +565,7 @@ impl<R: Replica> Handler for Dispatcher<R> {
 
     fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, cancel: CancellationToken) -> Connection {
         let client = self.clients.open(id, peer, local, cancel, monotonic());
-        Connection { session: Session::default(), client }
+        Connection { session: Session::default(), client, subscriptions: pubsub::Subscriptions::default() }
     }
 
     async fn turn(
@@ -550,7 +577,16 @@ impl<R: Replica> Handler for Dispatcher<R> {
         self.answer(connection, requests, out).await
     }
 
-    fn close(&self, connection: Connection) {
+    async fn pushed(&self, connection: &Connection) {
+        connection.subscriptions.mailbox.arrived().await;
+    }
+
+    fn take_pushes(&self, connection: &mut Connection, out: &mut BytesMut) {
+        self.take_messages(connection, out);
+    }
+
+    fn close(&self, mut connection: Connection) {
+        self.silence(&mut connection);
         self.clients.close(connection.client.id);
     }
 }

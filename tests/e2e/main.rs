@@ -14,6 +14,8 @@ mod membership;
 mod paging;
 mod pipelining;
 mod power_cut;
+mod pubsub;
+mod scripts;
 mod snapshots;
 mod startup;
 mod stopping;

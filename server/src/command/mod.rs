@@ -24,8 +24,10 @@ pub mod expiry;
 pub mod keyspace;
 pub mod lock;
 pub mod number;
+pub mod pubsub;
 pub mod raft;
 pub mod relocate;
+pub mod script;
 pub mod server;
 pub mod slot;
 pub mod spec;
@@ -42,6 +44,8 @@ use crate::resp::{Protocol, Reply};
 use crate::store::change::FieldStep;
 use crate::store::{DbIndex, Op, Query};
 pub use args::Args;
+pub use pubsub::PubSubOp;
+pub use script::{Eval, ScriptOp, Source};
 pub use spec::{Arity, Flags, Group, KeyRange, ReplyShape, Spec};
 
 /// Version of Redis whose replies and texts we follow; clients gate features on it. Below 7.4 on purpose: from there on
@@ -61,6 +65,10 @@ pub enum Action {
     Read(Query, View),
     /// A change, through the log.
     Write(Op),
+    /// Concerns scripts.
+    Script(ScriptOp),
+    /// Concerns messages between clients.
+    PubSub(PubSubOp),
 }
 
 /// How the answer to a query is shown.

@@ -6,11 +6,12 @@
 use std::cmp::Ordering;
 
 use super::{
-    Spec, bitmap, connection, expiry, keyspace, lock, number, raft, relocate, server, string, transaction,
+    Spec, bitmap, connection, expiry, keyspace, lock, number, pubsub, raft, relocate, script, server, string,
+    transaction,
 };
 
 /// All commands; subcommands hang on their containers.
-pub static TABLE: [&Spec; 104] = [
+pub static TABLE: [&Spec; 115] = [
     &server::ACL,
     &string::APPEND,
     &connection::AUTH,
@@ -36,6 +37,10 @@ pub static TABLE: [&Spec; 104] = [
     &lock::DIGEST,
     &transaction::DISCARD,
     &connection::ECHO,
+    &script::EVAL,
+    &script::EVALSHA,
+    &script::EVALSHA_RO,
+    &script::EVAL_RO,
     &transaction::EXEC,
     &keyspace::EXISTS,
     &expiry::EXPIRE,
@@ -75,7 +80,11 @@ pub static TABLE: [&Spec; 104] = [
     &expiry::PEXPIRETIME,
     &connection::PING,
     &string::PSETEX,
+    &pubsub::PSUBSCRIBE,
     &expiry::PTTL,
+    &pubsub::PUBLISH,
+    &pubsub::PUBSUB,
+    &pubsub::PUNSUBSCRIBE,
     &connection::QUIT,
     &raft::RAFTADDPEER,
     &raft::RAFTIDENTITY,
@@ -96,6 +105,7 @@ pub static TABLE: [&Spec; 104] = [
     &server::ROLE,
     &server::SAVE,
     &keyspace::SCAN,
+    &script::SCRIPT,
     &connection::SELECT,
     &string::SET,
     &bitmap::SETBIT,
@@ -105,6 +115,7 @@ pub static TABLE: [&Spec; 104] = [
     &server::SHUTDOWN,
     &server::SLOWLOG,
     &string::STRLEN,
+    &pubsub::SUBSCRIBE,
     &string::SUBSTR,
     &relocate::SWAPDB,
     &server::TIME,
@@ -112,6 +123,7 @@ pub static TABLE: [&Spec; 104] = [
     &expiry::TTL,
     &keyspace::TYPE,
     &keyspace::UNLINK,
+    &pubsub::UNSUBSCRIBE,
     &transaction::UNWATCH,
     &connection::WAIT,
     &transaction::WATCH,

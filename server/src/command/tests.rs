@@ -35,6 +35,7 @@ fn smallest(spec: &Spec) -> Vec<Bytes> {
         "MSETEX" => "MSETEX 1 k v".to_owned(),
         "SETEX" | "PSETEX" | "SETRANGE" | "SETBIT" => format!("{} k 1 1", spec.name),
         "SWAPDB" => "SWAPDB 0 1".to_owned(),
+        "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" => format!("{} x 0", spec.name),
         "RAFTADDPEER" | "RAFTREMOVEPEER" => format!("{} host:1", spec.name),
         "CLIENT|NO-EVICT" | "CLIENT|NO-TOUCH" | "CLIENT|REPLY" => format!("{} on", spec.name),
         "CLIENT|SETINFO" => "CLIENT|SETINFO lib-name x".to_owned(),

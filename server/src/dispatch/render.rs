@@ -82,7 +82,7 @@ pub fn answer(answer: Answer, view: &View, reply_bytes_max: u64) -> Reply {
         Answer::WrongType => Reply::Error(WRONG_TYPE.to_owned()),
         Answer::Deadline { deadline, now } => values::deadline(deadline, now, view),
         // Asked by dispatch for itself alone.
-        Answer::Versions(_) | Answer::Due => {
+        Answer::Versions(_) | Answer::Row(_) | Answer::Due => {
             Reply::Error("ERR the log time stands still, try again".to_owned())
         }
     }

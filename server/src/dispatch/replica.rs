@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
+
 use crate::clock::UnixMs;
 use crate::config::Consistency;
 use crate::raft::{Group, MemberError, ProposeError, ReadError, Status};
@@ -28,6 +30,8 @@ pub trait Replica: Clone + Send + Sync + 'static {
     fn visible(&self, db: u8) -> Result<(u64, u64), Fatal>;
     /// See [`crate::store::Store::reaped`].
     fn expired_keys(&self) -> u64;
+    /// See [`Group::broadcast`].
+    fn broadcast(&self, channel: &Bytes, message: &Bytes);
     /// See [`Group::status`].
     fn status(&self) -> Status;
     /// See [`Group::add_peer`].
@@ -63,6 +67,10 @@ impl Replica for Group {
 
     fn expired_keys(&self) -> u64 {
         self.store().reaped()
+    }
+
+    fn broadcast(&self, channel: &Bytes, message: &Bytes) {
+        Group::broadcast(self, channel, message);
     }
 
     fn status(&self) -> Status {

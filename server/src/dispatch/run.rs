@@ -130,7 +130,7 @@ impl Tally {
 /// True if a query touches few keys, so that it may run on an async thread.
 pub(super) fn is_short(query: &Query) -> bool {
     match query {
-        Query::Get { .. } | Query::Type { .. } | Query::Deadline { .. } => true,
+        Query::Get { .. } | Query::Type { .. } | Query::Deadline { .. } | Query::Row { .. } => true,
         Query::MGet { keys, .. } | Query::Exists { keys, .. } => keys.len() <= INLINE_KEYS_MAX,
         Query::Versions { keys } => keys.len() <= INLINE_KEYS_MAX,
         // A range may have to wait for what is gathered to be written, and so may a count.

@@ -15,7 +15,7 @@ use crate::session::Session;
 impl<R: Replica> Dispatcher<R> {
     /// Changes or describes connections.
     pub(super) fn session_op(&self, connection: &mut Connection, op: SessionOp) -> (Option<Reply>, Flow) {
-        let Connection { session, client } = connection;
+        let Connection { session, client, .. } = connection;
         let reply = match op {
             op @ (SessionOp::Multi | SessionOp::Discard | SessionOp::Unwatch) => {
                 Self::transaction_op(connection, &op)
@@ -32,6 +32,7 @@ impl<R: Replica> Dispatcher<R> {
             SessionOp::Reset => {
                 session.reset();
                 client.reset();
+                self.silence(connection);
                 Reply::Simple("RESET")
             }
             SessionOp::Quit => return (Some(Reply::Ok), Flow::Close),

@@ -98,6 +98,8 @@ impl Replica for FakeGroup {
         Ok((u64::from(db % 2), 0))
     }
 
+    fn broadcast(&self, _: &Bytes, _: &Bytes) {}
+
     fn expired_keys(&self) -> u64 {
         7
     }

@@ -182,6 +182,9 @@ impl<R: Replica> Dispatcher<R> {
                     flow = if after == Flow::Close { after } else { flow };
                     reply.unwrap_or(Reply::Nil)
                 }
+                Action::PubSub(op) => self.pub_sub(connection, op).pop().unwrap_or(Reply::Nil),
+                // Rows of scripts are not queued (`Flags::NO_MULTI`).
+                Action::Script(_) => Reply::Error("ERR Command not allowed inside a transaction".to_owned()),
                 Action::Node(op) => {
                     let (reply, after) = Box::pin(self.node_op(connection, op, None)).await;
                     flow = if after == Flow::Close { after } else { flow };
@@ -209,6 +212,8 @@ fn step(action: &Action) -> Option<Step> {
             Some(Step::Read(Query::RandomKey { db: *db, seed: rand::random() }))
         }
         Action::Read(query, _) => Some(Step::Read(query.clone())),
-        Action::Reply(_) | Action::Session(_) | Action::Node(_) => None,
+        Action::Reply(_) | Action::Session(_) | Action::Node(_) | Action::Script(_) | Action::PubSub(_) => {
+            None
+        }
     }
 }

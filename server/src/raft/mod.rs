@@ -15,6 +15,7 @@
 //! - The log is purged only up to what the state has made durable.
 
 mod apply;
+mod broadcast;
 mod codec;
 mod core;
 mod doubt;

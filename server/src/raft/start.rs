@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
+use super::broadcast::Messages;
 use super::core::{Contact, Core, Counters, Disk, LeaderView};
 use super::doubt::{self, Doubt};
 use super::group::{Group, MemberError};
@@ -158,6 +159,7 @@ pub async fn start(
         hold_proposals: watch::Sender::new(false),
         in_flight: watch::Sender::new(0),
         log_time_ms: AtomicU64::new(0),
+        messages: Messages::default(),
         started: clock::monotonic(),
         no_lease_until: ArcSwapOption::default(),
         transfer: tokio::sync::Mutex::new(()),

@@ -259,15 +259,10 @@ impl Applier {
                 }
                 Ok(Outcome::Ok)
             }
-            Op::Update { db, key, change } => self.update((*db, key), change, index),
-            Op::MSetIf { db, pairs, condition, expiry } => {
-                self.set_all_if((*db, pairs), condition, *expiry, index)
-            }
-            Op::Transfer { from_db, from, to_db, to, how } => {
-                self.transfer((*from_db, from), (*to_db, to), *how, index)
+            Op::Update { .. } | Op::MSetIf { .. } | Op::Transfer { .. } | Op::BitOp { .. } => {
+                self.look_and_write(op, index)
             }
             Op::SwapDb { one, two } => self.swap(*one, *two, index),
-            Op::BitOp { db, operation, to, keys } => self.bit_op(*operation, (*db, to), keys, index),
             Op::Reap { keys } => self.reap(keys),
             Op::Transaction { watched, steps } => self.transaction(watched, steps, index),
         }

@@ -21,6 +21,7 @@ pub mod codec;
 pub mod db;
 pub mod glob;
 pub mod op;
+pub mod rehearsal;
 
 mod apply;
 mod checkpoint;
@@ -31,6 +32,7 @@ mod expire;
 mod flush;
 mod gathered;
 mod key;
+mod keyspace;
 mod layout;
 mod meta;
 mod query;

@@ -448,6 +448,13 @@ pub enum Query {
         /// Keys and their databases.
         keys: Vec<(DbIndex, Bytes)>,
     },
+    /// `Answer::Row`: all there is to know of a key.
+    Row {
+        /// Database.
+        db: DbIndex,
+        /// Key.
+        key: Bytes,
+    },
 }
 
 impl Query {
@@ -456,9 +463,10 @@ impl Query {
     pub fn size_bytes(&self) -> usize {
         const HEAD: usize = 32;
         match self {
-            Query::Get { key, .. } | Query::Type { key, .. } | Query::Deadline { key, .. } => {
-                HEAD + key.len()
-            }
+            Query::Get { key, .. }
+            | Query::Type { key, .. }
+            | Query::Deadline { key, .. }
+            | Query::Row { key, .. } => HEAD + key.len(),
             Query::MGet { keys, .. } | Query::Exists { keys, .. } => {
                 HEAD + keys.iter().map(|key| 4 + key.len()).sum::<usize>()
             }
@@ -516,8 +524,21 @@ pub enum Answer {
     },
     /// Log indexes of last changes, `None` for what cannot be seen.
     Versions(Vec<Option<u64>>),
+    /// A key that can be seen.
+    Row(Option<Row>),
     /// Some deadline has come that the log time has not reached: ask again once it has ([`Op::Reap`]).
     Due,
+}
+
+/// Value, deadline and version of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Value.
+    pub value: Bytes,
+    /// Deadline.
+    pub deadline: Option<UnixMs>,
+    /// Log index of its last change.
+    pub version: u64,
 }
 
 /// One key with everything that a snapshot keeps of it.

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use super::engine::{Cursor, DATA, Found, Live, Pinned, SCAN, split_value};
 use super::gathered::{Above, Look};
 use super::meta::State;
-use super::op::Pivot;
+use super::op::{Pivot, Row};
 use super::value::Header;
 use super::{Answer, DbIndex, Fatal, Query, TypeTag, expire, glob, key};
 use crate::clock::UnixMs;
@@ -103,6 +103,16 @@ fn answer_or_stop(
         Query::Deadline { db, key } => {
             let deadline = with_key(live, (*db, key), now, |found| found.map(|(header, _)| header.deadline))?;
             Ok(Answer::Deadline { deadline, now: now.max(live.state().log_time) })
+        }
+        Query::Row { db, key } => {
+            let row = with_key(live, (*db, key), now, |found| {
+                found.map(|(header, value)| Row {
+                    value: Bytes::copy_from_slice(value),
+                    deadline: header.deadline,
+                    version: header.index,
+                })
+            });
+            row.map(Answer::Row)
         }
         Query::MGet { db, keys, size_bytes_max } => {
             let mut page = Values::new(*size_bytes_max);
@@ -282,6 +292,7 @@ impl Point {
             | Query::Exists { .. }
             | Query::Type { .. }
             | Query::Deadline { .. }
+            | Query::Row { .. }
             | Query::Versions { .. } => {
                 Err(Fatal::new("answer a read of single keys", "it was taken for one of a range").into())
             }

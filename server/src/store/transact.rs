@@ -15,17 +15,46 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::bits::{self, BitOperation};
-use super::change::{Change, Condition, Expiry, WriteAnswer};
 use super::engine::{DATA, split_value};
-use super::evaluate::{self, Next, Seen, VALUE_BYTES_MAX};
-use super::op::{Answer, Failure, Query, Step, Transfer, Watched};
+use super::evaluate::Seen;
+use super::keyspace::{self, Keyspace};
+use super::op::{Answer, Query, Row, Step, Watched};
 use super::value::Header;
-use super::{Applier, DbIndex, Fatal, Outcome, key, query};
+use super::{Applier, DbIndex, Fatal, Op, Outcome, key, query};
 use crate::clock::UnixMs;
 
-/// One end of a transfer.
-pub(super) type Place<'a> = (DbIndex, &'a Bytes);
+/// The state in the midst of an entry.
+struct Entry<'a> {
+    applier: &'a mut Applier,
+    index: u64,
+}
+
+impl Keyspace for Entry<'_> {
+    type Error = Fatal;
+
+    fn now(&self) -> UnixMs {
+        self.applier.now()
+    }
+
+    fn seen(&mut self, db: DbIndex, key: &Bytes) -> Result<Option<Seen>, Fatal> {
+        let visible = self.applier.visible(db, key)?;
+        Ok(visible.map(|(header, value)| Seen { value, deadline: header.deadline }))
+    }
+
+    fn set(
+        &mut self,
+        db: DbIndex,
+        key: &Bytes,
+        value: &Bytes,
+        deadline: Option<UnixMs>,
+    ) -> Result<(), Fatal> {
+        self.applier.writer.set(db, key, value, deadline, self.index)
+    }
+
+    fn delete(&mut self, db: DbIndex, key: &Bytes) -> Result<bool, Fatal> {
+        self.applier.writer.delete(db, key)
+    }
+}
 
 impl Applier {
     fn now(&self) -> UnixMs {
@@ -38,89 +67,10 @@ impl Applier {
         Ok(self.writer.load(db, key)?.filter(|(header, _)| !header.expired(now)))
     }
 
-    /// Sets a key, unless its deadline is past already: then it is not there.
-    fn put(
-        &mut self,
-        (db, key): Place<'_>,
-        value: &Bytes,
-        deadline: Option<UnixMs>,
-        index: u64,
-    ) -> Result<(), Fatal> {
-        if deadline.is_some_and(|deadline| deadline <= self.now()) {
-            return self.writer.delete(db, key).map(drop);
-        }
-        self.writer.set(db, key, value, deadline, index)
-    }
-
-    pub(super) fn update(
-        &mut self,
-        (db, key): Place<'_>,
-        change: &Change,
-        index: u64,
-    ) -> Result<Outcome, Fatal> {
-        let now = self.now();
-        // The value before makes no difference: the most frequent case, SET with a deadline.
-        if let Change::Write { value, expiry, condition: Condition::Always, answer: WriteAnswer::Done } =
-            change
-            && *expiry != Expiry::Keep
-        {
-            self.put((db, key), value, expiry.deadline(None, now), index)?;
-            return Ok(Outcome::Ok);
-        }
-        let seen = self.visible(db, key)?.map(|(header, value)| Seen { value, deadline: header.deadline });
-        let (next, outcome) = evaluate::change(change, seen.as_ref(), now);
-        match next {
-            Next::Same => {}
-            Next::Put(value, deadline) => self.writer.set(db, key, &value, deadline, index)?,
-            Next::Gone => drop(self.writer.delete(db, key)?),
-        }
-        Ok(outcome)
-    }
-
-    pub(super) fn set_all_if(
-        &mut self,
-        (db, pairs): (DbIndex, &[(Bytes, Bytes)]),
-        condition: &Condition,
-        expiry: Expiry,
-        index: u64,
-    ) -> Result<Outcome, Fatal> {
-        for (key, _) in pairs {
-            let seen =
-                self.visible(db, key)?.map(|(header, value)| Seen { value, deadline: header.deadline });
-            if !evaluate::holds(condition, seen.as_ref()) {
-                return Ok(Outcome::Int(0));
-            }
-        }
-        for (key, value) in pairs {
-            let before = self.visible(db, key)?.and_then(|(header, _)| header.deadline);
-            let deadline = expiry.deadline(before, self.now());
-            self.put((db, key), value, deadline, index)?;
-        }
-        Ok(Outcome::Int(1))
-    }
-
-    pub(super) fn transfer(
-        &mut self,
-        from: Place<'_>,
-        to: Place<'_>,
-        how: Transfer,
-        index: u64,
-    ) -> Result<Outcome, Fatal> {
-        let Some((header, value)) = self.visible(from.0, from.1)? else {
-            let missing = Outcome::Failed(Failure::NoSuchKey);
-            return Ok(if how.must_exist { missing } else { Outcome::Int(0) });
-        };
-        if !how.replaces && self.visible(to.0, to.1)?.is_some() {
-            return Ok(Outcome::Int(0));
-        }
-        if from != to {
-            if how.removes {
-                self.writer.delete(from.0, from.1)?;
-            }
-            self.writer.set(to.0, to.1, &value, header.deadline, index)?;
-        }
-        // What must exist and replaces cannot but be done.
-        Ok(if how.must_exist && how.replaces { Outcome::Ok } else { Outcome::Int(1) })
+    /// Ops on single keys, in the midst of an entry.
+    pub(super) fn look_and_write(&mut self, op: &Op, index: u64) -> Result<Outcome, Fatal> {
+        let done = keyspace::perform(&mut Entry { applier: self, index }, op)?;
+        done.ok_or_else(|| Fatal::new("apply an op of single keys", "it is none"))
     }
 
     /// Rewrites both databases, in portions that fit in memory.
@@ -145,30 +95,6 @@ impl Applier {
             }
         }
         Ok(Outcome::Ok)
-    }
-
-    pub(super) fn bit_op(
-        &mut self,
-        operation: BitOperation,
-        (db, to): Place<'_>,
-        keys: &[Bytes],
-        index: u64,
-    ) -> Result<Outcome, Fatal> {
-        let mut values = Vec::with_capacity(keys.len());
-        for key in keys {
-            values.push(self.visible(db, key)?.map(|(_, value)| value).unwrap_or_default());
-        }
-        let values: Vec<&[u8]> = values.iter().map(|value| &value[..]).collect();
-        let result = Bytes::from(bits::combine(operation, &values));
-        if result.len() as u64 > VALUE_BYTES_MAX {
-            return Ok(Outcome::Failed(Failure::TooLong));
-        }
-        if result.is_empty() {
-            self.writer.delete(db, to)?;
-        } else {
-            self.writer.set(db, to, &result, None, index)?;
-        }
-        Ok(Outcome::Int(i64::try_from(result.len()).unwrap_or(i64::MAX)))
     }
 
     pub(super) fn reap(&mut self, keys: &[(DbIndex, Bytes)]) -> Result<Outcome, Fatal> {
@@ -235,6 +161,11 @@ impl Applier {
                 let header = self.writer.header(*db, key)?.filter(|header| !header.expired(now));
                 Answer::Deadline { deadline: header.map(|header| header.deadline), now }
             }
+            Query::Row { db, key } => Answer::Row(self.visible(*db, key)?.map(|(header, value)| Row {
+                value,
+                deadline: header.deadline,
+                version: header.index,
+            })),
             Query::Versions { keys } => {
                 let versions = keys.iter().map(|(db, key)| self.version(*db, key));
                 Answer::Versions(versions.collect::<Result<_, _>>()?)

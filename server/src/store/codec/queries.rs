@@ -5,10 +5,10 @@
 //!          1 get: place      2 mget: db, keys, limit u64   3 exists: db, keys    4 type: place    5 dbsize: db
 //!          6 keys: db, pattern, optional (pivot, inclusive u8), optional limit u64, flags u8, limit u64
 //!          7 scan: db, cursor u64, optional pattern, count u64, type u8 (0 any)    8 random key: db, seed u64
-//!          9 deadline: place   10 versions: count varint, place ...
+//!          9 deadline: place   10 versions: count varint, place ...   11 row: place
 //! answer   tag u8 | fields
 //!          1 value   2 values   3 int   4 type u8 (0 none)   5 keys   6 scan   7 key   8 too large   9 wrong type
-//!         10 deadline: u8 (0 missing, 1 none, 2 u64), now u64   11 versions   12 due
+//!         10 deadline: u8 (0 missing, 1 none, 2 u64), now u64   11 versions   12 due   13 row: optional
 //!
 //! place = db u8, key;  optional = u8 (0, 1) before it
 //! ```
@@ -18,7 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::changes::{take_i64, take_u64};
 use super::{DecodeError, put_bytes, put_keys, put_varint, take_bytes, take_db, take_list, take_u8};
 use crate::clock::UnixMs;
-use crate::store::op::{Answer, DbIndex, Pivot, Query, TypeTag};
+use crate::store::op::{Answer, DbIndex, Pivot, Query, Row, TypeTag};
 
 type Taken<T> = Result<T, DecodeError>;
 
@@ -110,6 +110,10 @@ pub(super) fn put_query(out: &mut BytesMut, query: &Query) {
             out.put_u8(10);
             put_places(out, keys);
         }
+        Query::Row { db, key } => {
+            out.put_u8(11);
+            put_place(out, *db, key);
+        }
     }
 }
 
@@ -145,6 +149,7 @@ pub(super) fn take_query(bytes: &mut Bytes) -> Taken<Query> {
         },
         8 => Query::RandomKey { db, seed: take_u64(bytes)? },
         9 => Query::Deadline { db, key: take_bytes(bytes)? },
+        11 => Query::Row { db, key: take_bytes(bytes)? },
         other => return Err(DecodeError::Tag("query", other)),
     })
 }
@@ -213,6 +218,14 @@ pub(super) fn put_answer(out: &mut BytesMut, answer: &Answer) {
             }
         }
         Answer::Due => out.put_u8(12),
+        Answer::Row(row) => {
+            out.put_slice(&[13, u8::from(row.is_some())]);
+            if let Some(Row { value, deadline, version }) = row {
+                put_bytes(out, value);
+                out.put_u64_le(deadline.map_or(0, |deadline| deadline.0.max(1)));
+                out.put_u64_le(*version);
+            }
+        }
     }
 }
 
@@ -239,6 +252,11 @@ pub(super) fn take_answer(bytes: &mut Bytes) -> Taken<Answer> {
         }
         11 => Answer::Versions(take_list(bytes, 1, |bytes| take_optional(bytes, take_u64))?),
         12 => Answer::Due,
+        13 => Answer::Row(take_optional(bytes, |bytes| {
+            let (value, deadline) = (take_bytes(bytes)?, take_u64(bytes)?);
+            let deadline = (deadline > 0).then_some(UnixMs(deadline));
+            Ok(Row { value, deadline, version: take_u64(bytes)? })
+        })?),
         other => return Err(DecodeError::Tag("answer", other)),
     })
 }

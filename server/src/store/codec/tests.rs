@@ -7,7 +7,7 @@ use crate::store::bits::BitOperation;
 use crate::store::change::{
     Bounded, Change, Condition, ExpireRule, Expiry, Field, FieldStep, Overflow, WriteAnswer,
 };
-use crate::store::op::{Answer, Pivot, Query, Step, Transfer, TypeTag, Watched};
+use crate::store::op::{Answer, Pivot, Query, Row, Step, Transfer, TypeTag, Watched};
 
 fn bytes(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
@@ -296,6 +296,8 @@ fn outcomes_come_back() {
         Answer::Deadline { deadline: Some(Some(UnixMs(2))), now: UnixMs(1) },
         Answer::Versions(vec![None, Some(7)]),
         Answer::Due,
+        Answer::Row(None),
+        Answer::Row(Some(Row { value: bytes("v"), deadline: Some(UnixMs(5)), version: 9 })),
     ];
     let mut outcomes = vec![
         Outcome::Ok,
