@@ -30,7 +30,7 @@ const NAMES_MAX: usize = 64 * 1024;
 
 /// What waits for one connection.
 #[derive(Debug, Default)]
-pub struct Mailbox {
+pub(super) struct Mailbox {
     waiting: Mutex<Waiting>,
     arrived: Notify,
 }

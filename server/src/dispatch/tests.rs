@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::views::tests::status;
 use super::*;
 use crate::raft::{MemberError, ProposeError, ReadError, Role, Status};
+use crate::store::{Answer, Query};
 
 /// What the group was asked, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,17 +94,13 @@ impl Replica for FakeGroup {
     fn log_time(&self) -> UnixMs {
         UnixMs(1)
     }
-
     fn visible(&self, db: u8) -> Result<(u64, u64), Fatal> {
         Ok((u64::from(db % 2), 0))
     }
-
     fn broadcast(&self, _: &Bytes, _: &Bytes) {}
-
     fn expired_keys(&self) -> u64 {
         7
     }
-
     fn status(&self) -> Status {
         status(self.0.role.lock().unwrap_or(Role::Leader))
     }

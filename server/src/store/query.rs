@@ -1,7 +1,7 @@
 //! Answers to reads. Everything here reads one point in time.
 //!
 //! ```text
-//! one key, no deadline    the layers, then the database; no snapshot: one value is one point in time
+//! one key                 the layers, then the database; no snapshot: one value is one point in time
 //! several keys            Live::look: what the layers have of them, a snapshot beneath, the log time of that moment
 //! ranges                  Live::pin: a snapshot that holds all that is applied, and its log time
 //! ```
@@ -164,8 +164,8 @@ fn count(keys: u64) -> Answer {
     Answer::Int(i64::try_from(keys).unwrap_or(i64::MAX))
 }
 
-/// Shows `take` one key as it can be seen now. Only a key with a deadline needs the log time of the same point, so only
-/// such a key costs a snapshot.
+/// Shows `take` one key as it can be seen now. Only one that seems to have expired needs the log time of the same point,
+/// so only such a key costs a snapshot.
 fn with_key<T>(
     live: &Arc<Live>,
     (db, user_key): (DbIndex, &[u8]),
@@ -177,13 +177,15 @@ fn with_key<T>(
         Found::Nothing => return Ok(take(None)),
         Found::Gathered(raw) => {
             let (header, payload) = split_value(&raw)?;
-            if header.deadline.is_none() {
+            // Looked at after the value: what has not expired now had not then. What has may have been set anew.
+            if header.deadline.is_none() || is_seen(header, live.state().log_time, now)? {
                 return Ok(take(Some((header, payload))));
             }
         }
         Found::Value(raw) => {
             let (header, payload) = split_value(&raw)?;
-            if header.deadline.is_none() {
+            // Looked at after the value: what has not expired now had not then. What has may have been set anew.
+            if header.deadline.is_none() || is_seen(header, live.state().log_time, now)? {
                 return Ok(take(Some((header, payload))));
             }
         }
