@@ -120,17 +120,21 @@ fn interpret(job: &Job, host: &Rc<RefCell<Host>>) -> mlua::Result<Reply> {
     lua.set_memory_limit(MEMORY_BYTES_MAX)?;
     let spent = Cell::new(0_u64);
     let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS_PER_LOOK);
-    lua.set_hook(triggers, move |_, _| {
+    lua.set_hook(triggers, move |lua, _| {
         spent.set(spent.get() + u64::from(INSTRUCTIONS_PER_LOOK));
-        if spent.get() > INSTRUCTIONS_MAX {
-            return Err(mlua::Error::runtime(format!(
-                "the script ran more than {INSTRUCTIONS_MAX} instructions"
-            )));
+        if spent.get() <= INSTRUCTIONS_MAX {
+            return Ok(VmState::Continue);
         }
-        Ok(VmState::Continue)
+        // From now on each instruction fails: code that catches the error has none left to go on with.
+        lua.set_hook(HookTriggers::new().every_nth_instruction(1), |_, _| Err(too_long()))?;
+        Err(too_long())
     })?;
     let (ok, value): (bool, Value) = runner.call(chunk)?;
     Ok(if ok { from_lua(&value, 0)? } else { raised(job, &value) })
+}
+
+fn too_long() -> mlua::Error {
+    mlua::Error::runtime(format!("the script ran more than {INSTRUCTIONS_MAX} instructions"))
 }
 
 /// Gives the script its world.
