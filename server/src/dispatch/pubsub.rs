@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use super::clients::Client;
 use super::replica::Replica;
 use super::{Connection, Dispatcher, ReplySink};
 use crate::command::{self, PubSubOp};
@@ -71,7 +72,8 @@ impl Message {
 }
 
 impl Mailbox {
-    fn put(&self, message: Message) {
+    /// Takes a message; false if the subscriber lags too far and is to be closed.
+    fn put(&self, message: Message) -> bool {
         let mut waiting = self.waiting.lock();
         waiting.size_bytes += message.size_bytes();
         if waiting.size_bytes > MAILBOX_BYTES_MAX {
@@ -80,8 +82,10 @@ impl Mailbox {
         } else if !waiting.overflowed {
             waiting.messages.push_back(message);
         }
+        let goes_on = !waiting.overflowed;
         drop(waiting);
         self.arrived.notify_one();
+        goes_on
     }
 
     /// Resolves when something has arrived that was not taken.
@@ -114,7 +118,20 @@ impl Subscriptions {
     }
 }
 
-type Listeners = BTreeMap<Bytes, BTreeMap<u64, Arc<Mailbox>>>;
+/// Who listens to a name: client id, its mailbox, and the client to close when that is full.
+type Clients = BTreeMap<u64, (Arc<Mailbox>, Arc<Client>)>;
+type Listeners = BTreeMap<Bytes, Clients>;
+
+/// Puts a message into mailboxes. A subscriber that lags may be stuck in a write, so it is closed from here.
+fn put_all(clients: &Clients, message: &Message) -> usize {
+    for (mailbox, client) in clients.values() {
+        if !mailbox.put(message.clone()) {
+            tracing::info!(client = client.id, "subscriber lags, connection closes");
+            client.close();
+        }
+    }
+    clients.len()
+}
 
 /// All listeners of this node.
 #[derive(Debug, Default)]
@@ -143,17 +160,11 @@ impl Registry {
         let mut count = 0;
         let message = |pattern| Message { pattern, channel: channel.clone(), payload: payload.clone() };
         if let Some(clients) = self.channels.read().get(channel) {
-            for mailbox in clients.values() {
-                mailbox.put(message(None));
-                count += 1;
-            }
+            count += put_all(clients, &message(None));
         }
         for (pattern, clients) in self.patterns.read().iter() {
             if glob::matches(pattern, channel) {
-                for mailbox in clients.values() {
-                    mailbox.put(message(Some(pattern.clone())));
-                    count += 1;
-                }
+                count += put_all(clients, &message(Some(pattern.clone())));
             }
         }
         count
@@ -214,7 +225,8 @@ impl<R: Replica> Dispatcher<R> {
         let names = if patterns { &mut mine.patterns } else { &mut mine.channels };
         if names.insert(name.clone()) {
             let mut listeners = self.registry.listeners(patterns).write();
-            listeners.entry(name.clone()).or_default().insert(client, mine.mailbox.clone());
+            let listener = (mine.mailbox.clone(), connection.client.clone());
+            listeners.entry(name.clone()).or_default().insert(client, listener);
         }
         let kind = if patterns { "psubscribe" } else { "subscribe" };
         Reply::Push(vec![word(kind), Reply::Bulk(name.clone()), count(mine.count())])
@@ -254,11 +266,6 @@ impl<R: Replica> Dispatcher<R> {
     /// Appends what has arrived for a connection, up to a turn's worth of output; one that lags too far is closed.
     pub(super) fn take_messages(&self, connection: &Connection, out: &mut BytesMut) {
         let mut waiting = connection.subscriptions.mailbox.waiting.lock();
-        if waiting.overflowed {
-            tracing::info!(client = connection.client.id, "subscriber lags, connection closes");
-            connection.client.close();
-            return;
-        }
         while out.len() < self.parts.config.limits.output_bytes_pause {
             let Some(message) = waiting.messages.pop_front() else { break };
             waiting.size_bytes -= message.size_bytes();
