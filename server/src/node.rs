@@ -386,5 +386,13 @@ fn dispatcher(
         addr: group.addr().to_owned(),
         peer_addr: group.peer_addr().to_owned(),
     };
-    Arc::new(Dispatcher::new(parts))
+    let dispatcher = Arc::new(Dispatcher::new(parts));
+    // Weak: the dispatcher holds the group.
+    let subscribers = Arc::downgrade(&dispatcher);
+    group.on_message(move |channel, message| {
+        if let Some(dispatcher) = subscribers.upgrade() {
+            dispatcher.deliver(channel, message);
+        }
+    });
+    dispatcher
 }

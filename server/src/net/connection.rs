@@ -12,7 +12,7 @@
 //! ```
 //!
 //! All waiting for the client happens in two places, [`Connection::read`] and [`Connection::write`]; pushes between
-//! turns (MONITOR, subscriptions) will be one more branch of the `select!` in `read`.
+//! turns (subscriptions) are one branch of the `select!` in `read`.
 //!
 //! Invariants:
 //! - Nothing is read while a reply is unwritten.
@@ -220,7 +220,7 @@ impl<S: ClientStream> Connection<S> {
             };
             let step = match decoded {
                 Decoded::All if came => Ok(()),
-                Decoded::All => self.read().await,
+                Decoded::All => self.read(handler, session).await,
                 Decoded::TurnFull => Ok(()),
                 Decoded::Malformed(error) => self.part_with(error.to_string(), End::Malformed).await,
                 Decoded::CrossProtocol => Err(End::CrossProtocol),
@@ -328,7 +328,7 @@ impl<S: ClientStream> Connection<S> {
     }
 
     /// Reads once, or finds that there is nothing to wait for. Returning `Ok` without new bytes is harmless.
-    async fn read(&mut self) -> Result<(), End> {
+    async fn read<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> Result<(), End> {
         let room = self.make_room().await?;
         if self.stop.is_cancelled() {
             return self.read_last(room).await;
@@ -338,6 +338,10 @@ impl<S: ClientStream> Connection<S> {
             biased;
             () = self.kill.cancelled() => return Err(End::Killed),
             read = read_some(&mut self.stream, &mut self.buffer, room) => read?,
+            () = handler.pushed(session) => {
+                handler.take_pushes(session, &mut self.out);
+                return self.write().await;
+            }
             () = self.stop.cancelled() => return Ok(()),
             () = wait_for(self.stall.as_mut()) => return Err(End::Stalled),
             () = sleep(IDLE), if is_bloated => {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
+use super::broadcast::Messages;
 use super::confirm::{Confirm, Told};
 use super::doubt::Doubt;
 use super::group::ProposeError;
@@ -69,6 +70,8 @@ pub(super) struct Core {
     pub(super) hold_proposals: watch::Sender<bool>,
     pub(super) in_flight: watch::Sender<usize>,
     pub(super) log_time_ms: AtomicU64,
+    /// Messages of PUBLISH.
+    pub(super) messages: Messages,
     pub(super) started: Instant,
     /// Until then reads are confirmed by a round, not by a lease.
     pub(super) no_lease_until: ArcSwapOption<Instant>,

@@ -15,6 +15,7 @@
 //! - The log is purged only up to what the state has made durable.
 
 mod apply;
+mod broadcast;
 mod codec;
 mod confirm;
 mod core;
@@ -34,6 +35,7 @@ mod refusal;
 mod resolver;
 mod start;
 mod state_machine;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
+use super::broadcast::Messages;
 use super::confirm::Confirm;
 use super::core::{Contact, Core, Counters, Disk, LeaderView};
 use super::doubt::{self, Doubt};
@@ -32,7 +33,7 @@ use super::reader::Reader;
 use super::resolver::Resolver;
 use super::state_machine::StateMachine;
 use super::types::{Members, Node, Raft};
-use super::{codec, housekeeping, joining, members};
+use super::{codec, housekeeping, joining, members, sweep};
 use crate::clock;
 use crate::config::{Config, Formation};
 use crate::store::{Applier, Fatal, LogId, Record, Store, StoreOptions};
@@ -158,6 +159,7 @@ pub async fn start(
         hold_proposals: watch::Sender::new(false),
         in_flight: watch::Sender::new(0),
         log_time_ms: AtomicU64::new(0),
+        messages: Messages::default(),
         started: clock::monotonic(),
         no_lease_until: ArcSwapOption::default(),
         transfer: tokio::sync::Mutex::new(()),
@@ -181,7 +183,9 @@ async fn serve(core: Arc<Core>, peer_listener: TcpListener) -> Result<Group, Sta
     core.tasks.spawn(housekeeping::keep_house(core.clone()));
     core.tasks.spawn(members::promotion_loop(core.clone()));
     core.tasks.spawn(joining::refresh_address(core.clone()));
-    let group = Group { proposer: Proposer::spawn(&core), reader: Reader::spawn(&core), core };
+    let proposer = Proposer::spawn(&core);
+    core.tasks.spawn(sweep::sweep(core.clone(), proposer.clone()));
+    let group = Group { proposer, reader: Reader::spawn(&core), core };
     form(&group.core).await?;
     Ok(group)
 }

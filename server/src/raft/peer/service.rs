@@ -237,6 +237,11 @@ impl Peer {
             messages::READ_INDEX => {
                 Box::pin(async move { Ok(messages::encode_read_index(leader_read_index(&self.core).await)) })
             }
+            messages::PUBLISH => {
+                // Here, not in the work that is returned: messages are delivered in the order of arrival.
+                let delivered = self.core.messages.arrived(body).map_err(text);
+                Box::pin(async move { delivered.map(|()| Bytes::new()) })
+            }
             messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
             messages::MEMBER => Box::pin(async move { members::serve_verb(&self.core, body).await }),
             messages::CHECKPOINT_BEGIN => Box::pin(self.checkpoint_begin(body)),
