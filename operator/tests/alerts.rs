@@ -67,10 +67,8 @@ fn every_alert_names_a_recipe_of_the_runbook_and_has_a_test() {
         let recipe =
             alert.split("recipe ").nth(1).and_then(|rest| rest.split(':').next()).unwrap_or_default();
         assert!(runbook.contains(&format!("\n## {recipe}. ")), "{name} names recipe {recipe:?}");
-        let played = tests.split(&format!("alertname: {name}\n")).skip(1);
-        assert!(
-            played.into_iter().any(|rest| rest.contains("exp_alerts")),
-            "{name} never fires in alerts_test.yaml"
-        );
+        let head = format!("alertname: {name}\n");
+        let mut played = tests.split(&head).skip(1).filter_map(|rest| rest.split("alertname:").next());
+        assert!(played.any(|rest| rest.contains("exp_alerts")), "{name} never fires in alerts_test.yaml");
     }
 }

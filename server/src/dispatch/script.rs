@@ -88,7 +88,8 @@ impl Scripts {
 
     /// Waits until no other script with one of these keys runs here.
     async fn turn(&self, keys: &[Bytes]) -> Vec<MutexGuard<'_, ()>> {
-        let places = keys.iter().map(|key| self.hasher.hash_one(key) as usize % TURNS);
+        let places =
+            keys.iter().map(|key| usize::try_from(self.hasher.hash_one(key) % TURNS as u64).unwrap_or(0));
         // In order, so that two never wait for each other.
         let places: BTreeSet<usize> = places.collect();
         let mut held = Vec::with_capacity(places.len());

@@ -6,6 +6,7 @@
 //! - A run leaves nothing behind: no Lua state is used twice.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -168,7 +169,11 @@ fn prepare(lua: &Lua, job: &Job, host: &Rc<RefCell<Host>>) -> mlua::Result<mlua:
 
 /// SHA-1 in hex, by which a script is known.
 pub(super) fn sha1_hex(text: &[u8]) -> String {
-    Sha1::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha1::digest(text).iter().fold(String::with_capacity(40), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// The reply for an error that the script did not catch.
