@@ -15,6 +15,7 @@
 //! - An acknowledgement is sent by a node that has applied the entry: by this leader, then `applied` shows it, or by a
 //!   follower, which knows that the entry is committed only from an append of this leader, then [`Told::commit`] shows it.
 //!   Entries of earlier leaders lie below the first entry of this term, which must be applied here.
+//! - The node was elected for that term since it started, so `applied` is not what an earlier life has left on disk.
 //! - The voters are those of the newest membership in the log. While it is joint, or newer than what the Raft core
 //!   shows ([`Told::members`]), there is no answer from here and the caller asks the core.
 //!
@@ -35,7 +36,7 @@ use super::core::Core;
 use super::log::Vote;
 use super::peer::client::PeerClient;
 use super::peer::messages::CONFIRM;
-use super::types::RaftMembership;
+use super::types::{RaftMembership, vote_from_raft};
 use crate::store::LogId;
 
 /// After this long the voters that were not needed are asked as well.
@@ -105,7 +106,7 @@ impl Confirm {
             return None;
         }
         let index = applied.index.max(core.told.commit.load(Ordering::SeqCst));
-        let electorate = electorate(core)?;
+        let electorate = electorate(core, vote)?;
         if !self.agreed(core, vote, &electorate).await || core.log.vote() != Some(vote) {
             return None;
         }
@@ -182,13 +183,19 @@ pub(super) fn is_alone(core: &Core) -> bool {
     let Some(applied) = core.apply.applied_now() else { return false };
     (applied.term, applied.node) == (vote.term, own)
         && applied.index >= core.told.commit.load(Ordering::SeqCst)
-        && electorate(core).is_some_and(|electorate| electorate.needed == 0)
+        && electorate(core, vote).is_some_and(|electorate| electorate.needed == 0)
 }
 
-/// The voters by the newest membership that this node's log has, if the Raft core shows that one.
-fn electorate(core: &Core) -> Option<Electorate> {
+/// The voters by the newest membership that this node's log has, if the Raft core shows that one and that it leads.
+fn electorate(core: &Core, vote: Vote) -> Option<Electorate> {
     let metrics = core.raft.server_metrics();
     let metrics = metrics.borrow_watched();
+    // Elected in this life of the process. One that has restarted finds its vote, and entries of its own term, on disk, but
+    // has yet to apply again what it had acknowledged.
+    let leads = metrics.state.is_leader() && vote_from_raft(&metrics.vote).term == vote.term;
+    if !leads {
+        return None;
+    }
     let stored = &metrics.membership_config;
     let shown = stored.log_id().as_ref().map_or(0, |id| id.index);
     if shown < core.told.members.load(Ordering::SeqCst) {

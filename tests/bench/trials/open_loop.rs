@@ -30,7 +30,7 @@ pub(super) struct While<F>(pub(super) F);
 
 impl Until for For {
     async fn end(self) -> Result<()> {
-        tokio::time::sleep(self.0).await;
+        let _ = tokio::time::timeout(self.0, std::future::pending::<()>()).await;
         Ok(())
     }
 }
