@@ -84,6 +84,7 @@ impl Reader {
             return Err(ReadError::ShuttingDown);
         }
         if confirm::is_alone(&self.core) {
+            self.core.counters.read_round(1);
             return Ok(());
         }
         let (reply, answer) = oneshot::channel();
