@@ -69,3 +69,33 @@ async fn voters_that_gave_their_vote_away_confirm_nothing() {
     vote_for_another(&nodes[at]).await;
     assert_eq!(read_index(&nodes[at]).await, None, "it has itself voted for another");
 }
+
+/// Its vote, and an applied entry of its own term, are on disk; what it had acknowledged since may have to be applied again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_leader_that_restarted_answers_only_once_elected_again() {
+    let nodes = cluster(3).await;
+    let at = leader(&nodes).await;
+    nodes[at].set("k", 1).await;
+    same_content(&nodes).await;
+    let id = nodes[at].group.node_id();
+    let mut followers = nodes;
+    let leader = followers.remove(at);
+    let mut stopped = Vec::new();
+    // The followers first: nobody else can be elected, and every vote on disk stays with the leader.
+    for node in followers.into_iter().chain([leader]) {
+        stopped.push(node.stop().await);
+    }
+    let mut nodes = Vec::new();
+    for node in stopped {
+        nodes.push(node.start_quiet().await);
+    }
+    let core = &nodes[2].group.core;
+    let vote = core.log.vote().expect("a vote");
+    let applied = core.apply.applied_now().expect("applied");
+    assert_eq!((vote.node, applied.node, applied.term), (id, id, vote.term), "all else speaks for it");
+    for follower in &nodes[..2] {
+        assert_eq!(follower.group.core.log.vote().map(|vote| vote.node), Some(id), "and they would say yes");
+    }
+    eventually("the addresses of the voters are known", || !core.members.load().voters().is_empty()).await;
+    assert_eq!(read_index(&nodes[2]).await, None);
+}
