@@ -21,7 +21,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, Semaphore};
 
 use super::fault::Fault;
 use super::replica::Replica;
@@ -36,6 +36,8 @@ const RUNS_MAX: usize = 100;
 /// Scripts that a node remembers, and bytes of their texts.
 const SCRIPTS_MAX: usize = 10_000;
 const SCRIPT_BYTES_MAX: usize = 64 << 20;
+/// Scripts that run at once: each may take a thread and 64 MiB.
+const RUNNING_MAX: usize = 16;
 /// Turns that scripts take by their keys.
 const TURNS: usize = 64;
 
@@ -43,6 +45,7 @@ const TURNS: usize = 64;
 pub(super) struct Scripts {
     known: Mutex<Known>,
     turns: Vec<tokio::sync::Mutex<()>>,
+    running: Semaphore,
     hasher: RandomState,
 }
 
@@ -57,7 +60,12 @@ struct Known {
 impl Default for Scripts {
     fn default() -> Self {
         let turns = (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect();
-        Self { known: Mutex::default(), turns, hasher: RandomState::new() }
+        Self {
+            known: Mutex::default(),
+            turns,
+            running: Semaphore::new(RUNNING_MAX),
+            hasher: RandomState::new(),
+        }
     }
 }
 
@@ -158,7 +166,10 @@ impl<R: Replica> Dispatcher<R> {
     async fn run_once(&self, job: lua::Job) -> Result<Option<(Reply, Flow)>, Fault> {
         let (group, now) = (self.parts.group.clone(), job.now);
         let run = move || lua::run(&job, Box::new(move |query| group.query(query, now)));
+        // Never closed, so an error cannot come; what it writes is proposed without the permit.
+        let permit = self.scripts.running.acquire().await;
         let ended = tokio::task::spawn_blocking(run).await;
+        drop(permit);
         let ended = ended.map_err(|error| Fault::Refused(format!("the script panicked: {error}")))?;
         match ended {
             lua::Ended::Due => {

@@ -21,10 +21,16 @@ use super::peer::messages::PUBLISH;
 type Deliver = Box<dyn Fn(&Bytes, &Bytes) + Send + Sync>;
 
 /// Connections for messages, and who takes those that arrive.
-#[derive(Default)]
 pub(super) struct Messages {
-    clients: Mutex<BTreeMap<u64, PeerClient>>,
+    /// `None` once the node stops: an open connection would outlive it.
+    clients: Mutex<Option<BTreeMap<u64, PeerClient>>>,
     deliver: OnceLock<Deliver>,
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self { clients: Mutex::new(Some(BTreeMap::new())), deliver: OnceLock::new() }
+    }
 }
 
 impl Messages {
@@ -33,10 +39,16 @@ impl Messages {
         let _ = self.deliver.set(deliver);
     }
 
+    /// Lets the connections go; what is sent from now on reaches nobody else.
+    pub(super) fn close(&self) {
+        *self.clients.lock() = None;
+    }
+
     pub(super) fn broadcast(&self, core: &Core, channel: &Bytes, message: &Bytes) {
         let members = core.members.load();
         let others = || members.nodes.iter().filter(|(id, _)| **id != core.local.node_id);
         let mut clients = self.clients.lock();
+        let Some(clients) = clients.as_mut() else { return };
         clients.retain(|id, _| members.nodes.contains_key(id));
         if others().next().is_none() {
             return;

@@ -485,6 +485,7 @@ impl Group {
         core.shutdown.cancel();
         core.stop_proposer.cancel();
         core.confirm.close();
+        core.messages.close();
         if let Err(error) = core.raft.shutdown().await {
             tracing::warn!(%error, "Raft core did not stop cleanly");
         }

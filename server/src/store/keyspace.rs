@@ -4,10 +4,12 @@
 
 use bytes::Bytes;
 
+use super::TypeTag;
 use super::bits;
 use super::change::{Change, Condition, Expiry, WriteAnswer};
 use super::evaluate::{self, Next, Seen, VALUE_BYTES_MAX};
-use super::op::{DbIndex, Failure, Op, Outcome, Transfer};
+use super::op::{Answer, DbIndex, Failure, Op, Outcome, Query, Transfer};
+use super::query::Values;
 use crate::clock::UnixMs;
 
 /// Keys that can be read and changed.
@@ -18,6 +20,10 @@ pub(super) trait Keyspace {
     fn now(&self) -> UnixMs;
     /// What a key holds, if it can be seen.
     fn seen(&mut self, db: DbIndex, key: &Bytes) -> Result<Option<Seen>, Self::Error>;
+    /// As [`Keyspace::seen`], for who does not need the value.
+    fn head(&mut self, db: DbIndex, key: &Bytes) -> Result<Option<Head>, Self::Error> {
+        Ok(self.seen(db, key)?.map(|seen| Head { deadline: seen.deadline }))
+    }
     /// Sets a key.
     fn set(
         &mut self,
@@ -28,6 +34,11 @@ pub(super) trait Keyspace {
     ) -> Result<(), Self::Error>;
     /// Deletes a key; true if it could be seen.
     fn delete(&mut self, db: DbIndex, key: &Bytes) -> Result<bool, Self::Error>;
+}
+
+/// What there is to know of a key beside its value.
+pub(super) struct Head {
+    pub(super) deadline: Option<UnixMs>,
 }
 
 /// One end of a transfer.
@@ -61,6 +72,36 @@ pub(super) fn perform<K: Keyspace>(keys: &mut K, op: &Op) -> Result<Option<Outco
         _ => return Ok(None),
     };
     Ok(Some(outcome))
+}
+
+/// Answers a read; `None` if it is not one of single keys.
+pub(super) fn answer<K: Keyspace>(keys: &mut K, query: &Query) -> Result<Option<Answer>, K::Error> {
+    Ok(Some(match query {
+        Query::Get { db, key } => Answer::Value(keys.seen(*db, key)?.map(|seen| seen.value)),
+        Query::MGet { db, keys: names, size_bytes_max } => {
+            let mut page = Values::new(*size_bytes_max);
+            for name in names {
+                let value = keys.seen(*db, name)?.map(|seen| seen.value);
+                if !page.push(value.as_deref()) {
+                    return Ok(Some(Answer::TooLarge));
+                }
+            }
+            page.answer()
+        }
+        Query::Exists { db, keys: names } => {
+            let mut count = 0;
+            for name in names {
+                count += i64::from(keys.head(*db, name)?.is_some());
+            }
+            Answer::Int(count)
+        }
+        Query::Type { db, key } => Answer::Type(keys.head(*db, key)?.map(|_| TypeTag::String)),
+        Query::Deadline { db, key } => {
+            let deadline = keys.head(*db, key)?.map(|head| head.deadline);
+            Answer::Deadline { deadline, now: keys.now() }
+        }
+        _ => return Ok(None),
+    }))
 }
 
 /// Sets a key, unless its deadline is past already: then it is not there.

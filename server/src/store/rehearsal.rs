@@ -13,10 +13,10 @@ use std::collections::hash_map::Entry;
 
 use bytes::Bytes;
 
+use super::Fatal;
 use super::evaluate::Seen;
 use super::keyspace::{self, Keyspace};
 use super::op::{Answer, DbIndex, Op, Outcome, Query, Row, Step, Watched};
-use super::{Fatal, query};
 use crate::clock::UnixMs;
 
 /// Why a rehearsal breaks off.
@@ -97,32 +97,7 @@ impl<'a> Rehearsal<'a> {
     /// # Errors
     /// [`Stop`].
     pub fn read(&mut self, query: &Query) -> Result<Answer, Stop> {
-        Ok(match query {
-            Query::Get { db, key } => Answer::Value(self.seen(*db, key)?.map(|seen| seen.value)),
-            Query::MGet { db, keys, size_bytes_max } => {
-                let mut page = query::Values::new(*size_bytes_max);
-                for key in keys {
-                    let value = self.seen(*db, key)?.map(|seen| seen.value);
-                    if !page.push(value.as_deref()) {
-                        return Ok(Answer::TooLarge);
-                    }
-                }
-                page.answer()
-            }
-            Query::Exists { db, keys } => {
-                let mut count = 0;
-                for key in keys {
-                    count += i64::from(self.seen(*db, key)?.is_some());
-                }
-                Answer::Int(count)
-            }
-            Query::Type { db, key } => Answer::Type(self.seen(*db, key)?.map(|_| super::TypeTag::String)),
-            Query::Deadline { db, key } => {
-                let deadline = self.seen(*db, key)?.map(|seen| seen.deadline);
-                Answer::Deadline { deadline, now: self.now }
-            }
-            _ => return Err(Stop::NotRehearsed),
-        })
+        keyspace::answer(self, query)?.ok_or(Stop::NotRehearsed)
     }
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::engine::{DATA, split_value};
 use super::evaluate::Seen;
-use super::keyspace::{self, Keyspace};
+use super::keyspace::{self, Head, Keyspace};
 use super::op::{Answer, Query, Row, Step, Watched};
 use super::value::Header;
 use super::{Applier, DbIndex, Fatal, Op, Outcome, key, query};
@@ -39,6 +39,12 @@ impl Keyspace for Entry<'_> {
     fn seen(&mut self, db: DbIndex, key: &Bytes) -> Result<Option<Seen>, Fatal> {
         let visible = self.applier.visible(db, key)?;
         Ok(visible.map(|(header, value)| Seen { value, deadline: header.deadline }))
+    }
+
+    fn head(&mut self, db: DbIndex, key: &Bytes) -> Result<Option<Head>, Fatal> {
+        let now = self.now();
+        let header = self.applier.writer.header(db, key)?.filter(|header| !header.expired(now));
+        Ok(header.map(|header| Head { deadline: header.deadline }))
     }
 
     fn set(
@@ -127,7 +133,7 @@ impl Applier {
         for step in steps {
             outcomes.push(match step {
                 Step::Write(op) => self.op(index, op)?,
-                Step::Read(query) => Outcome::Answer(self.read(query)?),
+                Step::Read(query) => Outcome::Answer(self.read(query, index)?),
             });
             self.spill_if_large()?;
         }
@@ -135,32 +141,11 @@ impl Applier {
     }
 
     /// Answers a read from the state so far.
-    fn read(&mut self, query: &Query) -> Result<Answer, Fatal> {
-        let now = self.now();
+    fn read(&mut self, query: &Query, index: u64) -> Result<Answer, Fatal> {
+        if let Some(answer) = keyspace::answer(&mut Entry { applier: self, index }, query)? {
+            return Ok(answer);
+        }
         Ok(match query {
-            Query::Get { db, key } => Answer::Value(self.visible(*db, key)?.map(|(_, value)| value)),
-            Query::MGet { db, keys, size_bytes_max } => {
-                let mut page = query::Values::new(*size_bytes_max);
-                for key in keys {
-                    let value = self.visible(*db, key)?.map(|(_, value)| value);
-                    if !page.push(value.as_deref()) {
-                        return Ok(Answer::TooLarge);
-                    }
-                }
-                page.answer()
-            }
-            Query::Exists { db, keys } => {
-                let mut count = 0;
-                for key in keys {
-                    count += i64::from(self.version(*db, key)?.is_some());
-                }
-                Answer::Int(count)
-            }
-            Query::Type { db, key } => Answer::Type(self.visible(*db, key)?.map(|(header, _)| header.tag)),
-            Query::Deadline { db, key } => {
-                let header = self.writer.header(*db, key)?.filter(|header| !header.expired(now));
-                Answer::Deadline { deadline: header.map(|header| header.deadline), now }
-            }
             Query::Row { db, key } => Answer::Row(self.visible(*db, key)?.map(|(header, value)| Row {
                 value,
                 deadline: header.deadline,
@@ -170,7 +155,8 @@ impl Applier {
                 let versions = keys.iter().map(|(db, key)| self.version(*db, key));
                 Answer::Versions(versions.collect::<Result<_, _>>()?)
             }
-            Query::DbSize { .. } | Query::Keys { .. } | Query::Scan { .. } | Query::RandomKey { .. } => {
+            // Anything else, from what is written out first.
+            query => {
                 self.spill()?;
                 let (live, state) = (&self.writer.live, Arc::new(self.writer.state.clone()));
                 query::answer_at(Arc::new(live.snapshot()), state, query)?
