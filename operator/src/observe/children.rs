@@ -12,7 +12,7 @@ use kube::runtime::reflector::Store;
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
-use super::{From, Listed};
+use super::{Listed, Source};
 use crate::apply::memory::ChildKey;
 use crate::build::labels;
 use crate::context::Context;
@@ -130,9 +130,9 @@ pub(super) fn is_anothers(meta: &ObjectMeta, cluster: &KvCluster) -> bool {
 }
 
 /// The children that are no StatefulSets.
-pub(super) async fn others(from: &From<'_>, cluster: &KvCluster) -> Result<Children, Error> {
+pub(super) async fn others(source: &Source<'_>, cluster: &KvCluster) -> Result<Children, Error> {
     let mut all = Children::default();
-    let base = from.name.name.clone();
+    let base = source.name.name.clone();
     let spec = &cluster.spec;
     let if_wanted = |wanted: bool, name: String| wanted.then_some(name);
     let services = [
@@ -146,11 +146,11 @@ pub(super) async fn others(from: &From<'_>, cluster: &KvCluster) -> Result<Child
     let budget: Vec<String> = if_wanted(spec.replicas > 1, base.clone()).into_iter().collect();
     let map = vec![labels::config_map(&base)];
     let (accounts, maps, services, policies, budgets) = tokio::try_join!(
-        kind(from, cluster, "ServiceAccount", vec![base], |kept| &kept.accounts),
-        kind(from, cluster, "ConfigMap", map, |kept| &kept.maps),
-        kind(from, cluster, "Service", services, |kept| &kept.services),
-        kind(from, cluster, "NetworkPolicy", policy, |kept| &kept.policies),
-        kind(from, cluster, "PodDisruptionBudget", budget, |kept| &kept.budgets),
+        kind(source, cluster, "ServiceAccount", vec![base], |kept| &kept.accounts),
+        kind(source, cluster, "ConfigMap", map, |kept| &kept.maps),
+        kind(source, cluster, "Service", services, |kept| &kept.services),
+        kind(source, cluster, "NetworkPolicy", policy, |kept| &kept.policies),
+        kind(source, cluster, "PodDisruptionBudget", budget, |kept| &kept.budgets),
     )?;
     for some in [accounts, maps, services, policies, budgets] {
         all.0.extend(some.0);
@@ -159,16 +159,16 @@ pub(super) async fn others(from: &From<'_>, cluster: &KvCluster) -> Result<Child
 }
 
 async fn kind<K: Listed>(
-    from: &From<'_>,
+    source: &Source<'_>,
     cluster: &KvCluster,
     kind: &'static str,
     wanted: Vec<String>,
     store: impl Fn(&Scoped) -> &Store<PartialObjectMeta<K>>,
 ) -> Result<Children, Error> {
     let mut found = Children::default();
-    for object in from.list_metadata(&format!("{kind}s"), store).await? {
+    for object in source.list_metadata(&format!("{kind}s"), store).await? {
         found.add(kind, object.as_ref(), cluster);
     }
-    found.look_for::<K>(from.ctx, cluster, from.name, kind, wanted).await?;
+    found.look_for::<K>(source.ctx, cluster, source.name, kind, wanted).await?;
     Ok(found)
 }

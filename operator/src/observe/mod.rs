@@ -71,12 +71,12 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
     ctx.probes.api_answered();
     let labelled = ListParams::default().labels(&labels::selector_text(&labels::selector(&name.name)));
     let kept = (look == Look::Usual && rests(&object)).then(|| ctx.stores.of(&name.namespace)).flatten();
-    let from = From { ctx, name, labelled: &labelled, kept: kept.as_ref() };
+    let source = Source { ctx, name, labelled: &labelled, kept: kept.as_ref() };
     let (sets, pods, claims, mut children) = tokio::try_join!(
-        from.list("StatefulSets", |kept| &kept.sets),
-        from.list("pods", |kept| &kept.pods),
-        from.list("volume claims", |kept| &kept.claims),
-        children::others(&from, &object),
+        source.list("StatefulSets", |kept| &kept.sets),
+        source.list("pods", |kept| &kept.pods),
+        source.list("volume claims", |kept| &kept.claims),
+        children::others(&source, &object),
     )?;
     children.add_sets(ctx, &object, name, &sets).await?;
     let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -114,7 +114,7 @@ fn rests(object: &KvCluster) -> bool {
 }
 
 /// Where a look takes the objects of a cluster from.
-struct From<'a> {
+struct Source<'a> {
     ctx: &'a Context,
     name: &'a ClusterName,
     labelled: &'a ListParams,
@@ -145,7 +145,7 @@ impl<K> Listed for K where
 {
 }
 
-impl From<'_> {
+impl Source<'_> {
     fn api<K: Listed>(&self) -> Api<K> {
         Api::namespaced(self.ctx.client.clone(), &self.name.namespace)
     }
