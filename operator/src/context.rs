@@ -12,6 +12,7 @@ use crate::health::Probes;
 use crate::metrics::Metrics;
 use crate::name::ClusterName;
 use crate::observe::surroundings::Surroundings;
+use crate::stores::Stores;
 use crate::validate::Operator;
 use crate::watch::Watches;
 
@@ -31,6 +32,8 @@ pub struct Context {
     pub probes: Arc<Probes>,
     /// What this operator brings along.
     pub operator: Operator,
+    /// What the watches have brought.
+    pub stores: Stores,
     /// Kubernetes nodes, volumes and classes, as they were last read.
     pub surroundings: Surroundings,
     /// Children, as they were after they were last applied.
@@ -57,6 +60,7 @@ impl Context {
             metrics,
             probes,
             operator,
+            stores: Stores::default(),
             surroundings: Surroundings::default(),
             memory: Memory::default(),
             failures: Failures::default(),

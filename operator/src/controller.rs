@@ -10,7 +10,7 @@
 //! reconcile  -> again after ... | on change | back-off 1 s .. 5 min per cluster, with jitter
 //! ```
 //!
-//! The watches of children keep nothing but names in memory: each pass reads what it needs.
+//! What the watches bring is kept ([`crate::stores`]), so that a pass over a cluster at rest lists nothing.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, controller, watcher};
 use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,7 @@ use crate::error::Error;
 use crate::metrics::Counted;
 use crate::name::ClusterName;
 use crate::reconcile::{Again, reconcile};
+use crate::stores::Scoped;
 use crate::{clock, labeller};
 
 /// Triggers of one cluster within this time are one pass.
@@ -83,19 +85,29 @@ async fn one(
 ) {
     let within = Within { ctx: ctx.clone(), namespace };
     let (clusters, reader) = within.clusters();
+    let (sets, set_events) = within.children::<StatefulSet>();
+    let (accounts, account_events) = within.metadata::<ServiceAccount>();
+    let (maps, map_events) = within.metadata::<ConfigMap>();
+    let (services, service_events) = within.metadata::<Service>();
+    let (policies, policy_events) = within.metadata::<NetworkPolicy>();
+    let (budgets, budget_events) = within.metadata::<PodDisruptionBudget>();
+    let (pods, pod_events) = within.labelled::<Pod>();
+    let (claims, claim_events) = within.labelled::<PersistentVolumeClaim>();
+    let namespace = within.namespace.clone();
+    ctx.stores.add(Scoped { namespace, sets, pods, claims, accounts, maps, services, policies, budgets });
     let news = stream::unfold(told, |mut told| async { told.recv().await.map(|name| (name.to_ref(), told)) });
     let never_ready = stopped_before(reader.clone(), stop.clone());
     let config = controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY);
     let passes = Controller::for_stream(clusters, reader)
         .with_config(config)
-        .owns_stream(within.children::<StatefulSet>())
-        .owns_stream(within.children::<Service>())
-        .owns_stream(within.children::<ConfigMap>())
-        .owns_stream(within.children::<ServiceAccount>())
-        .owns_stream(within.children::<NetworkPolicy>())
-        .owns_stream(within.children::<PodDisruptionBudget>())
-        .watches_stream(within.labelled::<Pod>(), owner_by_label)
-        .watches_stream(within.labelled::<PersistentVolumeClaim>(), owner_by_label)
+        .owns_stream(set_events)
+        .owns_stream(service_events)
+        .owns_stream(map_events)
+        .owns_stream(account_events)
+        .owns_stream(policy_events)
+        .owns_stream(budget_events)
+        .watches_stream(pod_events, owner_by_label)
+        .watches_stream(claim_events, owner_by_label)
         .reconcile_on(news)
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(pass, failed, ctx);
@@ -125,7 +137,8 @@ struct Within {
     namespace: Option<String>,
 }
 
-type Metadata<K> = BoxStream<'static, Result<PartialObjectMeta<K>, watcher::Error>>;
+/// What a watch brings is kept in the store before it makes a pass.
+type Kept<K> = (Store<K>, BoxStream<'static, Result<K, watcher::Error>>);
 
 impl Within {
     fn api<K>(&self) -> Api<K>
@@ -165,33 +178,52 @@ impl Within {
         (changes, reader)
     }
 
-    /// Children with our label; whose they are is in their ownerReference.
-    fn children<K>(&self) -> Metadata<K>
+    /// Children with our label in full; whose they are is in their ownerReference.
+    fn children<K>(&self) -> Kept<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Watched,
+    {
+        touched(self.api(), &format!("app.kubernetes.io/managed-by={}", labels::MANAGER))
+    }
+
+    /// The metadata of children with our label.
+    fn metadata<K>(&self) -> Kept<PartialObjectMeta<K>>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
     {
         touched(self.api(), &format!("app.kubernetes.io/managed-by={}", labels::MANAGER))
     }
 
-    /// Pods and volumes, which the StatefulSets make.
-    fn labelled<K>(&self) -> Metadata<K>
+    /// Pods and volumes in full, which the StatefulSets make.
+    fn labelled<K>(&self) -> Kept<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Watched,
     {
         touched(self.api(), labels::CLUSTER)
     }
 }
 
-/// All events of objects with these labels. For an `Api` of metadata nothing else is asked for.
-fn touched<K>(api: Api<PartialObjectMeta<K>>, selector: &str) -> Metadata<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+/// What can be watched and kept.
+trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
 {
-    watcher(api, watcher::Config::default().labels(selector))
+}
+
+/// All events of objects with these labels, and the store that they fill. For an `Api` of metadata nothing else is
+/// asked for.
+fn touched<K: Watched>(api: Api<K>, selector: &str) -> Kept<K> {
+    let (reader, writer) = reflector::store();
+    let events = watcher(api, watcher::Config::default().labels(selector))
         .default_backoff()
+        // Half of an object's size, and nobody here reads them.
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
         .touched_objects()
         .filter_map(async |event| without_errors(&K::kind(&()), event))
-        .boxed()
+        .boxed();
+    (reader, events)
 }
 
 /// Each watch has a back-off of its own and begins again by itself. An error that got further would make the

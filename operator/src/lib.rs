@@ -44,6 +44,7 @@ pub mod reconcile;
 pub mod report;
 pub mod run;
 pub mod s3;
+pub mod stores;
 pub mod telemetry;
 pub mod validate;
 pub mod watch;

@@ -25,15 +25,21 @@ pub mod config_table;
 pub mod counters;
 pub mod fault;
 pub mod info;
+mod log_clock;
 mod node_ops;
 pub mod process;
+mod pubsub;
+mod read;
 pub mod render;
 pub mod replica;
 mod run;
+mod script;
 mod session_ops;
 pub mod slowlog;
 #[cfg(test)]
 mod tests;
+mod transaction;
+mod values;
 pub mod views;
 
 use std::net::SocketAddr;
@@ -47,17 +53,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{UnixMs, monotonic, wall};
-use crate::command::{self, Action, Context, View, slot, table};
+use crate::command::{self, Action, Context, SessionOp, slot, table};
 use crate::config::{Config, Consistency, Redirect};
 use crate::net::{self, Flow, Handler};
 use crate::resp::{Protocol, Reply, Request, reply};
 use crate::session::Session;
-use crate::store::{Answer, Fatal, Op, Outcome, Query};
+use crate::store::{Fatal, Op, Outcome};
 use clients::{Client, Clients};
 use counters::{CommandCount, Counters, Rate};
 use fault::Fault;
+use log_clock::LogClock;
 use replica::Replica;
-use run::{Run, Step, Tally, is_short};
+use run::{Run, Step, Tally};
 use slowlog::SlowLog;
 
 /// Point reads answered in a row before other tasks of this thread get their turn.
@@ -119,6 +126,9 @@ pub struct Dispatcher<R> {
     counters: Counters,
     rate: Rate,
     slow_log: SlowLog,
+    log_clock: LogClock,
+    scripts: script::Scripts,
+    registry: pubsub::Registry,
     run_id: String,
     epoch: Instant,
     saving: Arc<AtomicBool>,
@@ -131,6 +141,7 @@ pub struct Dispatcher<R> {
 pub struct Connection {
     session: Session,
     client: Arc<Client>,
+    subscriptions: pubsub::Subscriptions,
 }
 
 impl<R: Replica> Dispatcher<R> {
@@ -145,6 +156,9 @@ impl<R: Replica> Dispatcher<R> {
             counters: Counters::default(),
             rate: Rate::default(),
             slow_log: SlowLog::default(),
+            log_clock: LogClock::default(),
+            scripts: script::Scripts::default(),
+            registry: pubsub::Registry::default(),
             run_id,
             epoch: monotonic(),
             saving: Arc::default(),
@@ -193,6 +207,21 @@ impl<R: Replica> Dispatcher<R> {
             }
             let started = monotonic();
             let rest = requests.get(taken..).unwrap_or_default();
+            if let Some(request) = rest.first().filter(|_| connection.session.multi.is_some())
+                && let Some((slot, reply)) = self.queue(connection, request)
+            {
+                self.queued(connection, slot, &reply, request, sink);
+                taken += 1;
+                continue;
+            }
+            if connection.subscriptions.count() > 0
+                && let Some(request) = rest.first()
+                && let Some(reply) = Self::answer_among_messages(connection, request)
+            {
+                self.queued(connection, None, &reply, request, sink);
+                taken += 1;
+                continue;
+            }
             let (run, alone) = self.plan(connection, rest);
             if !run.items.is_empty() {
                 let served;
@@ -263,6 +292,7 @@ impl<R: Replica> Dispatcher<R> {
             db: session.db,
             databases: config.databases,
             key_bytes_max: config.limits.key_bytes_max,
+            value_bytes_max: config.limits.bulk_bytes_max as u64,
             reply_bytes_max: config.limits.reply_bytes_max,
             keys_default_limit: self.live.keys_default_limit.load(Ordering::Relaxed),
         }
@@ -287,6 +317,8 @@ impl<R: Replica> Dispatcher<R> {
             self.propose(ops).await
         };
         let barrier = if run.reads { self.barrier(&connection.session).await } else { Ok(()) };
+        let stale = connection.session.stale_reads;
+        let now = if run.reads { self.log_clock.now() } else { UnixMs(0) };
         let mut outcomes = outcomes.map(Vec::into_iter);
         let mut tally = Tally::default();
         let mut answered = 0;
@@ -308,7 +340,7 @@ impl<R: Replica> Dispatcher<R> {
                 },
                 Step::Read(query, view) => match &barrier {
                     Ok(()) => {
-                        let (reply, after) = self.read(query, view).await;
+                        let (reply, after) = self.read(query, &view, now, stale).await;
                         flow = after;
                         latency = monotonic().saturating_duration_since(started);
                         reply
@@ -356,44 +388,6 @@ impl<R: Replica> Dispatcher<R> {
         fault.reply(self.parts.config.redirect, request.map_or(0, |request| first_slot(&request.args)))
     }
 
-    /// Answers a query from the local state, long ones off the async threads.
-    async fn read(&self, query: Query, view: View) -> (Reply, Flow) {
-        let query = match query {
-            Query::RandomKey { db, .. } => Query::RandomKey { db, seed: rand::random() },
-            query => query,
-        };
-        let answer = if is_short(&query) {
-            self.parts.group.query(&query)
-        } else {
-            let group = self.parts.group.clone();
-            match tokio::task::spawn_blocking(move || group.query(&query)).await {
-                Ok(answer) => answer,
-                Err(error) => Err(Fatal::new("answer a query", error)),
-            }
-        };
-        match answer {
-            Ok(answer) => {
-                self.count_lookups(&answer);
-                (render::answer(answer, view, self.parts.config.limits.reply_bytes_max), Flow::Continue)
-            }
-            Err(fatal) => {
-                let text = format!("ERR the node stops: {fatal}");
-                (self.parts.fatal)(fatal);
-                (Reply::Error(text), Flow::Close)
-            }
-        }
-    }
-
-    fn count_lookups(&self, answer: &Answer) {
-        let (hits, keys) = match answer {
-            Answer::Value(value) => (usize::from(value.is_some()), 1),
-            Answer::Values(values) => (values.iter().flatten().count(), values.len()),
-            _ => return,
-        };
-        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        self.counters.looked_up(count(hits), count(keys - hits));
-    }
-
     /// Performs what stands alone.
     async fn perform(
         &self,
@@ -406,8 +400,27 @@ impl<R: Replica> Dispatcher<R> {
         let started = monotonic();
         let is_reset = matches!(action, Action::Node(command::NodeOp::ResetStatistics));
         let (reply, flow) = match action {
+            Action::Session(SessionOp::Exec) => {
+                let (reply, flow) = self.exec(connection).await;
+                (Some(reply), flow)
+            }
+            Action::Session(SessionOp::Watch(keys)) => {
+                (Some(self.watch(connection, keys).await), Flow::Continue)
+            }
             Action::Session(op) => self.session_op(connection, op),
             Action::Node(op) => self.node_op(connection, op, request).await,
+            Action::Script(op) => {
+                let (reply, flow) = self.script_op(connection, op).await;
+                (Some(reply), flow)
+            }
+            Action::PubSub(op) => {
+                let mut replies = self.pub_sub(connection, op);
+                let last = replies.pop();
+                for reply in &replies {
+                    self.emit(connection, Some(slot), reply, sink);
+                }
+                (last, Flow::Continue)
+            }
             Action::Reply(_) | Action::Read(..) | Action::Write(_) => (None, Flow::Close),
         };
         let latency = monotonic().saturating_duration_since(started);
@@ -422,6 +435,22 @@ impl<R: Replica> Dispatcher<R> {
         connection.client.touch(started, slot);
         self.note(connection, request, latency, started);
         flow
+    }
+
+    /// Accounts for a request that a transaction has queued or refused.
+    fn queued(
+        &self,
+        connection: &mut Connection,
+        slot: Option<usize>,
+        reply: &Reply,
+        request: &Request,
+        sink: &mut impl ReplySink,
+    ) {
+        if slot.is_none() {
+            self.counters.rejected(command::row_of(&request.args).map(|found| found.slot));
+        }
+        // Not with its row: QUEUED is of no row's shape.
+        self.emit(connection, None, reply, sink);
     }
 
     /// Hands a reply to the sink, in order, unless the client asked for silence.
@@ -468,7 +497,7 @@ impl<R: Replica> Handler for Dispatcher<R> {
 
     fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, cancel: CancellationToken) -> Connection {
         let client = self.clients.open(id, peer, local, cancel, monotonic());
-        Connection { session: Session::default(), client }
+        Connection { session: Session::default(), client, subscriptions: pubsub::Subscriptions::default() }
     }
 
     async fn turn(
@@ -480,7 +509,16 @@ impl<R: Replica> Handler for Dispatcher<R> {
         self.answer(connection, requests, out).await
     }
 
-    fn close(&self, connection: Connection) {
+    async fn pushed(&self, connection: &Connection) {
+        connection.subscriptions.mailbox.arrived().await;
+    }
+
+    fn take_pushes(&self, connection: &mut Connection, out: &mut BytesMut) {
+        self.take_messages(connection, out);
+    }
+
+    fn close(&self, mut connection: Connection) {
+        self.silence(&mut connection);
         self.clients.close(connection.client.id);
     }
 }

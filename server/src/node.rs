@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::serve::ServeLimits;
 use crate::admin::{self, Admin};
 use crate::clock;
-use crate::config::{Config, Formation};
+use crate::config::{Config, RestoreMissing};
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::error::{ErrorKind, NodeError};
 use crate::metrics::Metrics;
@@ -176,7 +176,7 @@ fn start_error(error: StartError) -> NodeError {
 
 fn restore_source(config: &Config) -> Option<OpenRestore> {
     let path = config.restore.clone()?;
-    if config.formation == Formation::Wait && !path.exists() {
+    if config.restore_missing == RestoreMissing::Wait && !path.exists() {
         // All pods of a set have the same flags; only the founder's volume holds the file. Without it a node that waits
         // to be formed stays empty and serves nothing, so nothing can be mistaken for a restored cluster.
         tracing::info!(file = %path.display(), "nothing to restore here");
@@ -220,7 +220,7 @@ impl Node {
         let config = Arc::new(config);
         // Its end is not that of the caller's token: the node may have to start again.
         let shutdown = shutdown.child_token();
-        let lock = lock::DirLock::take(&config.data)?;
+        let lock = lock::DirLock::take(&config.data).await?;
         raft::format(&config).map_err(start_error)?;
         look_at_disk(&config)?;
         let (clients, addr) = bind(config.addr, "addr").await?;
@@ -397,5 +397,13 @@ fn dispatcher(
         addr: group.addr().to_owned(),
         peer_addr: group.peer_addr().to_owned(),
     };
-    Arc::new(Dispatcher::new(parts))
+    let dispatcher = Arc::new(Dispatcher::new(parts));
+    // Weak: the dispatcher holds the group.
+    let subscribers = Arc::downgrade(&dispatcher);
+    group.on_message(move |channel, message| {
+        if let Some(dispatcher) = subscribers.upgrade() {
+            dispatcher.deliver(channel, message);
+        }
+    });
+    dispatcher
 }

@@ -1,13 +1,14 @@
-//! State of one client connection: protocol, selected database, read level, whether replies are sent.
+//! State of one client connection: protocol, selected database, read level, open transaction, whether replies are sent.
 //!
 //! What other clients may see of it (name, library, age) is in `dispatch::clients`, behind a lock; what is here belongs
 //! to the connection's task alone.
 
-use crate::command::ReplyMode;
+use crate::command::{Action, ReplyMode};
 use crate::resp::Protocol;
+use crate::store::{DbIndex, Watched};
 
 /// A connection as its own task sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Session {
     /// Version of RESP for replies.
     pub protocol: Protocol,
@@ -15,7 +16,33 @@ pub struct Session {
     pub db: u8,
     /// READONLY was given: reads are local.
     pub stale_reads: bool,
+    /// Between MULTI and EXEC.
+    pub multi: Option<Multi>,
+    /// Keys watched for the next EXEC.
+    pub watched: Vec<Watched>,
     mute: Mute,
+}
+
+/// An open transaction.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Multi {
+    /// What EXEC will do.
+    pub queue: Vec<Queued>,
+    /// Bytes of the requests queued.
+    pub size_bytes: usize,
+    /// A request was refused, so EXEC will be.
+    pub spoiled: bool,
+    /// Database that the next request means (SELECT may be queued too).
+    pub db: DbIndex,
+}
+
+/// A request of a transaction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queued {
+    /// Its row.
+    pub slot: usize,
+    /// What it asks for.
+    pub action: Action,
 }
 
 /// Which replies are kept back.

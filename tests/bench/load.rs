@@ -85,7 +85,7 @@ async fn client(
 }
 
 /// Takes `count` replies; any error reply ends the benchmark.
-async fn receive(stream: &mut TcpStream, input: &mut Vec<u8>, count: usize) -> Result<()> {
+pub(crate) async fn receive(stream: &mut TcpStream, input: &mut Vec<u8>, count: usize) -> Result<()> {
     let (mut left, mut at) = (count, 0);
     input.clear();
     while left > 0 {

@@ -13,6 +13,7 @@ mod etcd;
 mod load;
 mod systems;
 mod table;
+mod trials;
 
 use std::time::Duration;
 
@@ -39,6 +40,12 @@ async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let only = arguments.iter().find_map(|argument| argument.strip_prefix("--only=")).map(str::to_owned);
+    if let Some(names) = arguments.iter().find_map(|argument| argument.strip_prefix("--trials=")) {
+        for name in names.split(',') {
+            trials::run(name).await?;
+        }
+        return Ok(());
+    }
     let plan = if quick { QUICK } else { FULL };
     let systems: Vec<systems::Kind> = systems::available()
         .into_iter()

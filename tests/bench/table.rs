@@ -57,16 +57,17 @@ impl Results {
     }
 }
 
-fn median(mut numbers: Vec<f64>) -> f64 {
+pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     let middle = numbers.len() / 2;
     if numbers.len() % 2 == 1 { numbers[middle] } else { f64::midpoint(numbers[middle - 1], numbers[middle]) }
 }
 
 /// Pairs whose ratio is a target or says something.
-const RATIOS: [(Kind, Kind); 4] = [
+const RATIOS: [(Kind, Kind); 5] = [
     (Kind::Ours(3), Kind::Etcd(3)),
     (Kind::Ours(3), Kind::RedisAlways),
+    (Kind::Ours(3), Kind::RedisMemory),
     (Kind::Ours(1), Kind::RedisAlways),
     (Kind::Ours(1), Kind::Etcd(1)),
 ];

@@ -1,5 +1,6 @@
 //! Real clients with their defaults against three nodes, through a follower: redis-py, ioredis, node-redis, the redis
-//! crate, redis-cli and redis-benchmark.
+//! crate, redis-cli and redis-benchmark; and the software on top of them: Django's caches, Flask-Caching, Celery results,
+//! limits, connect-redis, keyv, redlock and rate limiters.
 //!
 //! The scripts are also run against a real redis-server: a script that passes nowhere proves nothing.
 
@@ -112,6 +113,16 @@ fn node_script(name: &'static str) -> impl Fn() -> Result<Option<Command>> {
         command.arg(dir.join(name));
         Ok(Some(command))
     }
+}
+
+#[test]
+fn python_caches_results_locks_and_limits() {
+    against_both(python_script("libraries.py"));
+}
+
+#[test]
+fn node_sessions_caches_locks_and_limits() {
+    against_both(node_script("libraries.cjs"));
 }
 
 #[test]

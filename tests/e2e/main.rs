@@ -2,6 +2,7 @@
 
 mod commands;
 mod demo;
+mod expiry;
 mod failover;
 mod fixtures;
 mod formation;
@@ -13,9 +14,12 @@ mod membership;
 mod paging;
 mod pipelining;
 mod power_cut;
+mod pubsub;
+mod scripts;
 mod snapshots;
 mod startup;
 mod stopping;
+mod transactions;
 mod voters;
 
 mod words;

@@ -32,6 +32,11 @@ fail() {
   echo "kube bed: $*" >&2
   exit 1
 }
+# lack WHAT: the machine lacks something that a person must install. Callers tell it from a failure by the exit code.
+lack() {
+  echo "kube bed: $*" >&2
+  exit 77
+}
 
 # in_space NAMESPACE COMMAND...: only the network changes. `ip netns exec` would remount /sys and hide the control groups.
 in_space() {

@@ -33,6 +33,15 @@ result $chart/files/alerts.yaml <deploy/alerts.yaml
 result $chart/files/cluster.json <deploy/dashboards/cluster.json
 result $chart/files/operator.json <deploy/dashboards/operator.json
 
+# The rules are well formed, and each fires on what it is for.
+if command -v promtool >/dev/null; then
+  promtool check rules deploy/alerts.yaml >/dev/null || fail "deploy/alerts.yaml is not well formed"
+  promtool test rules deploy/alerts_test.yaml >"$work/rules" 2>&1 || fail "an alert does not do what it is for: $(cat "$work/rules")"
+else
+  say "SKIPPED: there is no promtool, the alert rules are not played"
+  [ -z "${KVNODE_REQUIRE_TOOLS:-}" ] || stale=1
+fi
+
 namespace=kvnode-system
 cat >"$work/head" <<YAML
 # The operator with its defaults, for kubectl apply --server-side -f. Generated from charts/kvnode-operator by make manifests.

@@ -21,7 +21,7 @@ pub(crate) struct Promises {
 impl Promises {
     /// One measurement.
     pub(crate) fn measured(&self, what: &str, promised: Duration, measured: Duration) {
-        println!("    {what}: {:.2} s (promised {:.2} s)", measured.as_secs_f64(), promised.as_secs_f64());
+        say!("{what}: {:.2} s (promised {:.2} s)", measured.as_secs_f64(), promised.as_secs_f64());
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         rows.push(Row { what: what.to_owned(), promised, measured });
     }

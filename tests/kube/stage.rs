@@ -1,8 +1,8 @@
 //! Where scenarios play: the tools, the images, a namespace, and the operator.
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,53 +18,71 @@ use crate::promises::Promises;
 pub(crate) const SYSTEM: &str = "kvnode-system";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Everything that a scenario needs.
+/// Everything that a scenario needs. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Stage {
     /// Filled by the scenarios.
-    pub(crate) promises: Promises,
+    pub(crate) promises: Arc<Promises>,
     /// The machine under the nodes, if it is ours.
-    pub(crate) bed: Option<Bed>,
+    pub(crate) bed: Option<Arc<Bed>>,
     kubectl: Kubectl,
     helm: PathBuf,
     registry: String,
-    namespace: RefCell<String>,
+    namespace: String,
+    /// The operator is installed as most scenarios want it.
+    usual: Arc<Mutex<bool>>,
 }
 
 impl Stage {
-    /// Finds a Kubernetes and the tools.
+    /// What is missing to play at all, if something is.
+    pub(crate) fn lacks() -> Option<&'static str> {
+        if std::env::var_os("KUBECONFIG").is_none() {
+            return Some(
+                "KUBECONFIG is not set, so there is no Kubernetes to test on; make kube-test makes one",
+            );
+        }
+        let missing = ["kubectl", "helm"].into_iter().find(|program| tool::find(program).is_none());
+        missing.map(
+            |program| if program == "helm" { "helm is not installed" } else { "kubectl is not installed" },
+        )
+    }
+
+    /// Finds the Kubernetes.
     pub(crate) fn find() -> Result<Self> {
-        let kubeconfig = std::env::var_os("KUBECONFIG").context(
-            "KUBECONFIG is not set, so there is no Kubernetes to test on; make kube-test makes one",
-        )?;
-        let kubectl = tool::find("kubectl").context("kubectl is not installed")?;
-        let helm = tool::find("helm").context("helm is not installed")?;
+        let kubeconfig = std::env::var_os("KUBECONFIG").context("KUBECONFIG")?;
+        let kubectl = tool::find("kubectl").context("kubectl")?;
+        let helm = tool::find("helm").context("helm")?;
         let kubectl = Kubectl { program: kubectl, namespace: "default".into() };
         kubectl.run(&["get", "nodes"]).context("the Kubernetes that KUBECONFIG names does not answer")?;
         Ok(Self {
-            promises: Promises::default(),
-            bed: Bed::of(Path::new(&kubeconfig)),
+            promises: Arc::default(),
+            bed: Bed::of(Path::new(&kubeconfig)).map(Arc::new),
             kubectl,
             helm,
             registry: std::env::var("KVNODE_KUBE_REGISTRY").unwrap_or_default(),
-            namespace: RefCell::default(),
+            namespace: String::new(),
+            usual: Arc::default(),
         })
     }
 
+    /// The stage of one scenario.
+    pub(crate) fn of(&self, scenario: &str) -> Self {
+        Self { namespace: format!("kvt-{}", scenario.replace('_', "-")), ..self.clone() }
+    }
+
     /// Begins a scenario: an empty namespace of its own.
-    pub(crate) fn enter(&self, scenario: &str) -> Result<()> {
-        let namespace = format!("kvt-{}", scenario.replace('_', "-"));
-        self.kubectl.run(&["delete", "namespace", &namespace, "--ignore-not-found", "--wait=true"])?;
-        self.kubectl.run(&["create", "namespace", &namespace])?;
+    pub(crate) fn enter(&self) -> Result<()> {
+        let namespace = self.namespace.as_str();
+        self.kubectl.run(&["delete", "namespace", namespace, "--ignore-not-found", "--wait=true"])?;
+        self.kubectl.run(&["create", "namespace", namespace])?;
         // The pods of scenarios are those that the restricted profile admits.
         let profile = "pod-security.kubernetes.io/warn=restricted";
-        self.kubectl.run(&["label", "namespace", &namespace, profile])?;
-        self.namespace.replace(namespace);
-        Ok(())
+        self.kubectl.run(&["label", "namespace", namespace, profile]).map(drop)
     }
 
     /// kubectl in the scenario's namespace.
     pub(crate) fn kubectl(&self) -> Kubectl {
-        self.kubectl.within(&self.namespace.borrow())
+        self.kubectl.within(&self.namespace)
     }
 
     /// kubectl in the operator's namespace.
@@ -73,8 +91,8 @@ impl Stage {
     }
 
     /// Name of the scenario's namespace.
-    pub(crate) fn namespace(&self) -> String {
-        self.namespace.borrow().clone()
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// True if the images come from somebody's registry.
@@ -114,6 +132,9 @@ impl Stage {
 
     /// helm, from the root of the repository.
     pub(crate) fn helm(&self, args: &[&str]) -> Result<String> {
+        if args.contains(&"kvnode-operator") && args.first() != Some(&"status") {
+            *self.usual.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        }
         let mut command = Command::new(&self.helm);
         command.args(args).current_dir(repository());
         finish(command, "")
@@ -124,10 +145,15 @@ impl Stage {
         if self.helm(&["status", "kvnode-operator", "--namespace", SYSTEM]).is_err() {
             self.make_room()?;
         }
+        self.install_as("kvnode-operator", SYSTEM, values)
+    }
+
+    /// The operator under another name and in another namespace.
+    pub(crate) fn install_as(&self, release: &str, namespace: &str, values: &[&str]) -> Result<()> {
         let repository = format!("image.repository={}kvnode-operator", self.registry);
         let server = format!("serverImage={}", self.image("kvnode-server"));
-        let mut args = vec!["upgrade", "--install", "kvnode-operator", "charts/kvnode-operator"];
-        args.extend(["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s"]);
+        let mut args = vec!["upgrade", "--install", release, "charts/kvnode-operator"];
+        args.extend(["--namespace", namespace, "--create-namespace", "--wait", "--timeout", "120s"]);
         args.extend(["--set", &repository, "--set", &server]);
         for value in values {
             args.extend(["--set", value]);
@@ -150,9 +176,12 @@ impl Stage {
         Ok(())
     }
 
-    /// The operator as most scenarios want it.
+    /// The operator as most scenarios want it. Scenarios that change it play alone.
     pub(crate) async fn operator(&self) -> Result<()> {
-        self.install(&[])?;
+        if !*self.usual.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.install(&[])?;
+            *self.usual.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        }
         self.operator_leads().await
     }
 
@@ -169,11 +198,12 @@ impl Stage {
     }
 
     /// What somebody wants to see who reads of a failure.
-    pub(crate) fn explain(&self) {
+    pub(crate) fn explain(&self) -> String {
         let kubectl = self.kubectl();
-        let show = |title: &str, text: Result<String>| match text {
-            Ok(text) => println!("> {title}\n{text}"),
-            Err(error) => println!("> {title}: {error:#}"),
+        let mut told = String::new();
+        let mut show = |title: &str, text: Result<String>| {
+            let text = text.unwrap_or_else(|error| format!("{error:#}"));
+            told += &format!("> {title}\n{text}\n");
         };
         show("clusters", kubectl.run(&["get", "kvc", "--output", "wide"]));
         show("describe", kubectl.run(&["describe", "kvc"]));
@@ -183,14 +213,17 @@ impl Stage {
         show("nodes", kubectl.run(&["logs", "--selector", selector, "--tail", "15", "--prefix"]));
         let selector = "app.kubernetes.io/name=kvnode-operator";
         show("operator", self.system().run(&["logs", "--selector", selector, "--tail", "40", "--prefix"]));
+        told
     }
 
     /// Ends a scenario. `KVNODE_KUBE_KEEP=1` leaves its namespace to look at.
     pub(crate) fn clear(&self) {
         if std::env::var_os("KVNODE_KUBE_KEEP").is_none() {
-            let namespace = self.namespace();
-            let _ =
-                self.kubectl.run(&["delete", "namespace", &namespace, "--ignore-not-found", "--wait=false"]);
+            // Nobody waits for the pods of a scenario that is over: the machine is for the next one.
+            let _ = self.kubectl().run(&["delete", "kvcluster,statefulset", "--all", "--ignore-not-found"]);
+            let _ = self.kubectl().run(&["delete", "pods", "--all", "--force", "--grace-period=0"]);
+            let namespace = ["delete", "namespace", &self.namespace, "--ignore-not-found", "--wait=false"];
+            let _ = self.kubectl.run(&namespace);
         }
     }
 }

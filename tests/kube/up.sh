@@ -16,17 +16,17 @@ if [ "${1:-}" = --kubeconfig ]; then
   echo "$kubeconfig"
   exit 0
 fi
-[ "$(id -u)" = 0 ] || fail "network namespaces and containers need root: run it with sudo -E"
+[ "$(id -u)" = 0 ] || lack "network namespaces and containers need root: run it with sudo -E"
 bin=$("$here/tools.sh")
 PATH=$bin:/usr/sbin:/sbin:$PATH
 for program in etcd containerd runc ctr iptables ip nsenter openssl curl python3 kubectl; do
-  command -v $program >/dev/null || fail "$program is missing; tests/setup.sh kube installs it"
+  command -v $program >/dev/null || lack "$program is missing; tests/setup.sh kube installs it"
 done
 plugins=
 for dir in /usr/lib/cni /opt/cni/bin; do
   if [ -x $dir/bridge ]; then plugins=$dir; fi
 done
-[ -n "$plugins" ] || fail "no CNI plugins; tests/setup.sh kube installs them"
+[ -n "$plugins" ] || lack "no CNI plugins; tests/setup.sh kube installs them"
 
 began=$(date +%s%3N)
 step() { say "$(awk "BEGIN{printf \"%6.1f s\", ($(date +%s%3N) - $began) / 1000}")  $*"; }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::binary;
 use crate::client::Client;
 use crate::http;
 use crate::node::Node;
@@ -93,12 +94,20 @@ impl Cluster {
     /// # Errors
     /// It does not start.
     pub async fn add(&mut self, join: Option<&str>) -> Result<usize> {
+        self.add_by(binary::server(), join).await
+    }
+
+    /// As [`Cluster::add`], by a program that becomes the server.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn add_by(&mut self, program: &Path, join: Option<&str>) -> Result<usize> {
         let mut flags = self.flags.clone();
         if let Some(addr) = join {
             flags.extend(["--join".to_owned(), addr.to_owned()]);
         }
         let index = self.nodes.len();
-        let mut node = Node::new(&self.path, &format!("node{}", index + 1), &flags);
+        let mut node = Node::new(&self.path, &format!("node{}", index + 1), &flags).by(program);
         let started = node.start().await;
         self.nodes.push(node);
         started?;

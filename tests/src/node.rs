@@ -37,6 +37,8 @@ pub struct Node {
     pub log: PathBuf,
     /// Flags beside `--addr` and `--data`.
     pub flags: Vec<String>,
+    /// What is run.
+    program: PathBuf,
     /// Client address of the first start; port 0 lets the kernel choose.
     addr: String,
     ready: Option<Ready>,
@@ -51,6 +53,7 @@ impl Node {
             data: dir.join(name),
             log: dir.join(format!("{name}.log")),
             flags: flags.to_vec(),
+            program: binary::server().to_owned(),
             addr: format!("{}:0", loopback()),
             ready: None,
             child: None,
@@ -61,6 +64,13 @@ impl Node {
     #[must_use]
     pub fn at(mut self, addr: &str) -> Self {
         addr.clone_into(&mut self.addr);
+        self
+    }
+
+    /// Runs this in place of the server; it must become the server (`exec`).
+    #[must_use]
+    pub fn by(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
         self
     }
 
@@ -80,7 +90,7 @@ impl Node {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.data.display());
         let _ = fs::remove_file(self.ready_file());
-        let mut command = Command::new(binary::server());
+        let mut command = Command::new(&self.program);
         match &self.ready {
             None => command.args([
                 "--addr",
@@ -102,7 +112,7 @@ impl Node {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         command.arg("--data").arg(&self.data).args(&self.flags);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.child = Some(command.spawn().with_context(|| format!("start {}", binary::server().display()))?);
+        self.child = Some(command.spawn().with_context(|| format!("start {}", self.program.display()))?);
         Ok(())
     }
 

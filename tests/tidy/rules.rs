@@ -18,7 +18,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("store", &["clock", "error"]),
     ("snapshot", &["store", "clock", "error"]),
     ("command", &["resp", "store", "clock", "error", "config"]),
-    ("session", &["command", "resp", "config"]),
+    // What a connection watches is a type of the store.
+    ("session", &["command", "resp", "config", "store"]),
     ("metrics", &["clock", "error"]),
     // config refuses a log filter that telemetry would not take.
     ("config", &["error", "telemetry"]),
@@ -41,6 +42,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Crates that only these files may name, so that each can be exchanged in one place.
 const FENCES: &[(&str, &[&str])] = &[
     ("rocksdb", &["server/src/store/"]),
+    ("mlua", &["server/src/dispatch/script/"]),
     ("openraft", &["server/src/raft/"]),
     ("redis_protocol", &["server/src/resp/", "server/src/raft/"]),
     (

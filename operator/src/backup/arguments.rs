@@ -47,6 +47,12 @@ pub struct Bucket {
     /// File with the key that backups are encrypted with: 32 bytes, raw, in hex or base64
     #[arg(long, value_name = "FILE")]
     pub encryption_key_file: Option<PathBuf>,
+    /// Seconds that an answer of the store may take, beside the time of its bytes
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub store_timeout: u64,
+    /// Tries of one request to the store
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub store_tries: u32,
     /// Refuse endpoints that are this machine or a metadata service
     #[arg(long)]
     pub refuse_local_endpoint: bool,

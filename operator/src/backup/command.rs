@@ -10,8 +10,10 @@
 //! Nothing here needs Kubernetes. A report or a table goes to standard output, progress to standard error, as a bar
 //! where that is a terminal.
 
-use jiff::Timestamp;
 use std::io::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 pub use super::arguments::{BackupArgs, ListArgs, ProbeArgs, RestoreArgs, VerifyArgs};
 use super::arguments::{Bucket, ChecksumWord, Proving, VerifyWord};
@@ -28,7 +30,7 @@ use super::{announce, bar};
 use crate::admin_client::AdminClient;
 use crate::clock;
 use crate::crd::backup::Verified;
-use crate::s3::{Checksums, Credentials, S3Error, Settings, Store};
+use crate::s3::{Checksums, Credentials, Patience, S3Error, Settings, Store};
 
 /// A backup that was found wrong (EX_DATAERR).
 pub const WRONG: u8 = 65;
@@ -69,6 +71,7 @@ impl Bucket {
                 ChecksumWord::Sha256 => Checksums::Sha256,
             },
             refuse_local: self.refuse_local_endpoint,
+            patience: Patience { answer: Duration::from_secs(self.store_timeout), tries: self.store_tries },
         }
     }
 

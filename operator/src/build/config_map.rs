@@ -18,7 +18,7 @@ pub const DIR: &str = "/etc/kvnode";
 /// Settings that a running node takes over the admin API. All others need a restart.
 pub const LIVE_KEYS: &[&str] = &["log_filter"];
 /// Default of `log_filter` in the server.
-pub const LOG_FILTER_DEFAULT: &str = "info,openraft=warn";
+pub const LOG_FILTER_DEFAULT: &str = "info,openraft=error";
 
 /// `<name>-config`. The file is JSON, which is YAML: nothing needs a quoting rule of its own.
 pub(super) fn build(cluster: &Cluster) -> ConfigMap {

@@ -21,6 +21,8 @@ const PRE_STOP_SECONDS: i64 = 3;
 /// Seconds between the decision to stop a pod and SIGKILL.
 const GRACE_SECONDS: i64 = 60;
 const DATA_DIR: &str = "/data";
+/// Loading a backup of a terabyte takes hours; a restart would only begin anew.
+const RESTORE_SECONDS_MAX: i32 = 6 * 3600;
 /// Where the founder's backup lies.
 const RESTORE_DIR: &str = "/data/restore";
 /// Where the fetching container sees the configuration.
@@ -125,8 +127,7 @@ fn restore(cluster: &Cluster, pod: &mut Value) {
     };
     let key = bootstrap.encryption_key.as_ref();
     let (mut init, volumes) = job::restore(&source.store, key, &what, &images);
-    let env = json!([{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }]);
-    put(&mut init, "env", env);
+    put(&mut init, "env", json!([pod_name()]));
     put(pod, "initContainers", json!([init]));
     if let Some(Value::Array(all)) = pod.get_mut("volumes") {
         all.extend(volumes);
@@ -173,12 +174,14 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
         "image": spec.image.as_ref().unwrap_or(&cluster.operator.image),
         "imagePullPolicy": spec.image_pull_policy.as_str(),
         "args": args(cluster, role),
-        "env": [{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
+        "env": [pod_name()],
         "ports": [
             { "name": "redis", "containerPort": labels::CLIENT_PORT, "protocol": "TCP" },
             { "name": "peer", "containerPort": labels::PEER_PORT, "protocol": "TCP" },
             { "name": "admin", "containerPort": labels::ADMIN_PORT, "protocol": "TCP" },
         ],
+        // What the server says when it refuses to start becomes the message of the condition Stalled.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
@@ -194,10 +197,24 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
             { "name": "config", "mountPath": config_map::DIR, "readOnly": true },
         ],
     });
+    if restores(cluster, role) {
+        // All pods have the same flags, but only the founder gets the file: the others wait to be told, as always.
+        let env = json!([pod_name(), { "name": "KVNODE_RESTORE_MISSING", "value": "wait" }]);
+        put(&mut container, "env", env);
+        put(&mut container, "startupProbe", probe("/startupz", 1, RESTORE_SECONDS_MAX, 2));
+    }
     if let Some(resources) = &spec.resources {
         put(&mut container, "resources", json!(resources));
     }
     container
+}
+
+fn pod_name() -> Value {
+    json!({ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } })
+}
+
+fn restores(cluster: &Cluster, role: SetRole) -> bool {
+    role == SetRole::Voter && cluster.spec.bootstrap.is_some()
 }
 
 fn args(cluster: &Cluster, role: SetRole) -> Vec<String> {
@@ -213,8 +230,7 @@ fn args(cluster: &Cluster, role: SetRole) -> Vec<String> {
         "--formation=wait".to_owned(),
         format!("--config={}/{}", config_map::DIR, config_map::FILE),
     ];
-    if role == SetRole::Voter && cluster.spec.bootstrap.is_some() {
-        // Where nothing was fetched, nothing is there: the server waits then, as it always does.
+    if restores(cluster, role) {
         args.push(format!("--restore={RESTORE_DIR}/state.bin"));
     }
     args

@@ -325,7 +325,8 @@ pub struct ServiceSpec {
     /// Default: ClusterIP.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
-    /// Annotations of the Service, for example for a cloud's load balancer.
+    /// Annotations of the Service, for a cloud's load balancer, say. Example:
+    /// {service.beta.kubernetes.io/aws-load-balancer-scheme: internal}.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
@@ -391,7 +392,7 @@ pub struct Scheduling {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints that the pods tolerate.
+    /// Taints that the pods tolerate. Example: [{key: dedicated, operator: Equal, value: kv, effect: NoSchedule}].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,

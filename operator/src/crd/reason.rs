@@ -64,9 +64,10 @@ words! {
         Hibernated,
         /// Available true.
         QuorumPresent,
-        /// Available false: the reachable voters are a majority, an election is under way.
+        /// Available false: an election is under way, or a majority has been silent for less than a minute.
         NoLeader,
-        /// Available false: a majority of the voters does not answer. Nothing is deleted or changed until it does.
+        /// Available false: a majority of the voters has not answered for a minute. Nothing is deleted or changed until
+        /// it does.
         QuorumLost,
         /// Available false: not formed yet.
         NotFormed,

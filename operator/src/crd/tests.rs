@@ -205,6 +205,35 @@ fn unexplained(path: &str, schema: &Value) {
 }
 
 #[test]
+fn every_setting_has_its_default_and_an_example() {
+    let crd = serde_json::to_value(KvCluster::crd()).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let mut fields = Vec::new();
+    settings("spec", schema, &mut fields);
+    assert!(fields.len() >= 25, "{fields:#?}");
+}
+
+/// Walks down to what people write. Types of Kubernetes have texts of their own.
+fn settings(path: &str, schema: &Value, fields: &mut Vec<String>) {
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        let text = inner["description"].as_str().unwrap_or_default();
+        let foreign = ["spec.resources", "spec.scheduling.tolerations", "spec.imagePullSecrets"];
+        if inner["properties"].is_object() && !foreign.contains(&path.as_str()) {
+            settings(&path, inner, fields);
+            continue;
+        }
+        let chosen = inner["enum"].is_array() || inner["type"] == "boolean";
+        assert!(chosen || text.contains("Example:"), "{path} has no example: {text}");
+        // An empty list or map needs no word.
+        let default = inner["default"].clone();
+        let empty = default.is_null() || default == json!([]) || default == json!({});
+        assert!(empty || text.contains("Default:"), "{path} does not tell its default {default}: {text}");
+        fields.push(path);
+    }
+}
+
+#[test]
 fn lists_that_are_maps_say_so_and_the_scale_subresource_works() {
     let crd = serde_json::to_value(KvCluster::crd()).unwrap();
     let version = &crd["spec"]["versions"][0];

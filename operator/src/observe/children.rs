@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::ListParams;
+use kube::api::PartialObjectMeta;
+use kube::runtime::reflector::Store;
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
+use super::{Listed, Source};
 use crate::apply::memory::ChildKey;
 use crate::build::labels;
 use crate::context::Context;
@@ -20,6 +20,7 @@ use crate::crd::KvCluster;
 use crate::error::{Error, asked};
 use crate::name::ClusterName;
 use crate::observed::SetRole;
+use crate::stores::Scoped;
 
 /// A child that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,10 +73,10 @@ impl Children {
         ctx: &Context,
         cluster: &KvCluster,
         name: &ClusterName,
-        listed: &[StatefulSet],
+        listed: &[Arc<StatefulSet>],
     ) -> Result<(), Error> {
         for set in listed {
-            self.add("StatefulSet", set, cluster);
+            self.add("StatefulSet", set.as_ref(), cluster);
         }
         let mut wanted = vec![labels::stateful_set(&name.name, SetRole::Voter)];
         if cluster.spec.learners > 0 {
@@ -129,14 +130,9 @@ pub(super) fn is_anothers(meta: &ObjectMeta, cluster: &KvCluster) -> bool {
 }
 
 /// The children that are no StatefulSets.
-pub(super) async fn others(
-    ctx: &Context,
-    cluster: &KvCluster,
-    name: &ClusterName,
-    labelled: &ListParams,
-) -> Result<Children, Error> {
+pub(super) async fn others(source: &Source<'_>, cluster: &KvCluster) -> Result<Children, Error> {
     let mut all = Children::default();
-    let base = name.name.clone();
+    let base = source.name.name.clone();
     let spec = &cluster.spec;
     let if_wanted = |wanted: bool, name: String| wanted.then_some(name);
     let services = [
@@ -145,21 +141,16 @@ pub(super) async fn others(
         if_wanted(spec.services.leader.enabled, labels::leader_service(&base)),
         if_wanted(spec.services.read.enabled, labels::read_service(&base)),
     ];
-    let policy = if_wanted(spec.network_policy.enabled, base.clone());
-    let budget = if_wanted(spec.replicas > 1, base.clone());
+    let services = services.into_iter().flatten().collect();
+    let policy: Vec<String> = if_wanted(spec.network_policy.enabled, base.clone()).into_iter().collect();
+    let budget: Vec<String> = if_wanted(spec.replicas > 1, base.clone()).into_iter().collect();
+    let map = vec![labels::config_map(&base)];
     let (accounts, maps, services, policies, budgets) = tokio::try_join!(
-        kind::<ServiceAccount>(ctx, cluster, name, labelled, "ServiceAccount", vec![base.clone()]),
-        kind::<ConfigMap>(ctx, cluster, name, labelled, "ConfigMap", vec![labels::config_map(&base)]),
-        kind::<Service>(ctx, cluster, name, labelled, "Service", services.into_iter().flatten().collect()),
-        kind::<NetworkPolicy>(ctx, cluster, name, labelled, "NetworkPolicy", policy.into_iter().collect()),
-        kind::<PodDisruptionBudget>(
-            ctx,
-            cluster,
-            name,
-            labelled,
-            "PodDisruptionBudget",
-            budget.into_iter().collect()
-        ),
+        kind(source, cluster, "ServiceAccount", vec![base], |kept| &kept.accounts),
+        kind(source, cluster, "ConfigMap", map, |kept| &kept.maps),
+        kind(source, cluster, "Service", services, |kept| &kept.services),
+        kind(source, cluster, "NetworkPolicy", policy, |kept| &kept.policies),
+        kind(source, cluster, "PodDisruptionBudget", budget, |kept| &kept.budgets),
     )?;
     for some in [accounts, maps, services, policies, budgets] {
         all.0.extend(some.0);
@@ -167,22 +158,17 @@ pub(super) async fn others(
     Ok(all)
 }
 
-async fn kind<K>(
-    ctx: &Context,
+async fn kind<K: Listed>(
+    source: &Source<'_>,
     cluster: &KvCluster,
-    name: &ClusterName,
-    labelled: &ListParams,
     kind: &'static str,
     wanted: Vec<String>,
-) -> Result<Children, Error>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
-{
-    let api: Api<K> = Api::namespaced(ctx.client.clone(), &name.namespace);
+    store: impl Fn(&Scoped) -> &Store<PartialObjectMeta<K>>,
+) -> Result<Children, Error> {
     let mut found = Children::default();
-    for object in asked(format!("list {kind}s"), api.list_metadata(labelled)).await?.items {
-        found.add(kind, &object, cluster);
+    for object in source.list_metadata(&format!("{kind}s"), store).await? {
+        found.add(kind, object.as_ref(), cluster);
     }
-    found.look_for::<K>(ctx, cluster, name, kind, wanted).await?;
+    found.look_for::<K>(source.ctx, cluster, source.name, kind, wanted).await?;
     Ok(found)
 }

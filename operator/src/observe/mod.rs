@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! get KvCluster
-//!   | in parallel
+//!   | in parallel; of a cluster at rest taken from what the watches have brought
 //! list sets, pods, claims, and the metadata of the other children      by label
 //!   | in parallel
 //! /v1/status of every pod with an address (1 s)    hosts, volumes, classes (kept for a while)
@@ -10,7 +10,8 @@
 //!
 //! Invariants
 //! - No writes.
-//! - Lists are consistent reads, not of a cache of this process: what a plan is made of is as new as the pass.
+//! - While something is under way, and before every dangerous step, lists are consistent reads: what a plan is made of is
+//!   as new as the pass. Only about a cluster whose object, freshly read, says that it rests the watches are believed.
 //! - A node that does not answer within a second is [`NodeView::Unreachable`]; it never holds a pass up longer. An
 //!   answer that is of another pod (an address that was given to somebody else) is none.
 
@@ -23,13 +24,17 @@ pub mod surroundings;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
+use kube::api::{ListParams, PartialObjectMeta};
+use kube::runtime::reflector::Store;
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 
 pub use children::{ChildSeen, Children, mark};
 pub use surroundings::Look;
@@ -37,9 +42,11 @@ pub use surroundings::Look;
 use crate::build::labels;
 use crate::context::Context;
 use crate::crd::KvCluster;
+use crate::crd::status::Phase;
 use crate::error::{Error, asked, asked_opt};
 use crate::name::ClusterName;
 use crate::observed::{NodeView, Observed, PodSeen, SetRole, VolumeSeen};
+use crate::stores::{self, Scoped};
 
 /// What one look found.
 #[derive(Debug)]
@@ -66,21 +73,20 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
     let object = Arc::new(object);
     ctx.probes.api_answered();
     let labelled = ListParams::default().labels(&labels::selector_text(&labels::selector(&name.name)));
-    let sets: Api<StatefulSet> = Api::namespaced(ctx.client.clone(), &name.namespace);
-    let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &name.namespace);
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &name.namespace);
+    let kept = (look == Look::Usual && rests(&object)).then(|| ctx.stores.of(&name.namespace)).flatten();
+    let source = Source { ctx, name, labelled: &labelled, kept: kept.as_ref() };
     let (sets, pods, claims, mut children) = tokio::try_join!(
-        asked("list StatefulSets", sets.list(&labelled)),
-        asked("list pods", pods.list(&labelled)),
-        asked("list volume claims", claims.list(&labelled)),
-        children::others(ctx, &object, name, &labelled),
+        source.list("StatefulSets", |kept| &kept.sets),
+        source.list("pods", |kept| &kept.pods),
+        source.list("volume claims", |kept| &kept.claims),
+        children::others(&source, &object),
     )?;
-    children.add_sets(ctx, &object, name, &sets.items).await?;
+    children.add_sets(ctx, &object, name, &sets).await?;
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    let addresses = addresses(name, &pods.items);
-    let seen = pods.items.iter().filter_map(|pod| read::pod(&name.name, pod));
+    let addresses = addresses(name, &pods);
+    let seen = pods.iter().filter_map(|pod| read::pod(&name.name, pod));
     let (seen, volumes) =
-        tokio::join!(ask_nodes(ctx, name, seen.collect(), &addresses), volumes(ctx, &uid, &claims.items));
+        tokio::join!(ask_nodes(ctx, name, seen.collect(), &addresses), volumes(ctx, &uid, &claims));
     let volumes = volumes?;
     let hosts: BTreeSet<String> = seen
         .values()
@@ -91,7 +97,7 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
     let observed = Observed {
         recorded: object.status.clone().unwrap_or_default(),
         annotations: read::annotations(&object.metadata),
-        sets: ours(&object, name, &sets.items),
+        sets: ours(&object, name, &sets),
         pods: seen,
         volumes,
         hosts,
@@ -101,11 +107,82 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
     Ok(Some(Sight { object, observed, children, addresses }))
 }
 
+/// Whether the status says that nothing is under way, for the spec as it is.
+fn rests(object: &KvCluster) -> bool {
+    object.status.as_ref().is_some_and(|status| {
+        status.phase == Some(Phase::Ready)
+            && status.change.is_none()
+            && status.observed_generation == object.metadata.generation
+    })
+}
+
+/// Where a look takes the objects of a cluster from.
+struct Source<'a> {
+    ctx: &'a Context,
+    name: &'a ClusterName,
+    labelled: &'a ListParams,
+    /// `None`: the API server is asked.
+    kept: Option<&'a Scoped>,
+}
+
+/// What can be listed or taken from a store.
+trait Listed:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Listed for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+impl Source<'_> {
+    fn api<K: Listed>(&self) -> Api<K> {
+        Api::namespaced(self.ctx.client.clone(), &self.name.namespace)
+    }
+
+    async fn list<K: Listed>(
+        &self,
+        kinds: &str,
+        store: impl Fn(&Scoped) -> &Store<K>,
+    ) -> Result<Vec<Arc<K>>, Error> {
+        if let Some(kept) = self.kept {
+            return Ok(stores::of_cluster(store(kept), self.name));
+        }
+        let found = asked(format!("list {kinds}"), self.api::<K>().list(self.labelled)).await?;
+        Ok(found.items.into_iter().map(Arc::new).collect())
+    }
+
+    async fn list_metadata<K: Listed>(
+        &self,
+        kinds: &str,
+        store: impl Fn(&Scoped) -> &Store<PartialObjectMeta<K>>,
+    ) -> Result<Vec<Arc<PartialObjectMeta<K>>>, Error> {
+        if let Some(kept) = self.kept {
+            return Ok(stores::of_cluster(store(kept), self.name));
+        }
+        let found = asked(format!("list {kinds}"), self.api::<K>().list_metadata(self.labelled)).await?;
+        Ok(found.items.into_iter().map(Arc::new).collect())
+    }
+}
+
 /// The StatefulSets that are this cluster's, or nobody's.
 fn ours(
     object: &KvCluster,
     name: &ClusterName,
-    sets: &[StatefulSet],
+    sets: &[Arc<StatefulSet>],
 ) -> BTreeMap<SetRole, crate::observed::SetSeen> {
     let mut found = BTreeMap::new();
     for role in SetRole::ALL {
@@ -120,7 +197,7 @@ fn ours(
 
 /// Where the admin APIs of the pods listen. A pod keeps its address until its end, so this is never of another life
 /// of the same name.
-fn addresses(name: &ClusterName, pods: &[Pod]) -> BTreeMap<String, String> {
+fn addresses(name: &ClusterName, pods: &[Arc<Pod>]) -> BTreeMap<String, String> {
     let with_address = pods.iter().filter_map(|pod| {
         labels::parse_pod(&name.name, &pod.name_any())?;
         let ip = pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?;
@@ -164,7 +241,7 @@ async fn ask(ctx: &Context, name: &ClusterName, pod: &str, addr: &str) -> NodeVi
 async fn volumes(
     ctx: &Context,
     cluster_uid: &str,
-    claims: &[PersistentVolumeClaim],
+    claims: &[Arc<PersistentVolumeClaim>],
 ) -> Result<BTreeMap<String, VolumeSeen>, Error> {
     let mut found = BTreeMap::new();
     for claim in claims {

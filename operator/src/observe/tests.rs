@@ -125,7 +125,8 @@ fn addresses_are_of_our_pods_only() {
     };
     let name = ClusterName { namespace: "shop".into(), name: "cart".into() };
     let pods =
-        [pod("cart-0", "10.0.0.1"), pod("cart-1", ""), pod("cart-2", "fd00::2"), pod("other-0", "10.0.0.9")];
+        [pod("cart-0", "10.0.0.1"), pod("cart-1", ""), pod("cart-2", "fd00::2"), pod("other-0", "10.0.0.9")]
+            .map(Arc::new);
     let expected = [("cart-0", "10.0.0.1:24920"), ("cart-2", "[fd00::2]:24920")];
     let expected = expected.map(|(pod, addr)| (pod.to_owned(), addr.to_owned())).into();
     assert_eq!(addresses(&name, &pods), expected);

@@ -3,17 +3,20 @@
 //! Each message answers: what is wrong, what the operator does about it, what the reader can do. `phase` follows from
 //! the same facts; it is never read back to decide about data.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kvnode_api::status::DiskState;
 
-use super::decide::{Decision, no_leader};
+use super::decide::{Decision, no_leader, silence};
 use super::formation::Identity;
 use super::membership::lag_text;
 use super::step::{Blocker, Step};
-use super::view::{View, list};
+use super::view::View;
 use crate::crd::reason::{BackupCondition, ConditionType, Reason};
 use crate::crd::status::{ChangeKind, MemberRole, MemberState, MemberStatus, Phase};
+
+/// A majority that has been silent for this long is called lost: shorter silences are restarts and elections.
+const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
 /// What the conditions are made from.
 pub(super) struct Facts<'a, 'v> {
@@ -47,7 +50,7 @@ impl Truth {
 pub(super) fn all(facts: &Facts<'_, '_>, now: Timestamp) -> (Vec<Condition>, Phase, String) {
     let verdicts = [
         (ConditionType::Ready, ready(facts)),
-        (ConditionType::Available, available(facts)),
+        (ConditionType::Available, available(facts, now)),
         (ConditionType::Progressing, progressing(facts)),
         (ConditionType::Degraded, degraded(facts)),
         (ConditionType::DataSafe, data_safe(facts)),
@@ -141,7 +144,7 @@ fn ready(facts: &Facts<'_, '_>) -> Verdict {
     }
 }
 
-fn available(facts: &Facts<'_, '_>) -> Verdict {
+fn available(facts: &Facts<'_, '_>, now: Timestamp) -> Verdict {
     let view = facts.view;
     if let Some((pod, _)) = view.leader {
         return (Truth::Yes, Reason::QuorumPresent, format!("{} leads and hears a quorum", pod.name));
@@ -157,8 +160,18 @@ fn available(facts: &Facts<'_, '_>) -> Verdict {
     match wait.blocker {
         Blocker::InProgress => (Truth::No, Reason::NoLeader, wait.message),
         _ if !anybody && !view.observed.pods.is_empty() => (Truth::Unknown, Reason::Unknown, wait.message),
+        _ if unavailable_for(facts, now) < LOST_AFTER => (Truth::No, Reason::NoLeader, wait.message),
         _ => (Truth::No, Reason::QuorumLost, wait.message),
     }
+}
+
+/// Since when the recorded status has said that commands are not served.
+fn unavailable_for(facts: &Facts<'_, '_>, now: Timestamp) -> SignedDuration {
+    let mut recorded = facts.view.observed.recorded.conditions.iter();
+    let since = recorded
+        .find(|condition| condition.type_ == ConditionType::Available.as_str() && condition.status == "False")
+        .map(|condition| condition.last_transition_time.0);
+    since.map_or(SignedDuration::ZERO, |since| now.duration_since(since))
 }
 
 fn progressing(facts: &Facts<'_, '_>) -> Verdict {
@@ -207,9 +220,9 @@ fn degraded(facts: &Facts<'_, '_>) -> Verdict {
     if view.leader.is_some() && !down.is_empty() {
         let left = view.voters().count().div_ceil(2).saturating_sub(1).saturating_sub(down.len());
         let message = format!(
-            "{} do not answer; the cluster serves and survives {left} more failures. The pods come back by \
-             themselves with their data; see status.members for what holds them up",
-            list(&down)
+            "{}; the cluster serves and survives {left} more failures. A pod comes back by itself with its \
+             data; see status.members for what holds it up",
+            silence(&down)
         );
         return (Truth::Yes, Reason::MemberDown, message);
     }

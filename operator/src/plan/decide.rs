@@ -197,7 +197,11 @@ pub(super) fn no_leader(view: &View<'_>, waking: bool) -> Wait {
         }
     }
     if there.len() * 2 > there.len() + silent.len() || (waking && silent.is_empty()) {
-        let message = "no leader: the voters that answer are a majority and elect one".to_owned();
+        let message = if silent.is_empty() {
+            "no leader: all voters answer and elect one".to_owned()
+        } else {
+            format!("no leader: {}; the others are a majority and elect one", silence(&silent))
+        };
         return Wait { blocker: Blocker::InProgress, message };
     }
     if there.is_empty() && silent.is_empty() {
@@ -208,14 +212,21 @@ pub(super) fn no_leader(view: &View<'_>, waking: bool) -> Wait {
     let answer = if there.is_empty() {
         "no other voter answers".to_owned()
     } else {
-        format!("{} answer", list(&there))
+        let verb = if there.len() == 1 { "answers" } else { "answer" };
+        format!("{} {verb}", list(&there))
     };
     let message = format!(
-        "no quorum: {} do not answer, {answer}; nothing is removed or deleted until a majority is back. Bring back \
+        "no quorum: {}, {answer}; nothing is removed or deleted until a majority is back. Bring back \
          their Kubernetes nodes or volumes",
-        list(&silent)
+        silence(&silent)
     );
     Wait { blocker: Blocker::NoQuorum, message }
+}
+
+/// "cart-0 does not answer", "cart-0, cart-1 do not answer".
+pub(super) fn silence(names: &[String]) -> String {
+    let verb = if names.len() == 1 { "does" } else { "do" };
+    format!("{} {verb} not answer", list(names))
 }
 
 /// Highest ordinal plus one of a set's members.

@@ -5,14 +5,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::Note;
 use crate::crd::reason::{ConditionType, EventReason, Reason};
+use crate::crd::status::LeaderStatus;
 use crate::crd::status::{ChangeKind, KvClusterStatus, Phase};
-use crate::observed::Handover;
+use crate::observed::{NodeView, Observed};
 
 /// The events of one pass.
-pub(super) fn since(old: &KvClusterStatus, new: &KvClusterStatus, handover: Option<&Handover>) -> Vec<Note> {
+pub(super) fn since(old: &KvClusterStatus, new: &KvClusterStatus, observed: &Observed) -> Vec<Note> {
     let mut notes = Vec::new();
     conditions(old, new, &mut notes);
-    leader(old, new, handover, &mut notes);
+    leader(old, new, observed, &mut notes);
     changes(old, new, &mut notes);
     notes
 }
@@ -78,24 +79,45 @@ fn conditions(old: &KvClusterStatus, new: &KvClusterStatus, notes: &mut Vec<Note
     }
 }
 
-fn leader(old: &KvClusterStatus, new: &KvClusterStatus, handover: Option<&Handover>, notes: &mut Vec<Note>) {
+fn leader(old: &KvClusterStatus, new: &KvClusterStatus, observed: &Observed, notes: &mut Vec<Note>) {
     let Some(now) = &new.leader else { return };
     let Some(before) = &old.leader else { return };
     if now.node_id == before.node_id {
         return;
     }
-    let step = old.change.as_ref().map(|change| change.step.as_str()).unwrap_or_default();
-    let planned = step.starts_with("hand leadership over");
-    let cause = match old.change.as_ref().map(|change| change.kind) {
-        Some(ChangeKind::Rollout) if planned => "planned (rollout)",
-        Some(ChangeKind::Scale) if planned => "planned (scale down)",
-        _ if planned => "planned",
-        _ => "not asked for by the operator",
-    };
-    let seen = handover.filter(|seen| i64::try_from(seen.term) == Ok(now.term) && seen.to == now.pod);
-    let cost = seen.map(|seen| format!(", no leader for {} ms", seen.gap_ms)).unwrap_or_default();
+    let cause = planned(old).map_or_else(|| unplanned(before, observed), str::to_owned);
+    let seen = observed.handover.as_ref();
+    let seen = seen.filter(|seen| i64::try_from(seen.term) == Ok(now.term) && seen.to == now.pod);
+    let cost = seen.map(|seen| format!(", writes paused {} ms", seen.gap_ms)).unwrap_or_default();
     let message = format!("{} to {}, {cause}{cost}.", before.pod, now.pod);
     notes.push(Note { reason: EventReason::LeaderChanged, warning: false, message });
+}
+
+/// Why we asked for another leader, if we did.
+fn planned(old: &KvClusterStatus) -> Option<&'static str> {
+    let change = old.change.as_ref().filter(|change| change.step.starts_with("hand leadership over"))?;
+    Some(match change.kind {
+        ChangeKind::Rollout => "planned (rollout)",
+        ChangeKind::Scale => "planned (scale down)",
+        _ => "planned",
+    })
+}
+
+/// What can be seen of the node that led before.
+fn unplanned(before: &LeaderStatus, observed: &Observed) -> String {
+    let name = &before.pod;
+    let Some(pod) = observed.pods.get(name) else { return format!("pod {name} is gone") };
+    let id = pod.node.status().and_then(|status| status.node_id).map(|id| id.to_string());
+    let younger = pod.created.is_some_and(|created| created >= before.since.0);
+    match &pod.node {
+        _ if pod.deleting => format!("pod {name} was deleted"),
+        NodeView::Answered(_) if id.is_some_and(|id| id != before.node_id) => {
+            format!("{name} came back without its data")
+        }
+        _ if younger => format!("pod {name} was made anew"),
+        NodeView::Answered(_) => format!("{name} lost its leadership to an election"),
+        NodeView::Unreachable { .. } | NodeView::NotAsked => format!("{name} does not answer"),
+    }
 }
 
 fn changes(old: &KvClusterStatus, new: &KvClusterStatus, notes: &mut Vec<Note>) {

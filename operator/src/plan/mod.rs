@@ -146,7 +146,7 @@ pub fn plan(cluster: &Cluster, observed: &Observed, now: Timestamp) -> Plan {
     }
     let mut status = status::status(&view, &built, &decision, now);
     status.plan = outline;
-    let events = events::since(&observed.recorded, &status, observed.handover.as_ref());
+    let events = events::since(&observed.recorded, &status, observed);
     let untouched = held || !observed.taken.is_empty();
     let requeue = pace(&decision.step);
     Plan {
@@ -166,7 +166,7 @@ pub fn plan(cluster: &Cluster, observed: &Observed, now: Timestamp) -> Plan {
 pub fn invalid(object: &KvCluster, observed: &Observed, faults: &Invalid, now: Timestamp) -> Plan {
     let generation = object.metadata.generation.unwrap_or_default();
     let status = status::invalid(&observed.recorded, generation, &faults.faults, now);
-    let events = events::since(&observed.recorded, &status, None);
+    let events = events::since(&observed.recorded, &status, &Observed::default());
     let message = "the spec is wrong".to_owned();
     Plan {
         children: None,

@@ -2,8 +2,10 @@
 
 use super::decide::Decision;
 use super::step::Step;
-use super::view::View;
+use super::view::{Slot, View, list};
 use crate::build::{Built, labels};
+use crate::crd::KeepOrDelete;
+use crate::crd::status::ChangeKind;
 use crate::observed::{PodSeen, SetRole};
 
 /// The next steps in their order; empty = nothing to do.
@@ -17,13 +19,59 @@ pub(super) fn steps(view: &View<'_>, built: &Built, decision: &Decision) -> Vec<
             lines.push(line);
         }
     };
-    if decision.stalled.is_some() || view.cluster.spec.hibernate {
+    if decision.stalled.is_some() {
         return lines;
     }
+    if view.cluster.spec.hibernate {
+        hibernate(view, &mut say);
+        return lines;
+    }
+    if decision.kind == Some(ChangeKind::Wake) {
+        say("start the pods with their data, and wait for a leader".to_owned());
+    }
+    if !view.formed() {
+        found(view, &mut say);
+        return lines;
+    }
+    replace(view, &mut say);
     resize(view, &mut say);
     volumes(view, &mut say);
     restarts(view, built, &mut say);
     lines
+}
+
+fn hibernate(view: &View<'_>, say: &mut impl FnMut(String)) {
+    for role in [SetRole::Learner, SetRole::Voter] {
+        let running = view.observed.pods.values().filter(|pod| pod.role == role).count();
+        if running > 0 {
+            say(format!("stop {running} {role} pods; volumes and membership are kept"));
+        }
+    }
+}
+
+/// From nothing to a cluster.
+fn found(view: &View<'_>, say: &mut impl FnMut(String)) {
+    let (voters, learners) = (view.target(SetRole::Voter), view.target(SetRole::Learner));
+    say(format!("start {} pods, each with a volume of its own", voters + learners));
+    if view.cluster_id.is_none() {
+        say("record a new cluster id, or that of the volumes that are there".to_owned());
+    }
+    say(format!("found the cluster with {voters} voters, once all of them reach each other"));
+    for ordinal in 0..learners {
+        say(format!("add {} as a learner", view.pod_name(Slot { set: SetRole::Learner, ordinal })));
+    }
+}
+
+/// Members whose data is gone.
+fn replace(view: &View<'_>, say: &mut impl FnMut(String)) {
+    for ghost in view.members.iter().filter(|member| member.is_ghost()) {
+        let name = ghost.name(view);
+        if ghost.voter() {
+            say(format!("copy the data to {name}, which lost it, then swap it in by one joint change"));
+        } else {
+            say(format!("remove learner {}, let {name} in as a new one", ghost.id()));
+        }
+    }
 }
 
 fn resize(view: &View<'_>, say: &mut impl FnMut(String)) {
@@ -36,7 +84,15 @@ fn resize(view: &View<'_>, say: &mut impl FnMut(String)) {
                 say(format!("make {target} voters by one joint change, once all have caught up"));
             }
         } else if target < seen {
-            say(format!("take {} {role}s out of the membership, then stop their pods", seen - target));
+            let going: Vec<String> =
+                (target..seen).map(|ordinal| view.pod_name(Slot { set: role, ordinal })).collect();
+            if view.leader.is_some_and(|(pod, _)| going.contains(&pod.name)) {
+                say("hand leadership over to a member that stays".to_owned());
+            }
+            say(format!("take {} out of the membership, then stop {} pods", list(&going), seen - target));
+            if view.cluster.spec.storage.when_scaled == KeepOrDelete::Delete {
+                say(format!("delete {} volumes", seen - target));
+            }
         }
     }
 }

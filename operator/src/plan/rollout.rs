@@ -15,6 +15,7 @@ use super::step::{Blocker, Step, Wait};
 use super::view::{Member, Slot, View, why_not_up};
 use crate::build::labels;
 use crate::crd::RolloutMode;
+use crate::crd::reason::{ConditionType, Reason};
 use crate::observed::{PodSeen, PodState, SetRole};
 
 /// Starts of the server that may fail before a rollout counts as stalled.
@@ -125,14 +126,32 @@ pub(super) fn stalled(view: &View<'_>) -> Option<Wait> {
         }
         _ => None,
     });
-    failing.map(|(pod, why)| Wait {
-        blocker: Blocker::Person,
-        message: format!(
+    let message = failing.map(|(pod, why)| {
+        format!(
             "{} does not start with the new revision: {why}; the other pods stay as they are. Correct the spec: the \
              next revision replaces this one",
             pod.name
-        ),
-    })
+        )
+    });
+    let message = message.or_else(|| told_before(view))?;
+    Some(Wait { blocker: Blocker::Person, message })
+}
+
+/// What was said of a failing pod holds while it makes its next attempt, until its node answers.
+fn told_before(view: &View<'_>) -> Option<String> {
+    let mut recorded = view.observed.recorded.conditions.iter();
+    let told = recorded.find(|condition| {
+        condition.type_ == ConditionType::Stalled.as_str()
+            && condition.status == "True"
+            && condition.reason == Reason::RolloutStalled.as_str()
+    })?;
+    let attempts = view.observed.pods.values().any(|pod| {
+        told.message.starts_with(&format!("{} ", pod.name))
+            && !view.outdated(pod)
+            && !pod.ready
+            && pod.node.status().is_none()
+    });
+    attempts.then(|| told.message.clone())
 }
 
 fn is_image(why: &str) -> bool {

@@ -15,8 +15,6 @@ use tokio::time::timeout;
 use super::store::broken_body;
 use super::{S3Error, S3ErrorKind, Store};
 
-/// Silence after which a connection counts as cut.
-const SILENCE: Duration = Duration::from_secs(30);
 /// Cuts without a byte in between before giving up.
 const CUTS_MAX: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -80,7 +78,7 @@ impl Download {
             None => self.open(&doing).await?,
         };
         let cut = |what: &str| S3Error::new(S3ErrorKind::Broken, &doing, what);
-        let next = timeout(SILENCE, body.next()).await.map_err(|_| cut("silence"))?;
+        let next = timeout(self.store.settings.patience.answer, body.next()).await.map_err(|_| cut("silence"))?;
         match next {
             Some(Ok(chunk)) => {
                 let rest = self.size_bytes.unwrap_or_default().saturating_sub(self.at);

@@ -26,5 +26,5 @@ mod store;
 pub use download::Download;
 pub use error::{S3Error, S3ErrorKind};
 pub use multipart::{Chunks, Multipart, PendingUpload};
-pub use settings::{Checksums, Credentials, Settings, Sse};
+pub use settings::{Checksums, Credentials, Patience, Settings, Sse};
 pub use store::{Found, Store};

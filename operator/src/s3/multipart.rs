@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use jiff::Timestamp;
 
-use super::settings::Checksums;
+use super::settings::{Checksums, patient};
 use super::store::base64;
 use super::{S3Error, S3ErrorKind, Store};
 
@@ -148,6 +148,7 @@ impl Multipart {
     /// See [`S3Error`]; the SDK has tried several times before.
     pub async fn put(&self, number: i32, chunks: Chunks) -> Result<Part, S3Error> {
         let sum = (self.store.settings.checksums == Checksums::Sha256).then(|| chunks.base64_sha256());
+        let patience = self.store.settings.patience.with_body(chunks.size_bytes());
         let request = self
             .store
             .client
@@ -160,6 +161,8 @@ impl Multipart {
             .set_checksum_sha256(sum.clone())
             .body(chunks.into_stream());
         let stored = request
+            .customize()
+            .config_override(patient(patience))
             .send()
             .await
             .map_err(|error| S3Error::from_sdk(format!("put part {number} of {}", self.key), &error))?;
@@ -176,7 +179,8 @@ impl Multipart {
     /// # Errors
     /// See [`S3Error`].
     pub async fn complete(&self, parts: Vec<Part>) -> Result<(), S3Error> {
-        let parts = parts.into_iter().map(|part| part.0).collect();
+        let parts: Vec<CompletedPart> = parts.into_iter().map(|part| part.0).collect();
+        let patience = self.store.settings.patience.to_join(parts.len());
         let request = self
             .store
             .client
@@ -186,6 +190,7 @@ impl Multipart {
             .upload_id(&self.id)
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
         let doing = format!("complete the upload of {}", self.key);
+        let request = request.customize().config_override(patient(patience));
         request.send().await.map_err(|error| S3Error::from_sdk(doing, &error))?;
         Ok(())
     }

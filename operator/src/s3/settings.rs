@@ -16,9 +16,13 @@ use super::{S3Error, S3ErrorKind, Store};
 use crate::clock;
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// One attempt of one request. A part of 100 MiB needs 200 KiB/s to pass; a cut connection is seen much earlier.
-const ATTEMPT: Duration = Duration::from_secs(500);
-const ATTEMPTS: u32 = 5;
+/// Pauses between tries: this, doubled each time, at most that.
+const BACKOFF: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A slower line than this is taken for a broken one.
+const BYTES_PER_SECOND_MIN: u64 = 256 * 1024;
+/// A store may put 10,000 parts together before it answers.
+const JOIN_PART: Duration = Duration::from_millis(100);
 /// Files of credentials are read again after this time, so that rotated ones are taken up.
 const CREDENTIALS_AGE: Duration = Duration::from_secs(300);
 /// What S3 itself takes when the region does not matter (stores with an endpoint of their own).
@@ -53,6 +57,33 @@ pub enum Checksums {
     Sha256,
 }
 
+/// How long a store is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Time for the answer to a request, on top of what its bytes take; and silence after which a stream counts as cut.
+    pub answer: Duration,
+    /// Tries of one request.
+    pub tries: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { answer: Duration::from_secs(15), tries: 4 }
+    }
+}
+
+impl Patience {
+    /// For a request with a body of so many bytes.
+    pub(super) fn with_body(self, size_bytes: u64) -> Duration {
+        self.answer + Duration::from_secs(size_bytes / BYTES_PER_SECOND_MIN)
+    }
+
+    /// For an object to be made of so many parts.
+    pub(super) fn to_join(self, parts: usize) -> Duration {
+        self.answer + JOIN_PART * u32::try_from(parts).unwrap_or(u32::MAX)
+    }
+}
+
 /// A bucket and how to work with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -76,6 +107,8 @@ pub struct Settings {
     pub checksums: Checksums,
     /// Apply the rules of [`endpoint`].
     pub refuse_local: bool,
+    /// How long it is waited for.
+    pub patience: Patience,
 }
 
 impl Settings {
@@ -92,6 +125,7 @@ impl Settings {
             storage_class: None,
             checksums: Checksums::default(),
             refuse_local: false,
+            patience: Patience::default(),
         }
     }
 
@@ -113,10 +147,13 @@ impl Settings {
             .region(region.clone())
             .http_client(http)
             .force_path_style(self.path_style)
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
-            .timeout_config(
-                TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build(),
+            .retry_config(
+                RetryConfig::standard()
+                    .with_max_attempts(self.patience.tries)
+                    .with_initial_backoff(BACKOFF)
+                    .with_max_backoff(BACKOFF_MAX),
             )
+            .timeout_config(attempts(self.patience.answer))
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         config = match &self.credentials {
@@ -159,6 +196,16 @@ impl Settings {
     pub(super) fn storage_class(&self) -> Option<StorageClass> {
         self.storage_class.as_deref().map(StorageClass::from)
     }
+}
+
+/// Limits of one try of a request.
+fn attempts(answer: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(answer).build()
+}
+
+/// What replaces the limits of small requests for one that takes longer.
+pub(super) fn patient(answer: Duration) -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::Config::builder().timeout_config(attempts(answer))
 }
 
 /// A client on ring, the one provider that the operator has.

@@ -4,6 +4,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use tokio::time::timeout;
 
 use super::settings::{Checksums, Settings};
 use super::{S3Error, S3ErrorKind, error};
@@ -78,7 +79,9 @@ impl Store {
             found.body.into_inner(),
             usize::try_from(bytes_max).unwrap_or(usize::MAX),
         );
-        let collected = body.collect().await.map_err(|error| {
+        let silent = |_| S3Error::new(S3ErrorKind::Broken, &doing, "the body did not come in time");
+        let collected = timeout(self.settings.patience.with_body(bytes_max), body.collect());
+        let collected = collected.await.map_err(silent)?.map_err(|error| {
             let kind = if error.is::<http_body_util::LengthLimitError>() {
                 S3ErrorKind::Refused
             } else {

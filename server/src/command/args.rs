@@ -4,10 +4,44 @@
 
 use bytes::Bytes;
 
-use super::{CommandError, Context};
+use super::{CommandError, Context, Span};
+use crate::clock::UnixMs;
+use crate::store::{Condition, Expiry};
 
 /// Longest echo of a client's word in an error, in bytes (as Redis).
 const ECHO_BYTES_MAX: usize = 128;
+
+/// Relative deadlines end before the year 2109 plus this many milliseconds; Redis refuses the same sums by its clock.
+const RELATIVE_MS_MAX: i64 = i64::MAX - (1 << 42);
+
+/// How a deadline is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// Seconds from now.
+    Seconds,
+    /// Milliseconds from now.
+    Milliseconds,
+    /// Unix time in seconds.
+    AtSeconds,
+    /// Unix time in milliseconds.
+    AtMilliseconds,
+}
+
+impl Deadline {
+    /// The number in milliseconds as an expiry; `None` if it does not fit.
+    #[must_use]
+    pub fn expiry(self, number: i64) -> Option<Expiry> {
+        let factor = if matches!(self, Self::Seconds | Self::AtSeconds) { 1000 } else { 1 };
+        let ms = number.checked_mul(factor)?;
+        match self {
+            Self::Seconds | Self::Milliseconds => (ms <= RELATIVE_MS_MAX).then_some(Expiry::In(ms)),
+            // What lies before 1970 is past, as 1970 is.
+            Self::AtSeconds | Self::AtMilliseconds => {
+                Some(Expiry::At(UnixMs(u64::try_from(ms).unwrap_or(0))))
+            }
+        }
+    }
+}
 
 /// The words after the name, taken from the front.
 #[derive(Debug)]
@@ -88,6 +122,67 @@ impl<'a> Args<'a> {
         let hit = self.peek().is_some_and(|word| word.eq_ignore_ascii_case(keyword.as_bytes()));
         self.next += usize::from(hit);
         hit
+    }
+
+    /// Takes EX, PX, EXAT or PXAT with its number, which must be positive; `None` if the next word is none of them.
+    /// `command` is named in the error, in lower case.
+    ///
+    /// # Errors
+    /// A number that is none, or `ERR invalid expire time in '..' command`.
+    pub fn expiry(&mut self, command: &str) -> Result<Option<Expiry>, CommandError> {
+        let options = [
+            ("EX", Deadline::Seconds),
+            ("PX", Deadline::Milliseconds),
+            ("EXAT", Deadline::AtSeconds),
+            ("PXAT", Deadline::AtMilliseconds),
+        ];
+        let found = options.into_iter().find(|(word, _)| self.keyword(word));
+        found.map(|(_, unit)| self.positive_expiry(unit, command)).transpose()
+    }
+
+    /// Takes the number of a deadline, which must be positive.
+    ///
+    /// # Errors
+    /// As [`Args::expiry`].
+    pub fn positive_expiry(&mut self, unit: Deadline, command: &str) -> Result<Expiry, CommandError> {
+        let number = self.int()?;
+        let expiry = unit.expiry(number).filter(|_| number > 0);
+        expiry.ok_or_else(|| CommandError::Text(format!("ERR invalid expire time in '{command}' command")))
+    }
+
+    /// Takes first and last item of a range.
+    ///
+    /// # Errors
+    /// `ERR value is not an integer or out of range`.
+    pub fn span(&mut self) -> Result<Span, CommandError> {
+        Ok(Span { from: self.int()?, to: self.int()? })
+    }
+
+    /// Takes IFEQ, IFNE, IFDEQ or IFDNE with its word; `None` if the next word is none of them.
+    ///
+    /// # Errors
+    /// Nothing behind it, or a digest that is none.
+    pub fn comparison(&mut self) -> Result<Option<Condition>, CommandError> {
+        if self.keyword("IFEQ") {
+            self.bytes().map(|value| Some(Condition::Equals(value)))
+        } else if self.keyword("IFNE") {
+            self.bytes().map(|value| Some(Condition::Differs(value)))
+        } else if self.keyword("IFDEQ") {
+            self.digest().map(|digest| Some(Condition::DigestEquals(digest)))
+        } else if self.keyword("IFDNE") {
+            self.digest().map(|digest| Some(Condition::DigestDiffers(digest)))
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn digest(&mut self) -> Result<u64, CommandError> {
+        let word = self.bytes()?;
+        let text = std::str::from_utf8(&word)
+            .ok()
+            .filter(|text| text.len() == 16 && text.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        text.and_then(|text| u64::from_str_radix(text, 16).ok())
+            .ok_or_else(|| CommandError::Text("ERR must be exactly 16 hexadecimal characters".to_owned()))
     }
 
     /// Takes the next word as text.

@@ -17,15 +17,23 @@
 //! - A text that echoes what a client typed is cleaned of control bytes and cut at 128 bytes.
 
 pub mod args;
+pub mod bitmap;
 pub mod connection;
 pub mod docs;
+pub mod expiry;
 pub mod keyspace;
+pub mod lock;
+pub mod number;
+pub mod pubsub;
 pub mod raft;
+pub mod relocate;
+pub mod script;
 pub mod server;
 pub mod slot;
 pub mod spec;
 pub mod string;
 pub mod table;
+pub mod transaction;
 
 #[cfg(test)]
 mod tests;
@@ -33,8 +41,11 @@ mod tests;
 use bytes::Bytes;
 
 use crate::resp::{Protocol, Reply};
+use crate::store::change::FieldStep;
 use crate::store::{DbIndex, Op, Query};
 pub use args::Args;
+pub use pubsub::PubSubOp;
+pub use script::{Eval, ScriptOp, Source};
 pub use spec::{Arity, Flags, Group, KeyRange, ReplyShape, Spec};
 
 /// Version of Redis whose replies and texts we follow; clients gate features on it. Below 7.4 on purpose: from there on
@@ -54,10 +65,14 @@ pub enum Action {
     Read(Query, View),
     /// A change, through the log.
     Write(Op),
+    /// Concerns scripts.
+    Script(ScriptOp),
+    /// Concerns messages between clients.
+    PubSub(PubSubOp),
 }
 
 /// How the answer to a query is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum View {
     /// As it is.
     Plain,
@@ -71,6 +86,58 @@ pub enum View {
     NotTracked(&'static str),
     /// Bytes of key, value and record header (MEMORY USAGE); carries the bytes of the key.
     Memory(usize),
+    /// Part of the value (GETRANGE).
+    Range(Span),
+    /// One bit (GETBIT).
+    Bit(u64),
+    /// Number of 1 bits (BITCOUNT); `true` counts the span in bits.
+    BitCount(Option<(Span, bool)>),
+    /// First bit of a value (BITPOS).
+    BitPosition {
+        /// Which bit.
+        bit: bool,
+        /// Where; an end of `None` lies behind the string, where all bits are 0.
+        from: i64,
+        /// Last byte or bit.
+        to: Option<i64>,
+        /// The span counts bits.
+        in_bits: bool,
+    },
+    /// Numbers (BITFIELD of GETs alone).
+    Fields(Vec<FieldStep>),
+    /// XXH3 of the value in hex (DIGEST).
+    Digest,
+    /// Longest common subsequence of two values.
+    Lcs(Lcs),
+    /// Deadline or time left (TTL and its kin).
+    Deadline {
+        /// In seconds.
+        seconds: bool,
+        /// The moment rather than what is left.
+        absolute: bool,
+    },
+}
+
+/// First and last item; a negative number counts from the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First.
+    pub from: i64,
+    /// Last.
+    pub to: i64,
+}
+
+/// What LCS shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lcs {
+    /// Its length alone.
+    pub length: bool,
+    /// Where it lies in both.
+    pub places: bool,
+    /// The length of each place too.
+    pub with_lengths: bool,
+    /// Shortest place to show.
+    pub shortest: u64,
 }
 
 /// Changes and questions about client connections.
@@ -109,6 +176,16 @@ pub enum SessionOp {
     Kill(KillFilter),
     /// CLIENT REPLY.
     Replies(ReplyMode),
+    /// MULTI.
+    Multi,
+    /// EXEC.
+    Exec,
+    /// DISCARD.
+    Discard,
+    /// WATCH.
+    Watch(Vec<(DbIndex, Bytes)>),
+    /// UNWATCH.
+    Unwatch,
 }
 
 /// Which clients CLIENT KILL closes: all conditions must hold.
@@ -275,6 +352,8 @@ pub struct Context {
     pub databases: u8,
     /// Bytes of a key that may be written.
     pub key_bytes_max: usize,
+    /// Bytes of a value that an offset may reach.
+    pub value_bytes_max: u64,
     /// Bytes of one reply.
     pub reply_bytes_max: u64,
     /// Default LIMIT of a plain KEYS; 0 = all.

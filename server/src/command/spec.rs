@@ -79,6 +79,14 @@ impl Flags {
     pub const CONNECTION: Self = Self(1 << 18);
     /// Category @dangerous.
     pub const DANGEROUS: Self = Self(1 << 19);
+    /// Category @bitmap.
+    pub const BITMAP: Self = Self(1 << 20);
+    /// Category @transaction.
+    pub const TRANSACTION: Self = Self(1 << 21);
+    /// Category @pubsub.
+    pub const PUBSUB: Self = Self(1 << 22);
+    /// Category @scripting.
+    pub const SCRIPTING: Self = Self(1 << 23);
 
     /// Answers on any node at any time.
     pub const ALWAYS: Self = Self::LOADING.with(Self::STALE);
@@ -122,11 +130,15 @@ impl Flags {
             (self.has(Self::READONLY), "@read"),
             (self.has(Self::WRITE), "@write"),
             (self.has(Self::STRING), "@string"),
+            (self.has(Self::BITMAP), "@bitmap"),
+            (self.has(Self::PUBSUB), "@pubsub"),
             (self.has(Self::ADMIN), "@admin"),
             (self.has(Self::FAST), "@fast"),
             (!self.has(Self::FAST), "@slow"),
             (self.has(Self::DANGEROUS) || self.has(Self::ADMIN), "@dangerous"),
             (self.has(Self::CONNECTION), "@connection"),
+            (self.has(Self::TRANSACTION), "@transaction"),
+            (self.has(Self::SCRIPTING), "@scripting"),
         ]
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))
@@ -189,6 +201,16 @@ pub enum ReplyShape {
     Integer,
     /// An integer or nil.
     IntegerOrNil,
+    /// `+OK` or nil.
+    OkOrNil,
+    /// `+OK`, a bulk or nil (SET with GET).
+    OkOrBulkOrNil,
+    /// An array or nil (EXEC).
+    ArrayOrNil,
+    /// Bulk, integer, map or array (LCS).
+    BulkOrIntegerOrMap,
+    /// Anything (EVAL).
+    Any,
     /// An array.
     Array,
     /// A map.
@@ -218,6 +240,11 @@ impl ReplyShape {
                 Self::BulkOrNil => bulk || nil,
                 Self::Integer => integer,
                 Self::IntegerOrNil => integer || nil,
+                Self::OkOrNil => nil || matches!(reply, Reply::Ok),
+                Self::OkOrBulkOrNil => bulk || nil || matches!(reply, Reply::Ok),
+                Self::ArrayOrNil => nil || matches!(reply, Reply::Array(_) | Reply::NilArray),
+                Self::BulkOrIntegerOrMap => bulk || integer || matches!(reply, Reply::Map(_)),
+                Self::Any => true,
                 Self::Array => matches!(reply, Reply::Array(_)),
                 Self::Map => matches!(reply, Reply::Map(_)),
                 Self::OkOrInteger => integer || matches!(reply, Reply::Ok),
@@ -231,8 +258,16 @@ impl ReplyShape {
 pub enum Group {
     /// Strings.
     String,
+    /// Bits of strings.
+    Bitmap,
     /// Keys of any type.
     Generic,
+    /// Transactions.
+    Transactions,
+    /// Scripts.
+    Scripting,
+    /// Messages.
+    PubSub,
     /// The connection.
     Connection,
     /// The server.
@@ -245,15 +280,29 @@ pub enum Group {
 
 impl Group {
     /// All, in the order of the document.
-    pub const ALL: [Self; 6] =
-        [Self::String, Self::Generic, Self::Connection, Self::Server, Self::Raft, Self::Cluster];
+    pub const ALL: [Self; 10] = [
+        Self::String,
+        Self::Bitmap,
+        Self::Generic,
+        Self::Transactions,
+        Self::Scripting,
+        Self::PubSub,
+        Self::Connection,
+        Self::Server,
+        Self::Raft,
+        Self::Cluster,
+    ];
 
     /// Redis' name of the group; `raft` is ours.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::String => "string",
+            Self::Bitmap => "bitmap",
             Self::Generic => "generic",
+            Self::Transactions => "transactions",
+            Self::Scripting => "scripting",
+            Self::PubSub => "pubsub",
             Self::Connection => "connection",
             Self::Server => "server",
             Self::Cluster => "cluster",

@@ -7,7 +7,14 @@ use bytes::Bytes;
 use super::*;
 
 fn context() -> Context {
-    Context { db: 0, databases: 16, key_bytes_max: 8, reply_bytes_max: 1000, keys_default_limit: 0 }
+    Context {
+        db: 0,
+        databases: 16,
+        key_bytes_max: 8,
+        value_bytes_max: 64,
+        reply_bytes_max: 1000,
+        keys_default_limit: 0,
+    }
 }
 
 fn words(line: &str) -> Vec<Bytes> {
@@ -20,6 +27,15 @@ fn smallest(spec: &Spec) -> Vec<Bytes> {
         "SELECT" => "SELECT 1".to_owned(),
         "SCAN" => "SCAN 0".to_owned(),
         "WAIT" => "WAIT 0 0".to_owned(),
+        "BITOP" => "BITOP not k k".to_owned(),
+        "COPY" | "RENAME" | "RENAMENX" => format!("{} k l", spec.name),
+        "BITPOS" | "GETBIT" | "DECRBY" | "INCRBY" | "INCRBYFLOAT" | "EXPIRE" | "PEXPIRE" | "EXPIREAT"
+        | "PEXPIREAT" | "MOVE" => format!("{} k 1", spec.name),
+        "GETRANGE" | "SUBSTR" => format!("{} k 0 1", spec.name),
+        "MSETEX" => "MSETEX 1 k v".to_owned(),
+        "SETEX" | "PSETEX" | "SETRANGE" | "SETBIT" => format!("{} k 1 1", spec.name),
+        "SWAPDB" => "SWAPDB 0 1".to_owned(),
+        "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" => format!("{} x 0", spec.name),
         "RAFTADDPEER" | "RAFTREMOVEPEER" => format!("{} host:1", spec.name),
         "CLIENT|NO-EVICT" | "CLIENT|NO-TOUCH" | "CLIENT|REPLY" => format!("{} on", spec.name),
         "CLIENT|SETINFO" => "CLIENT|SETINFO lib-name x".to_owned(),

@@ -81,6 +81,11 @@ impl Client {
         self.peer.to_string()
     }
 
+    /// Has the connection closed.
+    pub fn close(&self) {
+        self.cancel.cancel();
+    }
+
     /// Resolves when the connection is to close.
     pub async fn cancelled(&self) {
         self.cancel.cancelled().await;

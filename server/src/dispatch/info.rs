@@ -12,7 +12,6 @@ use crate::command::REDIS_VERSION;
 use crate::config::{Config, Redirect};
 use crate::net;
 use crate::raft::{Role, Status};
-use crate::store::DbStats;
 
 /// Everything that INFO may tell, gathered by dispatch at one moment.
 pub struct Facts<'a> {
@@ -26,8 +25,10 @@ pub struct Facts<'a> {
     pub clients: &'a Clients,
     /// What the client listener has counted.
     pub net: &'a net::Stats,
-    /// Per database, index = number.
-    pub databases: &'a [DbStats],
+    /// Per database, index = number: keys that can be seen, and those of them with a deadline.
+    pub databases: &'a [(u64, u64)],
+    /// Keys removed because they had expired.
+    pub expired_keys: u64,
     /// This process.
     pub usage: Usage,
     /// Random id of this process' life, 40 hex digits.
@@ -191,8 +192,8 @@ fn stats(text: &mut Text, facts: &Facts<'_>) {
     text.field("total_net_input_bytes", net(&facts.net.read_bytes));
     text.field("total_net_output_bytes", net(&facts.net.written_bytes));
     text.field("rejected_connections", net(&facts.net.rejected));
-    // Nothing expires or is evicted by this version.
-    text.field("expired_keys", 0);
+    text.field("expired_keys", facts.expired_keys);
+    // Nothing is evicted by this version.
     text.field("evicted_keys", 0);
     text.field("keyspace_hits", totals.hits);
     text.field("keyspace_misses", totals.misses);
@@ -262,11 +263,8 @@ fn cluster(text: &mut Text, facts: &Facts<'_>) {
 }
 
 fn keyspace(text: &mut Text, facts: &Facts<'_>) {
-    for (number, stats) in facts.databases.iter().enumerate().filter(|(_, stats)| stats.keys > 0) {
-        text.field(
-            &format!("db{number}"),
-            format_args!("keys={},expires={},avg_ttl=0", stats.keys, stats.expires),
-        );
+    for (number, (keys, expires)) in facts.databases.iter().enumerate().filter(|(_, (keys, _))| *keys > 0) {
+        text.field(&format!("db{number}"), format_args!("keys={keys},expires={expires},avg_ttl=0"));
     }
 }
 

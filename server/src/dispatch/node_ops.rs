@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::spawn_blocking;
 
 use super::fault::Fault;
 use super::replica::Replica;
@@ -15,6 +16,7 @@ use crate::config::Redirect;
 use crate::net::Flow;
 use crate::raft::{MemberError, Role, Status};
 use crate::resp::{Reply, Request};
+use crate::store::Fatal;
 
 /// How often WAIT looks again.
 const WAIT_POLL: Duration = Duration::from_millis(10);
@@ -52,6 +54,10 @@ impl<R: Replica> Dispatcher<R> {
                     None => return (None, Flow::Close),
                 }
             }
+            NodeOp::Info(sections) => match self.info(&sections).await {
+                Ok(text) => Reply::Verbatim(text.into()),
+                Err(fatal) => return self.stopped_by(fatal),
+            },
             op => self.question(op),
         };
         (Some(reply), Flow::Continue)
@@ -69,7 +75,6 @@ impl<R: Replica> Dispatcher<R> {
         let config = &self.parts.config;
         let status = || self.parts.group.status();
         match op {
-            NodeOp::Info(sections) => Reply::Verbatim(self.info(&sections).into()),
             NodeOp::ConfigGet(patterns) => config_table::get(config, &self.live, &patterns),
             NodeOp::ConfigSet(pairs) => config_table::set(config, &self.live, &pairs),
             NodeOp::ResetStatistics => {
@@ -107,14 +112,19 @@ impl<R: Replica> Dispatcher<R> {
             | NodeOp::Transfer(_)
             | NodeOp::ShrinkLog
             | NodeOp::Snapshot
+            | NodeOp::Info(_)
             | NodeOp::Wait { .. } => Reply::Error("ERR not a question".to_owned()),
         }
     }
 
-    fn info(&self, sections: &[String]) -> String {
-        let group = &self.parts.group;
+    async fn info(&self, sections: &[String]) -> Result<String, Fatal> {
+        let group = self.parts.group.clone();
         let status = group.status();
-        let databases: Vec<_> = (0..self.parts.config.databases).map(|db| group.db_stats(db)).collect();
+        let count = self.parts.config.databases;
+        let databases = spawn_blocking(move || (0..count).map(|db| group.visible(db)).collect()).await;
+        let databases: Result<Vec<_>, Fatal> =
+            databases.unwrap_or_else(|error| Err(Fatal::new("count keys", error)));
+        let databases = databases?;
         let second = monotonic().saturating_duration_since(self.epoch).as_secs();
         let facts = info::Facts {
             config: &self.parts.config,
@@ -123,6 +133,7 @@ impl<R: Replica> Dispatcher<R> {
             clients: &self.clients,
             net: &self.parts.net,
             databases: &databases,
+            expired_keys: self.parts.group.expired_keys(),
             usage: process::usage(),
             run_id: &self.run_id,
             addr: &self.parts.addr,
@@ -133,7 +144,14 @@ impl<R: Replica> Dispatcher<R> {
             saving: self.saving.load(Ordering::Relaxed),
             last_save_ok: self.last_save_ok.load(Ordering::Relaxed),
         };
-        info::render(&facts, sections)
+        Ok(info::render(&facts, sections))
+    }
+
+    /// The node stops because of this error, and the client is told.
+    fn stopped_by(&self, fatal: Fatal) -> (Option<Reply>, Flow) {
+        let text = format!("ERR the node stops: {fatal}");
+        (self.parts.fatal)(fatal);
+        (Some(Reply::Error(text)), Flow::Close)
     }
 
     fn cluster(&self, op: ClusterOp) -> Reply {

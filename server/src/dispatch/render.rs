@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 
+use super::values;
 use crate::command::View;
 use crate::command::args::strict_int;
 use crate::resp::Reply;
-use crate::store::{Answer, Outcome, TypeTag};
+use crate::store::{Answer, Failure, Outcome, TypeTag};
 
 const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 
@@ -30,14 +31,36 @@ pub fn outcome(outcome: &Outcome) -> Reply {
         Outcome::Ok => Reply::Ok,
         Outcome::Int(n) => Reply::Integer(*n),
         Outcome::WrongType => Reply::Error(WRONG_TYPE.to_owned()),
+        Outcome::Nil => Reply::Nil,
+        Outcome::Bulk(value) => Reply::Bulk(value.clone()),
+        Outcome::Double(text) => {
+            let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+            number.map_or_else(|| Reply::Bulk(text.clone()), Reply::Double)
+        }
+        Outcome::List(list) => Reply::Array(list.iter().map(self::outcome).collect()),
+        // Reads in a transaction are shown by `answer`, with their view.
+        Outcome::Answer(answer) => self::answer(answer.clone(), &View::Plain, u64::MAX),
+        Outcome::Failed(failure) => Reply::Error(format!("ERR {}", failure_text(*failure))),
+    }
+}
+
+fn failure_text(failure: Failure) -> &'static str {
+    match failure {
+        Failure::NotInteger => "value is not an integer or out of range",
+        Failure::Overflow => "increment or decrement would overflow",
+        Failure::NotFloat => "value is not a valid float",
+        Failure::NanOrInfinity => "increment would produce NaN or Infinity",
+        Failure::TooLong => "string exceeds maximum allowed size (proto-max-bulk-len)",
+        Failure::NoSuchKey => "no such key",
     }
 }
 
 /// Reply to a read. `reply_bytes_max` is told when the answer was refused for its size.
 #[must_use]
-pub fn answer(answer: Answer, view: View, reply_bytes_max: u64) -> Reply {
+pub fn answer(answer: Answer, view: &View, reply_bytes_max: u64) -> Reply {
     match answer {
         Answer::Value(value) => self::value(value, view),
+        Answer::Values(values) if matches!(view, View::Lcs(_)) => values::lcs(&values, view),
         Answer::Values(values) => Reply::Array(values.into_iter().map(bulk_or_nil).collect()),
         Answer::Int(n) => Reply::Integer(n),
         Answer::Type(None) => Reply::Simple("none"),
@@ -57,18 +80,24 @@ pub fn answer(answer: Answer, view: View, reply_bytes_max: u64) -> Reply {
              LIMIT and PIVOT, SCAN, or fewer keys"
         )),
         Answer::WrongType => Reply::Error(WRONG_TYPE.to_owned()),
+        Answer::Deadline { deadline, now } => values::deadline(deadline, now, view),
+        // Asked by dispatch for itself alone.
+        Answer::Versions(_) | Answer::Row(_) | Answer::Due => {
+            Reply::Error("ERR the log time stands still, try again".to_owned())
+        }
     }
 }
 
-fn value(value: Option<Bytes>, view: View) -> Reply {
+fn value(value: Option<Bytes>, view: &View) -> Reply {
     match (view, value) {
         (View::Plain, value) => bulk_or_nil(value),
         (View::Length, value) => count(value.map_or(0, |value| value.len())),
-        (_, None) => Reply::Nil,
         (View::Encoding, Some(value)) => Reply::Bulk(Bytes::from_static(encoding(&value).as_bytes())),
         (View::RefCount, Some(_)) => Reply::Integer(1),
-        (View::NotTracked(text), Some(_)) => Reply::Error(text.to_owned()),
+        (View::NotTracked(text), Some(_)) => Reply::Error((*text).to_owned()),
         (View::Memory(key_bytes), Some(value)) => count(key_bytes + value.len() + RECORD_HEAD_BYTES),
+        (View::Encoding | View::RefCount | View::NotTracked(_) | View::Memory(_), None) => Reply::Nil,
+        (view, value) => values::show(value, view),
     }
 }
 
@@ -94,7 +123,7 @@ mod tests {
     #[test]
     fn a_value_is_shown_as_its_view_says() {
         let stored = || Some(Bytes::from_static(b"hello"));
-        let show = |value, view| answer(Answer::Value(value), view, 0);
+        let show = |value, view| answer(Answer::Value(value), &view, 0);
         assert_eq!(show(stored(), View::Plain), bulk("hello"));
         assert_eq!(show(None, View::Plain), Reply::Nil);
         assert_eq!(show(stored(), View::Length), Reply::Integer(5));
@@ -123,10 +152,10 @@ mod tests {
             (Bytes::from_static(b"a"), Some(Bytes::from_static(b"1"))),
             (Bytes::from_static(b"b"), None),
         ];
-        let reply = answer(Answer::Keys(pairs), View::Plain, 0);
+        let reply = answer(Answer::Keys(pairs), &View::Plain, 0);
         assert_eq!(reply, Reply::Array(vec![bulk("a"), bulk("1"), bulk("b")]));
         assert!(
-            matches!(answer(Answer::TooLarge, View::Plain, 77), Reply::Error(text) if text.contains("77 bytes"))
+            matches!(answer(Answer::TooLarge, &View::Plain, 77), Reply::Error(text) if text.contains("77 bytes"))
         );
     }
 }

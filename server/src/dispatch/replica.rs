@@ -2,9 +2,12 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
+
+use crate::clock::UnixMs;
 use crate::config::Consistency;
 use crate::raft::{Group, MemberError, ProposeError, ReadError, Status};
-use crate::store::{Answer, DbStats, Fatal, Op, Outcome, Query};
+use crate::store::{Answer, Fatal, Op, Outcome, Query};
 
 /// The replicated group and its local state. Semantics and errors are those of [`Group`].
 pub trait Replica: Clone + Send + Sync + 'static {
@@ -12,13 +15,23 @@ pub trait Replica: Clone + Send + Sync + 'static {
     fn propose(&self, ops: Vec<Op>) -> impl Future<Output = Result<Vec<Outcome>, ProposeError>> + Send;
     /// See [`Group::read_barrier`].
     fn read_barrier(&self, level: Consistency) -> impl Future<Output = Result<(), ReadError>> + Send;
-    /// See [`crate::store::Store::query`].
+    /// See [`crate::store::Store::query_at`].
     ///
     /// # Errors
     /// [`Fatal`]: the node must stop.
-    fn query(&self, query: &Query) -> Result<Answer, Fatal>;
-    /// See [`crate::store::Store::stats`].
-    fn db_stats(&self, db: u8) -> DbStats;
+    fn query(&self, query: &Query, now: UnixMs) -> Result<Answer, Fatal>;
+    /// See [`crate::store::Store::log_time`].
+    fn log_time(&self) -> UnixMs;
+    /// Keys of a database that can be seen, and those of them with a deadline ([`crate::store::Store::visible`]). No
+    /// call for async code.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the node must stop.
+    fn visible(&self, db: u8) -> Result<(u64, u64), Fatal>;
+    /// See [`crate::store::Store::reaped`].
+    fn expired_keys(&self) -> u64;
+    /// See [`Group::broadcast`].
+    fn broadcast(&self, channel: &Bytes, message: &Bytes);
     /// See [`Group::status`].
     fn status(&self) -> Status;
     /// See [`Group::add_peer`].
@@ -40,12 +53,24 @@ impl Replica for Group {
         Group::read_barrier(self, level).await
     }
 
-    fn query(&self, query: &Query) -> Result<Answer, Fatal> {
-        self.store().query(query)
+    fn query(&self, query: &Query, now: UnixMs) -> Result<Answer, Fatal> {
+        self.store().query_at(query, now)
     }
 
-    fn db_stats(&self, db: u8) -> DbStats {
-        self.store().stats(db)
+    fn log_time(&self) -> UnixMs {
+        self.store().log_time()
+    }
+
+    fn visible(&self, db: u8) -> Result<(u64, u64), Fatal> {
+        self.store().visible(db)
+    }
+
+    fn expired_keys(&self) -> u64 {
+        self.store().reaped()
+    }
+
+    fn broadcast(&self, channel: &Bytes, message: &Bytes) {
+        Group::broadcast(self, channel, message);
     }
 
     fn status(&self) -> Status {

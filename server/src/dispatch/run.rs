@@ -58,14 +58,12 @@ impl Run {
     /// All reads of a run are answered after all its writes. That is the order of the pipeline to whoever looks, as long
     /// as no write touches a key that was read before it.
     fn may_follow_gets(&self, op: &Op) -> bool {
-        let free = |db: DbIndex, key: &Bytes| !self.got.contains(&(db, key.clone()));
-        let apart = match op {
-            Op::Set { db, key, .. } => free(*db, key),
-            Op::MSet { db, pairs } => pairs.iter().all(|(key, _)| free(*db, key)),
-            Op::Del { db, keys } | Op::DelIf { db, keys, .. } => keys.iter().all(|key| free(*db, key)),
-            Op::PDel { .. } | Op::FlushDb { .. } | Op::FlushAll => false,
-        };
-        !self.other_reads && self.gets <= MIXED_READS_MAX && apart
+        if self.other_reads || self.gets > MIXED_READS_MAX {
+            return false;
+        }
+        let mut apart = true;
+        let known = op.each_key(&mut |db, key| apart &= !self.got.contains(&(db, key.clone())));
+        known && apart
     }
 
     pub(super) fn admits_read(&self, query: &Query) -> bool {
@@ -132,9 +130,10 @@ impl Tally {
 /// True if a query touches few keys, so that it may run on an async thread.
 pub(super) fn is_short(query: &Query) -> bool {
     match query {
-        Query::Get { .. } | Query::Type { .. } | Query::DbSize { .. } => true,
+        Query::Get { .. } | Query::Type { .. } | Query::Deadline { .. } | Query::Row { .. } => true,
         Query::MGet { keys, .. } | Query::Exists { keys, .. } => keys.len() <= INLINE_KEYS_MAX,
-        // A range may have to wait for what is gathered to be written.
-        Query::Scan { .. } | Query::Keys { .. } | Query::RandomKey { .. } => false,
+        Query::Versions { keys } => keys.len() <= INLINE_KEYS_MAX,
+        // A range may have to wait for what is gathered to be written, and so may a count.
+        Query::Scan { .. } | Query::Keys { .. } | Query::RandomKey { .. } | Query::DbSize { .. } => false,
     }
 }

@@ -15,8 +15,13 @@ use crate::session::Session;
 impl<R: Replica> Dispatcher<R> {
     /// Changes or describes connections.
     pub(super) fn session_op(&self, connection: &mut Connection, op: SessionOp) -> (Option<Reply>, Flow) {
-        let Connection { session, client } = connection;
+        let Connection { session, client, .. } = connection;
         let reply = match op {
+            op @ (SessionOp::Multi | SessionOp::Discard | SessionOp::Unwatch) => {
+                Self::transaction_op(connection, &op)
+            }
+            // Served by `perform`, which waits for the group.
+            SessionOp::Exec | SessionOp::Watch(_) => Reply::Error("ERR not in a transaction".to_owned()),
             SessionOp::Hello { protocol, name } => {
                 session.protocol = protocol.unwrap_or(session.protocol);
                 if let Some(name) = name {
@@ -27,6 +32,7 @@ impl<R: Replica> Dispatcher<R> {
             SessionOp::Reset => {
                 session.reset();
                 client.reset();
+                self.silence(connection);
                 Reply::Simple("RESET")
             }
             SessionOp::Quit => return (Some(Reply::Ok), Flow::Close),

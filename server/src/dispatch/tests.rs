@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::views::tests::status;
 use super::*;
 use crate::raft::{MemberError, ProposeError, ReadError, Role, Status};
-use crate::store::DbStats;
+use crate::store::{Answer, Query};
 
 /// What the group was asked, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Replica for FakeGroup {
         self.0.refuse_reads.lock().pop_front().map_or(Ok(()), Err)
     }
 
-    fn query(&self, query: &Query) -> Result<Answer, Fatal> {
+    fn query(&self, query: &Query, _: UnixMs) -> Result<Answer, Fatal> {
         self.ask(Asked::Query);
         if self.0.broken.load(Ordering::Relaxed) {
             return Err(Fatal::new("read block 7", "checksum mismatch"));
@@ -91,10 +91,16 @@ impl Replica for FakeGroup {
         })
     }
 
-    fn db_stats(&self, db: u8) -> DbStats {
-        DbStats { keys: u64::from(db % 2), expires: 0, digest: 0 }
+    fn log_time(&self) -> UnixMs {
+        UnixMs(1)
     }
-
+    fn visible(&self, db: u8) -> Result<(u64, u64), Fatal> {
+        Ok((u64::from(db % 2), 0))
+    }
+    fn broadcast(&self, _: &Bytes, _: &Bytes) {}
+    fn expired_keys(&self) -> u64 {
+        7
+    }
     fn status(&self) -> Status {
         status(self.0.role.lock().unwrap_or(Role::Leader))
     }
@@ -301,7 +307,7 @@ async fn arity_and_syntax_are_checked_before_leadership() {
     let mut bench = Bench::new(|config| config.redirect = Redirect::Try);
     bench.group.0.refuse_writes.lock().push_back(ProposeError::NoLeader);
     assert_eq!(bench.reply("SET k").await, error("ERR wrong number of arguments for 'SET' command"));
-    assert_eq!(bench.reply("SET k v NX").await, error("ERR syntax error"));
+    assert_eq!(bench.reply("SET k v NX XX").await, error("ERR syntax error"));
     assert!(bench.asked().is_empty());
 }
 

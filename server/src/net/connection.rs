@@ -12,21 +12,25 @@
 //! ```
 //!
 //! All waiting for the client happens in two places, [`Connection::read`] and [`Connection::write`]; pushes between
-//! turns (MONITOR, subscriptions) will be one more branch of the `select!` in `read`.
+//! turns (subscriptions) are one branch of the `select!` in `read`.
 //!
 //! Invariants:
 //! - Nothing is read while a reply is unwritten.
 //! - The read buffer grows with the bytes that came (it at most doubles), within the budget that all connections share.
 //! - A client that neither takes its replies nor goes on with a large request is closed after `output_stall`.
-//! - Asked to stop, the connection finishes its turn, answers what has already arrived, and closes.
+//! - Asked to stop, the connection closes where no request can be on its way: behind an answer, in the same packet as
+//!   the answer, when the client has sent nothing else; or in the silence of a client that has not spoken for a while.
+//!   A client that asks, waits, and looks at its socket before it asks again loses no request by a stop.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, FREE_BYTES, Share};
@@ -63,6 +67,10 @@ const BUDGET_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a stopping connection waits for the rest of a request that has begun to arrive.
 const STOP_WAIT: Duration = Duration::from_millis(500);
+
+/// Silence of a client in which a stopping connection may close without an answer in front. One that spoke more recently
+/// is likely to speak again: its next request is awaited for this long, and the end travels with the answer.
+const STOP_LULL: Duration = Duration::from_secs(1);
 
 /// How long a stopping connection goes on with a client that never pauses.
 const STOP_MAX: Duration = Duration::from_secs(3);
@@ -102,7 +110,22 @@ pub(super) enum End {
     OverBudget,
 }
 
+/// A client's byte stream.
+pub(super) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+    /// What is written from now on leaves together with the end of the stream, as far as it fits into one packet.
+    fn hold_for_end(&self) {}
+}
+
+impl ClientStream for TcpStream {
+    fn hold_for_end(&self) {
+        if let Err(error) = rustix::net::sockopt::set_tcp_cork(self, true) {
+            tracing::debug!(%error, "set TCP_CORK");
+        }
+    }
+}
+
 /// Why decoding stopped.
+#[derive(PartialEq, Eq)]
 enum Decoded {
     /// What is left in the buffer is not a whole request.
     All,
@@ -127,6 +150,8 @@ pub(super) struct Connection<S> {
     read_bytes: usize,
     /// Runs while a large request is unfinished; fires when too few bytes come.
     stall: Option<Stall>,
+    /// When the client was last heard.
+    heard: Instant,
     /// Runs once the connection was asked to stop.
     last_call: Option<Pin<Box<Sleep>>>,
 }
@@ -137,7 +162,7 @@ struct Stall {
     bytes: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: ClientStream> Connection<S> {
     /// A connection that has read nothing yet. It ends at once when `kill` is cancelled, and in order on `stop`.
     pub(super) fn new(
         stream: S,
@@ -165,6 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             share,
             read_bytes: READ_BYTES_MIN,
             stall: None,
+            heard: Instant::now(),
             last_call: None,
         }
     }
@@ -188,11 +214,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn serve<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> End {
         loop {
             let decoded = self.decode_turn();
-            if let Err(end) = self.run_turn(handler, session).await {
-                return end;
-            }
+            let came = match self.run_turn(handler, session, decoded == Decoded::All).await {
+                Ok(came) => came,
+                Err(end) => return end,
+            };
             let step = match decoded {
-                Decoded::All => self.read().await,
+                Decoded::All if came => Ok(()),
+                Decoded::All => self.read(handler, session).await,
                 Decoded::TurnFull => Ok(()),
                 Decoded::Malformed(error) => self.part_with(error.to_string(), End::Malformed).await,
                 Decoded::CrossProtocol => Err(End::CrossProtocol),
@@ -218,8 +246,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Decoded::TurnFull
     }
 
-    /// Runs the decoded requests and writes their replies.
-    async fn run_turn<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> Result<(), End> {
+    /// Runs the decoded requests and writes their replies. `is_whole` says that nothing else waits in the buffer; true
+    /// comes back if something does now.
+    async fn run_turn<H: Handler>(
+        &mut self,
+        handler: &H,
+        session: &mut H::Session,
+        is_whole: bool,
+    ) -> Result<bool, End> {
+        let mut came = false;
         while !self.requests.is_empty() {
             let waiting = self.requests.len();
             let flow = handler.turn(session, &mut self.requests, &mut self.out).await;
@@ -228,7 +263,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 // A client that is slow to take its replies must not keep others from sending.
                 self.share.release_to(self.decoder.held_bytes() + self.buffer.len());
             }
+            let is_last = is_whole && self.is_last_answer(&mut came).await?;
+            if is_last {
+                self.stream.hold_for_end();
+            }
             self.write().await?;
+            if is_last {
+                return Err(End::Stopped);
+            }
             if is_stuck {
                 tracing::error!(requests = waiting, "handler leaves its turn untouched, connection closes");
             }
@@ -239,7 +281,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(End::Killed);
             }
         }
-        Ok(())
+        Ok(came)
+    }
+
+    /// Whether the node stops and the client waits for nothing but the replies in `out`. `came` is set if it sent more.
+    async fn is_last_answer(&mut self, came: &mut bool) -> Result<bool, End> {
+        if !self.stop.is_cancelled() || !self.requests.is_empty() || self.decoder.is_mid_request(&self.buffer)
+        {
+            return Ok(false);
+        }
+        let room = self.make_room().await?;
+        // Lets the runtime look at its sockets, so that the read below knows of everything that has arrived.
+        tokio::task::yield_now().await;
+        match read_some(&mut self.stream, &mut self.buffer, room).now_or_never() {
+            None => Ok(true),
+            Some(Ok(length)) => {
+                self.note_read(length, room);
+                *came = true;
+                Ok(false)
+            }
+            // The next read finds the end again; until then the client may take its replies.
+            Some(Err(_)) => Ok(false),
+        }
     }
 
     /// Writes `out`, slice by slice; the client has `output_stall` for each slice once the socket is full.
@@ -265,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Reads once, or finds that there is nothing to wait for. Returning `Ok` without new bytes is harmless.
-    async fn read(&mut self) -> Result<(), End> {
+    async fn read<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> Result<(), End> {
         let room = self.make_room().await?;
         if self.stop.is_cancelled() {
             return self.read_last(room).await;
@@ -275,6 +338,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             biased;
             () = self.kill.cancelled() => return Err(End::Killed),
             read = read_some(&mut self.stream, &mut self.buffer, room) => read?,
+            () = handler.pushed(session) => {
+                handler.take_pushes(session, &mut self.out);
+                return self.write().await;
+            }
             () = self.stop.cancelled() => return Ok(()),
             () = wait_for(self.stall.as_mut()) => return Err(End::Stalled),
             () = sleep(IDLE), if is_bloated => {
@@ -286,9 +353,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Reads what has already arrived, and the rest of a request that has begun; with neither, the connection is done.
+    /// Reads what has already arrived, the rest of a request that has begun, or the next one of a client that spoke just
+    /// now; with none of these, the connection is done.
     async fn read_last(&mut self, room: usize) -> Result<(), End> {
-        let patience = if self.decoder.is_mid_request(&self.buffer) { STOP_WAIT } else { Duration::ZERO };
+        let patience = if self.decoder.is_mid_request(&self.buffer) {
+            STOP_WAIT
+        } else {
+            STOP_LULL.saturating_sub(self.heard.elapsed())
+        };
         let last_call = self.last_call.get_or_insert_with(|| Box::pin(sleep(STOP_MAX)));
         // Lets the runtime look at its sockets, so that the read below knows of everything that has arrived.
         tokio::task::yield_now().await;
@@ -305,6 +377,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn note_read(&mut self, length: usize, room: usize) {
         Stats::add(&self.shared.stats.read_bytes, length);
+        self.heard = Instant::now();
         if length == room {
             self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
         } else if length < self.read_bytes / 4 {

@@ -122,6 +122,11 @@ impl<H: Handler> Listener<H> {
                 }
             }
         }
+        // Whom the kernel has let in already would be reset with the socket; they are served to their first pause.
+        tokio::task::yield_now().await;
+        while let Some(Ok((stream, peer))) = self.socket.accept().now_or_never() {
+            self.admit(stream, peer);
+        }
         drop(self.socket);
         self.tracker.close();
         if timeout(drain, self.tracker.wait()).await.is_ok() {

@@ -37,7 +37,7 @@ pub use listener::Listener;
 /// What runs the requests of the connections.
 pub trait Handler: Send + Sync + 'static {
     /// State of one connection.
-    type Session: Send + 'static;
+    type Session: Send + Sync + 'static;
 
     /// A connection begins. `id` counts from 1 and is never used twice by one process (CLIENT ID); `local` is our
     /// address as the client sees it. Whoever cancels `kill` (CLIENT KILL) closes the connection: a running turn is
@@ -58,6 +58,18 @@ pub trait Handler: Send + Sync + 'static {
         requests: &mut Vec<Request>,
         out: &mut BytesMut,
     ) -> impl Future<Output = Flow> + Send;
+
+    /// Resolves when something waits for a connection that no request asked for (messages). Awaited between turns, and
+    /// dropped as soon as anything else happens.
+    fn pushed(&self, session: &Self::Session) -> impl Future<Output = ()> + Send {
+        let _ = session;
+        std::future::pending()
+    }
+
+    /// Appends what waits; may leave some for the next call.
+    fn take_pushes(&self, session: &mut Self::Session, out: &mut BytesMut) {
+        let _ = (session, out);
+    }
 
     /// The connection is gone, whatever the reason (also after a panic in `turn`).
     fn close(&self, session: Self::Session);

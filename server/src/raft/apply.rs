@@ -72,6 +72,11 @@ impl ApplyHandle {
         self.applied.clone()
     }
 
+    /// Last applied entry.
+    pub(super) fn applied_now(&self) -> Option<LogId> {
+        *self.applied.borrow()
+    }
+
     async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, Fatal> {
         let (reply, answer) = oneshot::channel();
         let stopped = || Fatal::new("reach the apply thread", "it has stopped");

@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
+use super::broadcast::Messages;
+use super::confirm::{Confirm, Told};
 use super::doubt::Doubt;
 use super::group::ProposeError;
 use super::identity::Identity;
@@ -52,6 +54,8 @@ pub(super) struct Core {
     pub(super) clocks: Arc<PeerClocks>,
     pub(super) outgoing: Arc<Outgoing>,
     pub(super) incoming: Arc<Incoming>,
+    pub(super) told: Arc<Told>,
+    pub(super) confirm: Confirm,
     pub(super) leader: watch::Sender<LeaderView>,
     pub(super) members: ArcSwap<Members>,
     pub(super) disk: Disk,
@@ -66,6 +70,8 @@ pub(super) struct Core {
     pub(super) hold_proposals: watch::Sender<bool>,
     pub(super) in_flight: watch::Sender<usize>,
     pub(super) log_time_ms: AtomicU64,
+    /// Messages of PUBLISH.
+    pub(super) messages: Messages,
     pub(super) started: Instant,
     /// Until then reads are confirmed by a round, not by a lease.
     pub(super) no_lease_until: ArcSwapOption<Instant>,

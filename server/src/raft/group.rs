@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::Instant as _;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
@@ -352,6 +353,17 @@ impl Group {
         }
     }
 
+    /// Sends a message to all other members, at most once: one that cannot be reached, or has too much waiting, misses it.
+    /// What one node sends arrives in order.
+    pub fn broadcast(&self, channel: &Bytes, message: &Bytes) {
+        self.core.messages.broadcast(&self.core, channel, message);
+    }
+
+    /// Says what becomes of messages that other members send. Only the first call counts.
+    pub fn on_message(&self, deliver: impl Fn(&Bytes, &Bytes) + Send + Sync + 'static) {
+        self.core.messages.on_message(Box::new(deliver));
+    }
+
     /// Runs a task that ends with the group.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.core.tasks.spawn(task);
@@ -472,6 +484,8 @@ impl Group {
         let core = &self.core;
         core.shutdown.cancel();
         core.stop_proposer.cancel();
+        core.confirm.close();
+        core.messages.close();
         if let Err(error) = core.raft.shutdown().await {
             tracing::warn!(%error, "Raft core did not stop cleanly");
         }

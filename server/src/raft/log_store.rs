@@ -14,6 +14,7 @@ use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use super::codec;
+use super::confirm::Told;
 use super::log::{Done, LogError, RaftLog};
 use super::types::{
     Entry, RaftLogId, RaftVote, TypeConfig, from_raft, to_raft, vote_from_raft, vote_to_raft,
@@ -29,11 +30,12 @@ pub(super) struct LogStore {
     log: Arc<RaftLog>,
     /// As recovered at open; later values are kept by the library.
     committed_at_open: Option<LogId>,
+    told: Arc<Told>,
 }
 
 impl LogStore {
-    pub(super) fn new(log: Arc<RaftLog>, committed_at_open: Option<LogId>) -> Self {
-        Self { log, committed_at_open }
+    pub(super) fn new(log: Arc<RaftLog>, committed_at_open: Option<LogId>, told: Arc<Told>) -> Self {
+        Self { log, committed_at_open, told }
     }
 
     fn read_range(&self, from: u64, to_exclusive: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
@@ -186,7 +188,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut members_change = false;
         let encode = |entry: Entry| {
-            members_change |= matches!(entry.payload, EntryPayload::Membership(_));
+            if matches!(entry.payload, EntryPayload::Membership(_)) {
+                members_change = true;
+                self.told.members(entry.log_id.index);
+            }
             codec::encode_entry(&entry)
         };
         let entries = entries.into_iter().map(encode).collect();

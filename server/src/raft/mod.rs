@@ -15,7 +15,9 @@
 //! - The log is purged only up to what the state has made durable.
 
 mod apply;
+mod broadcast;
 mod codec;
+mod confirm;
 mod core;
 mod doubt;
 pub mod group;
@@ -34,6 +36,7 @@ mod resolver;
 mod seed;
 mod start;
 mod state_machine;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -1,17 +1,22 @@
 //! The read barrier: one ReadIndex round serves all reads that wait for it.
 //!
 //! A read that arrives while a round runs joins the next one: the running round may have fixed its index before the
-//! read came. After the round each read waits until the local apply has reached the index, so any node can serve it.
+//! read came. The next one leaves when nothing is open, or when it serves as many reads as all that are. After the round each read waits until the local apply has reached the index, so any node can serve it.
 //! Nothing is written to the log (Raft dissertation, section 6.4).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use openraft::ReadPolicy as RaftReadPolicy;
 use openraft::raft::linearizable_read::LinearizerOption;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
+use super::confirm;
 use super::core::{Core, LeaderView};
 use super::group::ReadError;
 use super::peer::client::PeerClient;
@@ -23,6 +28,8 @@ use crate::store::LogId;
 
 /// Reads waiting for a round.
 const WAITING_MAX: usize = 16 * 1024;
+/// Rounds at once.
+const OPEN_MAX: usize = 4;
 /// Between two attempts to find a leader that can confirm itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// One round to the leader and its quorum.
@@ -46,7 +53,7 @@ impl Reader {
     pub(super) fn spawn(core: &Arc<Core>) -> Self {
         let (waiting, queue) = mpsc::channel(WAITING_MAX);
         let leader = core.leader_watch();
-        let rounds = Rounds { core: core.clone(), leader: leader.clone(), client: None };
+        let rounds = Rounds { core: core.clone(), leader: leader.clone(), client: Mutex::new(None) };
         core.tasks.spawn(rounds.run(queue));
         Self { waiting, core: core.clone(), leader }
     }
@@ -76,6 +83,10 @@ impl Reader {
         if self.core.stop_proposer.is_cancelled() {
             return Err(ReadError::ShuttingDown);
         }
+        if confirm::is_alone(&self.core) {
+            self.core.counters.read_round(1);
+            return Ok(());
+        }
         let (reply, answer) = oneshot::channel();
         let deadline = clock::monotonic() + self.core.config.timing.hold_without_leader;
         self.waiting.send(Waiting { deadline, reply }).await.map_err(|_| ReadError::ShuttingDown)?;
@@ -104,6 +115,9 @@ pub(super) async fn leader_read_index(core: &Core) -> Option<LogId> {
             return Some(from_raft(id.log_id()));
         }
     }
+    if let Some(id) = core.confirm.read_index(core).await {
+        return Some(id);
+    }
     match timeout(ROUND_MAX, core.raft.get_read_log_id(RaftReadPolicy::ReadIndex)).await {
         Ok(Ok((id, _))) => Some(from_raft(id.log_id())),
         _ => None,
@@ -113,67 +127,98 @@ pub(super) async fn leader_read_index(core: &Core) -> Option<LogId> {
 struct Rounds {
     core: Arc<Core>,
     leader: watch::Receiver<LeaderView>,
-    client: Option<(u64, PeerClient)>,
+    client: Mutex<Option<(u64, PeerClient)>>,
 }
 
 impl Rounds {
-    async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
-        let mut round = Vec::new();
+    async fn run(self, mut queue: mpsc::Receiver<Waiting>) {
+        let mut next = Vec::new();
+        let (mut open, mut open_reads) = (FuturesUnordered::new(), 0);
         let stop = self.core.stop_proposer.clone();
         // Handles of a stopped group may live on; this task, which holds the state open, must not.
-        while let Some(Some(first)) = stop.run_until_cancelled(queue.recv()).await {
-            round.push(first);
-            while round.len() < WAITING_MAX
-                && let Ok(next) = queue.try_recv()
-            {
-                round.push(next);
+        loop {
+            let room = WAITING_MAX - next.len();
+            tokio::select! {
+                biased;
+                Some(reads) = open.next(), if !open.is_empty() => open_reads -= reads,
+                count = queue.recv_many(&mut next, room), if room > 0 => {
+                    if count == 0 {
+                        return;
+                    }
+                    // Lets every connection that has something to read put its reads into this round.
+                    yield_now().await;
+                    while next.len() < WAITING_MAX && let Ok(more) = queue.try_recv() {
+                        next.push(more);
+                    }
+                }
+                () = stop.cancelled() => return,
             }
-            self.serve(&mut round).await;
-            self.core.counters.read_round(round.len());
+            if !next.is_empty() && open.len() < OPEN_MAX && next.len() >= open_reads {
+                open_reads += next.len();
+                open.push(self.serve(std::mem::take(&mut next)));
+            }
         }
     }
 
-    /// Runs rounds until every read is answered or has waited too long.
-    async fn serve(&mut self, round: &mut Vec<Waiting>) {
+    /// Runs rounds until every read is answered or has waited too long. Returns how many there were.
+    async fn serve(&self, mut round: Vec<Waiting>) -> usize {
+        let reads = round.len();
         let deadline = round.iter().map(|read| read.deadline).min();
+        let mut seen = self.leader.clone();
         loop {
-            let leader = self.leader.borrow_and_update().clone();
+            let leader = seen.borrow_and_update().clone();
             let here = leader.id == Some(self.core.local.node_id);
-            if !here && leader.id.is_some() && self.core.config.redirect != Redirect::Forward {
-                return answer(round, &Err(ReadError::NotLeader { addr: leader.addr }));
-            }
-            let index = if here { leader_read_index(&self.core).await } else { self.ask(&leader).await };
-            if let Some(id) = index
-                && self.wait_applied(id, deadline).await
-            {
-                return answer(round, &Ok(()));
-            }
-            if self.core.stop_proposer.is_cancelled() {
-                return answer(round, &Err(ReadError::ShuttingDown));
-            }
-            if deadline.is_none_or(|at| at <= clock::monotonic()) {
-                return answer(round, &Err(ReadError::NoLeader));
+            let result = if !here && leader.id.is_some() && self.core.config.redirect != Redirect::Forward {
+                Some(Err(ReadError::NotLeader { addr: leader.addr }))
+            } else {
+                let index = if here { leader_read_index(&self.core).await } else { self.ask(&leader).await };
+                self.outcome(index, deadline).await
+            };
+            if let Some(result) = result {
+                answer(&mut round, &result);
+                self.core.counters.read_round(reads);
+                return reads;
             }
             tokio::select! {
-                _ = self.leader.changed() => {}
+                _ = seen.changed() => {}
                 () = sleep(RETRY_PAUSE) => {}
             }
         }
     }
 
-    async fn ask(&mut self, leader: &LeaderView) -> Option<LogId> {
-        let id = leader.id?;
-        let client = match &self.client {
-            Some((known, client)) if *known == id => client.clone(),
-            _ => {
-                let addr = leader.peer_addr.clone();
-                let client = PeerClient::new(self.core.local.clone(), id, addr, &self.core.tasks);
-                self.client = Some((id, client.clone()));
-                client
-            }
-        };
+    /// What to tell the reads of a round, or `None` to try again.
+    async fn outcome(
+        &self,
+        index: Option<LogId>,
+        deadline: Option<Instant>,
+    ) -> Option<Result<(), ReadError>> {
+        if let Some(id) = index
+            && self.wait_applied(id, deadline).await
+        {
+            return Some(Ok(()));
+        }
+        if self.core.stop_proposer.is_cancelled() {
+            return Some(Err(ReadError::ShuttingDown));
+        }
+        deadline.is_none_or(|at| at <= clock::monotonic()).then_some(Err(ReadError::NoLeader))
+    }
+
+    async fn ask(&self, leader: &LeaderView) -> Option<LogId> {
+        let client = self.client_of(leader.id?, &leader.peer_addr);
         let answer = timeout(ROUND_MAX, client.call(READ_INDEX, bytes::Bytes::new())).await.ok()?.ok()?;
         messages::decode_read_index(answer).ok()?
+    }
+
+    fn client_of(&self, id: u64, addr: &str) -> PeerClient {
+        let mut client = self.client.lock();
+        match &*client {
+            Some((known, client)) if *known == id => client.clone(),
+            _ => {
+                let new = PeerClient::new(self.core.local.clone(), id, addr.to_owned(), &self.core.tasks);
+                *client = Some((id, new.clone()));
+                new
+            }
+        }
     }
 
     async fn wait_applied(&self, id: LogId, deadline: Option<Instant>) -> bool {

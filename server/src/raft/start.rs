@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::ApplyHandle;
+use super::broadcast::Messages;
+use super::confirm::Confirm;
 use super::core::{Contact, Core, Counters, Disk, LeaderView};
 use super::doubt::{self, Doubt};
 use super::group::{Group, MemberError};
@@ -25,14 +27,14 @@ use super::log_store::LogStore;
 use super::peer::checkpoint::{Incoming, Outgoing};
 use super::peer::client::id_text;
 use super::peer::network::NetworkFactory;
-use super::peer::{GROUP, Local, PeerClocks, service};
+use super::peer::{GROUP, Local, service};
 use super::proposer::Proposer;
 use super::reader::Reader;
 use super::resolver::Resolver;
 use super::seed::{self, OpenRestore, Target};
 use super::state_machine::StateMachine;
 use super::types::{Node, Raft};
-use super::{housekeeping, joining, members};
+use super::{housekeeping, joining, members, sweep};
 use crate::clock;
 use crate::config::{Config, Formation};
 use crate::store::{Applier, Fatal, Store, StoreOptions};
@@ -118,18 +120,15 @@ pub async fn start(
         .map_err(io("prepare the checkpoint directory"))?;
     let incoming = Incoming::new(&dirs.checkpoints).map_err(io("prepare the checkpoint directory"))?;
     let local = Arc::new(Local::new(identity.node_id(), identity.cluster_id()));
-    let (clocks, outgoing, tasks) = (Arc::new(PeerClocks::default()), Arc::new(outgoing), TaskTracker::new());
-    let network = NetworkFactory {
-        local: local.clone(),
-        clocks: clocks.clone(),
-        outgoing: outgoing.clone(),
-        tasks: tasks.clone(),
-    };
-    let log_store = LogStore::new(log.clone(), recovered.committed);
+    let (outgoing, tasks) = (Arc::new(outgoing), TaskTracker::new());
+    let network = NetworkFactory::new(local.clone(), outgoing.clone(), tasks.clone());
+    let (clocks, told) = (network.clocks.clone(), network.told.clone());
+    let log_store = LogStore::new(log.clone(), recovered.committed, told.clone());
     let state_machine = StateMachine::new(apply.clone(), store.clone(), position);
     let raft_config = Arc::new(raft_config(&config, doubt.is_open())?);
-    let raft = Raft::new(local.node_id, raft_config, network, log_store, state_machine).await;
-    let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
+    let raft = Raft::new(local.node_id, raft_config, network, log_store, state_machine)
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?;
     let core = Arc::new(Core {
         config,
         local,
@@ -146,6 +145,8 @@ pub async fn start(
         clocks,
         outgoing,
         incoming: Arc::new(incoming),
+        told,
+        confirm: Confirm::new(),
         leader: watch::Sender::new(LeaderView::default()),
         members: ArcSwap::default(),
         disk: Disk::default(),
@@ -157,6 +158,7 @@ pub async fn start(
         hold_proposals: watch::Sender::new(false),
         in_flight: watch::Sender::new(0),
         log_time_ms: AtomicU64::new(0),
+        messages: Messages::default(),
         started: clock::monotonic(),
         no_lease_until: ArcSwapOption::default(),
         transfer: tokio::sync::Mutex::new(()),
@@ -180,7 +182,9 @@ async fn serve(core: Arc<Core>, peer_listener: TcpListener) -> Result<Group, Sta
     core.tasks.spawn(housekeeping::keep_house(core.clone()));
     core.tasks.spawn(members::promotion_loop(core.clone()));
     core.tasks.spawn(joining::refresh_address(core.clone()));
-    let group = Group { proposer: Proposer::spawn(&core), reader: Reader::spawn(&core), core };
+    let proposer = Proposer::spawn(&core);
+    core.tasks.spawn(sweep::sweep(core.clone(), proposer.clone()));
+    let group = Group { proposer, reader: Reader::spawn(&core), core };
     form(&group.core).await?;
     Ok(group)
 }

@@ -44,6 +44,8 @@ pub enum Reply {
     Ok,
     /// `+text`; the text has no CR or LF.
     Simple(&'static str),
+    /// `+text` made by a script; CR, LF and control bytes are cleaned when it is written.
+    Status(Bytes),
     /// `-CODE text`; CR, LF and control bytes are cleaned when it is written.
     Error(String),
     /// `:n`.
@@ -75,6 +77,9 @@ pub fn append(reply: &Reply, protocol: Protocol, out: &mut BytesMut) {
     match reply {
         Reply::Ok => out.extend_from_slice(b"+OK\r\n"),
         Reply::Simple(text) => append_frame(&BorrowedFrame::SimpleString(text.as_bytes()), out),
+        Reply::Status(text) => {
+            append_frame(&BorrowedFrame::SimpleString(clean(&String::from_utf8_lossy(text)).as_bytes()), out);
+        }
         Reply::Error(text) => append_frame(&BorrowedFrame::Error(&clean(text)), out),
         Reply::Integer(number) => append_integer(*number, out),
         Reply::Bulk(data) => append_bulk(data, out),

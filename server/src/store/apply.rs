@@ -175,13 +175,18 @@ impl Applier {
     }
 
     /// Writes what is pending in the middle of an entry. Nothing may make that durable before [`Applier::finish`].
-    fn spill(&mut self) -> Result<(), Fatal> {
+    pub(super) fn spill(&mut self) -> Result<(), Fatal> {
         if !self.spilled {
             self.reclaimer.hold();
             self.spilled = true;
         }
         let store = &self.store;
         self.writer.spill(&|| store.given_up())
+    }
+
+    /// Keeps what a large op has pending within bounds.
+    pub(super) fn spill_if_large(&mut self) -> Result<(), Fatal> {
+        if self.writer.pending_bytes() >= PENDING_MAX { self.spill() } else { Ok(()) }
     }
 
     /// True while the space of large deletions is given back: then the memtables may become durable at any moment, so
@@ -223,7 +228,7 @@ impl Applier {
         }
     }
 
-    fn op(&mut self, index: u64, op: &Op) -> Result<Outcome, Fatal> {
+    pub(super) fn op(&mut self, index: u64, op: &Op) -> Result<Outcome, Fatal> {
         match op {
             Op::Set { db, key, value, deadline } => {
                 self.writer.set(*db, key, value, *deadline, index)?;
@@ -254,6 +259,12 @@ impl Applier {
                 }
                 Ok(Outcome::Ok)
             }
+            Op::Update { .. } | Op::MSetIf { .. } | Op::Transfer { .. } | Op::BitOp { .. } => {
+                self.look_and_write(op, index)
+            }
+            Op::SwapDb { one, two } => self.swap(*one, *two, index),
+            Op::Reap { keys } => self.reap(keys),
+            Op::Transaction { watched, steps } => self.transaction(watched, steps, index),
         }
     }
 
@@ -300,7 +311,7 @@ impl Applier {
 
     /// Empties a database by one range deletion: its counts and digest are zero afterwards whatever it held, and SCAN's
     /// index goes the same way, so no key need be looked at.
-    fn clear(&mut self, db: DbIndex, index: u64) {
+    pub(super) fn clear(&mut self, db: DbIndex, index: u64) {
         if self.writer.clear(db, index) {
             self.reclaimer.want(db, vec![db], Some(key::after_db(db).to_vec()));
         }

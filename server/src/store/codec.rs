@@ -12,8 +12,10 @@
 //!           6 pdel           db | pattern
 //!           7 flushdb        db
 //!           8 flushall
+//!           9 and higher: `codec/changes.rs`
 //! outcomes  count varint | outcome ...
-//! outcome   tag u8 | fields:  1 ok   2 int i64   3 wrong type
+//! outcome   tag u8 | fields:  1 ok   2 int i64   3 wrong type   4 nil   5 bulk value   6 double text   7 outcomes
+//!                             8 answer (`codec/queries.rs`)   9 failure u8
 //!
 //! db = u8, key, value, part, pattern = length varint + bytes, u64 and i64 little-endian, varint = LEB128
 //! ```
@@ -24,9 +26,12 @@
 //! - Decoded keys and values are slices of the given buffer: no byte is copied.
 //! - A batch, a list of ops and a list of outcomes each have exactly one encoding of the shape given here.
 
+mod changes;
+mod queries;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Batch, DbIndex, Op, Outcome};
+use super::{Batch, DbIndex, Failure, Op, Outcome};
 use crate::clock::UnixMs;
 
 /// Version of the batch encoding that this build writes.
@@ -47,6 +52,15 @@ const FLUSHALL: u8 = 8;
 const OUTCOME_OK: u8 = 1;
 const OUTCOME_INT: u8 = 2;
 const OUTCOME_WRONG_TYPE: u8 = 3;
+const OUTCOME_NIL: u8 = 4;
+const OUTCOME_BULK: u8 = 5;
+const OUTCOME_DOUBLE: u8 = 6;
+const OUTCOME_LIST: u8 = 7;
+const OUTCOME_ANSWER: u8 = 8;
+const OUTCOME_FAILED: u8 = 9;
+
+/// Lists within lists: BITFIELD in a transaction.
+const OUTCOME_DEPTH_MAX: u8 = 2;
 
 /// Why bytes are not what they should be. Never depends on the state, so every node finds the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -159,6 +173,24 @@ pub fn encode_outcomes(outcomes: &[Outcome], out: &mut BytesMut) {
                 out.put_i64_le(*value);
             }
             Outcome::WrongType => out.put_u8(OUTCOME_WRONG_TYPE),
+            Outcome::Nil => out.put_u8(OUTCOME_NIL),
+            Outcome::Bulk(value) => {
+                out.put_u8(OUTCOME_BULK);
+                put_bytes(out, value);
+            }
+            Outcome::Double(text) => {
+                out.put_u8(OUTCOME_DOUBLE);
+                put_bytes(out, text);
+            }
+            Outcome::List(list) => {
+                out.put_u8(OUTCOME_LIST);
+                encode_outcomes(list, out);
+            }
+            Outcome::Answer(answer) => {
+                out.put_u8(OUTCOME_ANSWER);
+                queries::put_answer(out, answer);
+            }
+            Outcome::Failed(failure) => out.put_slice(&[OUTCOME_FAILED, *failure as u8]),
         }
     }
 }
@@ -168,10 +200,24 @@ pub fn encode_outcomes(outcomes: &[Outcome], out: &mut BytesMut) {
 /// # Errors
 /// [`DecodeError`]; `bytes` is then left somewhere inside.
 pub fn decode_outcomes(bytes: &mut Bytes) -> Result<Vec<Outcome>, DecodeError> {
+    take_outcomes(bytes, 0)
+}
+
+fn take_outcomes(bytes: &mut Bytes, depth: u8) -> Result<Vec<Outcome>, DecodeError> {
     take_list(bytes, 1, |bytes| match take_u8(bytes)? {
         OUTCOME_OK => Ok(Outcome::Ok),
         OUTCOME_INT => bytes.try_get_i64_le().map(Outcome::Int).map_err(|_| DecodeError::Truncated),
         OUTCOME_WRONG_TYPE => Ok(Outcome::WrongType),
+        OUTCOME_NIL => Ok(Outcome::Nil),
+        OUTCOME_BULK => take_bytes(bytes).map(Outcome::Bulk),
+        OUTCOME_DOUBLE => take_bytes(bytes).map(Outcome::Double),
+        OUTCOME_LIST if depth < OUTCOME_DEPTH_MAX => take_outcomes(bytes, depth + 1).map(Outcome::List),
+        OUTCOME_ANSWER => queries::take_answer(bytes).map(Outcome::Answer),
+        OUTCOME_FAILED => {
+            let code = take_u8(bytes)?;
+            let known = Failure::ALL.into_iter().find(|failure| *failure as u8 == code);
+            known.map(Outcome::Failed).ok_or(DecodeError::Tag("failure", code))
+        }
         tag => Err(DecodeError::Tag("outcome", tag)),
     })
 }
@@ -209,6 +255,13 @@ fn encode_op(op: &Op, out: &mut BytesMut) {
         }
         Op::FlushDb { db } => put_head(out, FLUSHDB, *db),
         Op::FlushAll => out.put_u8(FLUSHALL),
+        Op::Update { .. }
+        | Op::MSetIf { .. }
+        | Op::Transfer { .. }
+        | Op::SwapDb { .. }
+        | Op::BitOp { .. }
+        | Op::Reap { .. }
+        | Op::Transaction { .. } => changes::encode(op, out),
     }
 }
 
@@ -217,13 +270,13 @@ fn take_op(bytes: &mut Bytes) -> Result<Op, DecodeError> {
     if tag == FLUSHALL {
         return Ok(Op::FlushAll);
     }
+    if tag > FLUSHALL {
+        return changes::take(tag, bytes);
+    }
     if !(SET..=FLUSHDB).contains(&tag) {
         return Err(DecodeError::Tag("op", tag));
     }
-    let db = take_u8(bytes)?;
-    if db == DB_NEVER {
-        return Err(DecodeError::Tag("database", db));
-    }
+    let db = take_db(bytes)?;
     match tag {
         SET => Ok(Op::Set { db, key: take_bytes(bytes)?, value: take_bytes(bytes)?, deadline: None }),
         SET_DEADLINE => {
@@ -285,6 +338,13 @@ fn take_list<T>(
         list.push(take(bytes)?);
     }
     Ok(list)
+}
+
+fn take_db(bytes: &mut Bytes) -> Result<DbIndex, DecodeError> {
+    match take_u8(bytes)? {
+        DB_NEVER => Err(DecodeError::Tag("database", DB_NEVER)),
+        db => Ok(db),
+    }
 }
 
 fn take_u8(bytes: &mut Bytes) -> Result<u8, DecodeError> {

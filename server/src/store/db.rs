@@ -31,6 +31,8 @@ pub struct Store {
     closing: AtomicBool,
     /// Flushes of databases that have been replaced since.
     flushes_before: AtomicU64,
+    /// Keys that [`super::Op::Reap`] has removed since the start.
+    pub(crate) reaped: AtomicU64,
 }
 
 /// Running facts of one database, kept in the same batch as the data.
@@ -130,7 +132,11 @@ impl Store {
     pub fn open(dir: &Path, options: StoreOptions) -> Result<(Arc<Store>, Applier), Fatal> {
         let (layout, active) = Layout::open(dir)?;
         let (number, live) = match active {
-            Active::Complete(number) => (number, Live::open(&layout.database(number), options, false)?),
+            Active::Complete(number) => {
+                // Before anything changes that an older release could not read.
+                layout.activate(number)?;
+                (number, Live::open(&layout.database(number), options, false)?)
+            }
             Active::Empty(number) => {
                 layout.begin(number)?;
                 let live = Live::open(&layout.database(number), options, true)?;
@@ -140,7 +146,9 @@ impl Store {
         };
         let closing = AtomicBool::new(false);
         let flushes_before = AtomicU64::new(0);
-        let store = Arc::new(Store { live: ArcSwap::new(live), options, closing, flushes_before });
+        let reaped = AtomicU64::new(0);
+        let live = ArcSwap::new(live);
+        let store = Arc::new(Store { live, options, closing, flushes_before, reaped });
         let applier = Applier::new(store.clone(), layout, number)?;
         Ok((store, applier))
     }
@@ -150,7 +158,17 @@ impl Store {
     /// # Errors
     /// [`Fatal`] on I/O or corruption.
     pub fn query(&self, query: &Query) -> Result<Answer, Fatal> {
-        query::answer(&self.live(), query, &|| self.given_up())
+        self.query_at(query, UnixMs(0))
+    }
+
+    /// As [`Store::query`], for who thinks that it is `now`: a deadline that has come by then and not by the log time
+    /// gives [`Answer::Due`], so that the caller has the log time brought forward and asks again. Relative deadlines are
+    /// told as of the later of the two.
+    ///
+    /// # Errors
+    /// [`Fatal`] on I/O or corruption.
+    pub fn query_at(&self, query: &Query, now: UnixMs) -> Result<Answer, Fatal> {
+        query::answer(&self.live(), query, now, &|| self.given_up())
     }
 
     /// Takes a point-in-time view. May wait for what is gathered to reach the engine, so it is no call for async code.
@@ -191,6 +209,12 @@ impl Store {
             .get(usize::from(db))
             .map(|database| database.stats)
             .unwrap_or_default()
+    }
+
+    /// Keys removed because they had expired, since the start; a replay counts again.
+    #[must_use]
+    pub fn reaped(&self) -> u64 {
+        self.reaped.load(Ordering::Relaxed)
     }
 
     /// Flushes of the state that have ended since the start.

@@ -5,7 +5,7 @@
 //!      | write batch, then publish                      | Live::pin, Live::state
 //!      v                                                v
 //!   +------------------------- Live --------------------------------+
-//!   | db        column families data, scan, meta; no WAL            |
+//!   | db        column families data, scan, meta, expire; no WAL    |
 //!   | layers    what is applied and not in db yet, see `gathered.rs` |
 //!   | state     what is applied, replaced with each change           |
 //!   | epoch     odd while entries are written past the layers        |
@@ -46,7 +46,9 @@ use super::{Fatal, StoreOptions, key};
 pub(crate) const DATA: &str = "data";
 pub(crate) const SCAN: &str = "scan";
 pub(crate) const META: &str = "meta";
-pub(crate) const FAMILIES: [&str; 3] = [DATA, SCAN, META];
+/// Deadlines in order; came after 0.1.0.
+pub(crate) const EXPIRE: &str = "expire";
+pub(crate) const FAMILIES: [&str; 4] = [DATA, SCAN, META, EXPIRE];
 
 /// A size that no memtable reaches: RocksDB must not flush by itself.
 const MEMTABLE_NEVER_FULL: usize = 64 << 30;
@@ -152,6 +154,11 @@ impl Live {
         let state = State::load(sizes.databases, |key| {
             live.db.get_cf(meta, key).map_err(|e| live.failed("read meta", &e))
         })?;
+        if create {
+            live.mark_indexed()?;
+        } else {
+            live.index_deadlines(&state)?;
+        }
         live.flushes.lock().durable = state.applied;
         let state = Arc::new(state);
         live.settled.store(state.clone());
@@ -330,7 +337,8 @@ impl Live {
         FAMILIES.iter().map(|family| value(family)).sum()
     }
 
-    fn snapshot(self: &Arc<Self>) -> Pinned {
+    /// RocksDB as it is now, also between the writes of one entry: for the writer alone.
+    pub(crate) fn snapshot(self: &Arc<Self>) -> Pinned {
         Pinned::new(self.clone(), |live| live.db.snapshot())
     }
 
@@ -519,7 +527,8 @@ fn options(create: bool) -> Result<Options, rocksdb::Error> {
     let mut options = Options::default().get_options_from_string(strings)?;
     options.create_if_missing(create);
     options.set_error_if_exists(create);
-    options.create_missing_column_families(create);
+    // A state of 0.1.0, or a checkpoint of such a leader, lacks the family `expire`; it is filled at open.
+    options.create_missing_column_families(true);
     options.set_atomic_flush(true);
     options.set_paranoid_checks(true);
     // One writer: the plain memtable insert is cheaper than the concurrent one.

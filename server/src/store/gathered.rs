@@ -28,9 +28,9 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use rocksdb::{WriteBatch, WriteOptions};
 
-use super::engine::{DATA, Live, META, Pinned, SCAN};
+use super::engine::{DATA, EXPIRE, Live, META, Pinned, SCAN};
 use super::meta::{self, State};
-use super::{DbIndex, Fatal, Store, key};
+use super::{DbIndex, Fatal, Store, key, value};
 
 /// Memory that a row costs besides its bytes.
 const ROW_OVERHEAD: usize = 160;
@@ -43,8 +43,17 @@ pub(crate) struct Row {
     pub(crate) raw: Option<Bytes>,
     /// What the key adds to its database's digest.
     pub(crate) digest: u128,
-    /// The key has a row in what lies beneath this generation.
-    below: bool,
+    /// What lies beneath this generation.
+    below: Below,
+}
+
+/// What a key has in the layer beneath a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Below {
+    /// A row.
+    pub(crate) exists: bool,
+    /// Its deadline as the value header keeps it; 0 = none.
+    pub(crate) deadline: u64,
 }
 
 /// Which records of `meta` have changed.
@@ -84,8 +93,8 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Takes a change. `exists` says whether the key had a value before it.
-    pub(crate) fn change(&mut self, key: &[u8], raw: Option<Bytes>, digest: u128, exists: bool) {
+    /// Takes a change. `below` says what the key had before it.
+    pub(crate) fn change(&mut self, key: &[u8], raw: Option<Bytes>, digest: u128, below: Below) {
         let added = raw.as_ref().map_or(0, Bytes::len);
         match self.rows.entry(key.into()) {
             Entry::Occupied(mut entry) => {
@@ -95,7 +104,7 @@ impl Generation {
             }
             Entry::Vacant(entry) => {
                 self.size_bytes += key.len() + ROW_OVERHEAD;
-                entry.insert(Row { raw, digest, below: exists });
+                entry.insert(Row { raw, digest, below });
             }
         }
         self.size_bytes += added;
@@ -109,27 +118,37 @@ impl Generation {
 
     /// Adds everything to a batch, in key order.
     pub(crate) fn write_into(&self, batch: &mut WriteBatch, live: &Live, seed: u64) -> Result<(), Fatal> {
-        let (data, scan) = (live.family(DATA)?, live.family(SCAN)?);
+        let (data, scan, expire) = (live.family(DATA)?, live.family(SCAN)?, live.family(EXPIRE)?);
         let mut rows: Vec<(&[u8], &Row)> = self.rows.iter().map(|(key, row)| (&**key, row)).collect();
         rows.sort_unstable_by_key(|(key, _)| *key);
-        let mut positions = Vec::new();
+        let (mut positions, mut deadlines) = (Vec::new(), Vec::new());
         for (raw_key, row) in rows {
             match &row.raw {
                 Some(raw) => batch.put_cf(data, raw_key, raw),
-                None if row.below => batch.delete_cf(data, raw_key),
+                None if row.below.exists => batch.delete_cf(data, raw_key),
                 None => {}
             }
-            if row.raw.is_some() != row.below
-                && let Some((db, user_key)) = key::split_data(raw_key)
-            {
+            let deadline = row.raw.as_ref().map_or(0, |raw| value::stored_deadline(raw));
+            if row.raw.is_some() == row.below.exists && deadline == row.below.deadline {
+                continue;
+            }
+            let Some((db, user_key)) = key::split_data(raw_key) else { continue };
+            if row.raw.is_some() != row.below.exists {
                 let mut place = Vec::new();
                 key::write_scan(&mut place, db, key::position(seed, user_key), user_key);
                 positions.push((place, row.raw.is_some()));
             }
+            if deadline != row.below.deadline {
+                let place = |deadline| (deadline > 0).then(|| key::expire(db, deadline, user_key));
+                deadlines.extend(place(row.below.deadline).map(|place| (place, false)));
+                deadlines.extend(place(deadline).map(|place| (place, true)));
+            }
         }
-        positions.sort_unstable();
-        for (place, present) in positions {
-            if present { batch.put_cf(scan, place, b"") } else { batch.delete_cf(scan, place) }
+        for (family, mut places) in [(scan, positions), (expire, deadlines)] {
+            places.sort_unstable();
+            for (place, present) in places {
+                if present { batch.put_cf(family, place, b"") } else { batch.delete_cf(family, place) }
+            }
         }
         self.write_state(batch, live)
     }

@@ -1,8 +1,9 @@
-//! The keys of the three column families.
+//! The keys of the four column families.
 //!
 //! ```text
 //! data   db u8 | user key                              -> value (see `value.rs`)
 //! scan   db u8 | position u64 big-endian | user key    -> nothing
+//! expire db u8 | deadline u64 big-endian | user key    -> nothing, one per key with a deadline
 //! meta   name                                          -> see `meta.rs`
 //! ```
 //!
@@ -62,6 +63,13 @@ pub(crate) fn split_scan(raw: &[u8]) -> Option<(u64, &[u8])> {
     let (head, key) = raw.split_at_checked(SCAN_HEAD)?;
     let position = head[1..].try_into().ok()?;
     Some((u64::from_be_bytes(position), key))
+}
+
+/// The `expire` key of a key with a deadline, as the value header keeps it.
+pub(crate) fn expire(db: DbIndex, deadline: u64, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(SCAN_HEAD + key.len());
+    write_scan(&mut out, db, deadline, key);
+    out
 }
 
 /// Where SCAN meets a key: 1 to [`POSITION_MAX`].

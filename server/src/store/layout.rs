@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <state directory>/
-//!   ACTIVE              one line: "kvnode-state 1 db-0000000000000002" (a checksum follows), written whole, renamed
+//!   ACTIVE              one line: "kvnode-state 2 db-0000000000000002" (a checksum follows), written whole, renamed
 //!   db-...02/           the RocksDB files in use
 //!   db-...03/           an install that was never committed; removed at the next open
 //! ```
@@ -24,7 +24,9 @@ use super::Fatal;
 const ACTIVE: &str = "ACTIVE";
 const COMPLETE: &str = "kvnode-state";
 const CREATING: &str = "creating";
-const VERSION: u32 = 1;
+/// Version 2: the family `expire` is there; a release that does not know it must not open the database.
+const VERSION: u32 = 2;
+const OLDEST: u32 = 1;
 const PREFIX: &str = "db-";
 
 /// What to do about a damaged state directory. One node's state can always be had again from the others.
@@ -112,7 +114,7 @@ impl Layout {
         let mut words = line.split(' ');
         let (kind, version, database) = (words.next(), words.next(), words.next());
         match version.and_then(|version| version.parse().ok()) {
-            Some(VERSION) => {}
+            Some(OLDEST..=VERSION) => {}
             Some(newer) if newer > VERSION => {
                 let what =
                     format!("version {newer} was written by a newer release, this one reads up to {VERSION}");
@@ -239,9 +241,9 @@ mod tests {
         let message = Layout::open(dir.path()).unwrap_err().to_string();
         assert!(message.contains("checksum does not match"), "{message}");
 
-        let line = "kvnode-state 2 db-0000000000000001";
+        let line = "kvnode-state 3 db-0000000000000001";
         fs::write(&path, format!("{line} {:08x}\n", crc32c(line.as_bytes()))).unwrap();
         let message = Layout::open(dir.path()).unwrap_err().to_string();
-        assert!(message.contains("version 2 was written by a newer release"), "{message}");
+        assert!(message.contains("version 3 was written by a newer release"), "{message}");
     }
 }

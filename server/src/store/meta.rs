@@ -5,6 +5,7 @@
 //! "seed"          u64 le, key of the scan positions; set with the first applied entry
 //! "applied"       log id | log time u64 le
 //! "membership"    log id | bytes, opaque
+//! "deadlines"     u8 = 1: the family `expire` holds every deadline (missing in a state of 0.1.0)
 //! "db" | db u8    keys u64 le | expires u64 le | digest u128 le | emptied u64 le (log index of the last FLUSHDB)
 //!
 //! log id = term u64 le | node u64 le | index u64 le
@@ -27,6 +28,7 @@ pub(crate) const FORMAT: u16 = 1;
 pub(crate) const FORMAT_KEY: &[u8] = b"format";
 pub(crate) const SEED_KEY: &[u8] = b"seed";
 pub(crate) const APPLIED_KEY: &[u8] = b"applied";
+pub(crate) const DEADLINES_KEY: &[u8] = b"deadlines";
 pub(crate) const MEMBERSHIP_KEY: &[u8] = b"membership";
 
 /// The key of a database's record.

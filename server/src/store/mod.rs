@@ -15,21 +15,29 @@
 //!   atomically, and only when [`Applier::flush`] is called. The caller syncs the Raft log first, so the state never
 //!   becomes durable beyond the local log.
 
+pub mod bits;
+pub mod change;
 pub mod codec;
 pub mod db;
 pub mod glob;
 pub mod op;
+pub mod rehearsal;
 
 mod apply;
 mod checkpoint;
+mod decimal;
 mod engine;
+mod evaluate;
+mod expire;
 mod flush;
 mod gathered;
 mod key;
+mod keyspace;
 mod layout;
 mod meta;
 mod query;
 mod reclaim;
+mod transact;
 mod value;
 mod writer;
 
@@ -37,14 +45,24 @@ mod writer;
 mod tests;
 
 pub use apply::Applier;
+pub use change::{Change, Condition, Expiry};
 pub use checkpoint::CheckpointInfo;
 pub use codec::DecodeError;
 pub use db::{DbStats, Store, StoreOptions, View, ViewMeta};
-pub use op::{Answer, Batch, Committed, DbIndex, Op, Outcome, Payload, Pivot, Query, Record, TypeTag};
+pub use op::{
+    Answer, Batch, Committed, DbIndex, Failure, Op, Outcome, Payload, Pivot, Query, Record, Step, Transfer,
+    TypeTag, Watched,
+};
 pub use value::record_hash;
 
 use std::fmt;
 use std::str::FromStr;
+
+/// True if a text is a finite decimal number, as INCRBYFLOAT takes it.
+#[must_use]
+pub fn is_float(text: &[u8]) -> bool {
+    decimal::Decimal::parse(text).is_some()
+}
 
 /// Position of an entry in the Raft log: the leader's term and node id, and the index.
 ///

@@ -1,7 +1,7 @@
 //! Answers to reads. Everything here reads one point in time.
 //!
 //! ```text
-//! one key, no deadline    the layers, then the database; no snapshot: one value is one point in time
+//! one key                 the layers, then the database; no snapshot: one value is one point in time
 //! several keys            Live::look: what the layers have of them, a snapshot beneath, the log time of that moment
 //! ranges                  Live::pin: a snapshot that holds all that is applied, and its log time
 //! ```
@@ -21,9 +21,9 @@ use bytes::Bytes;
 use super::engine::{Cursor, DATA, Found, Live, Pinned, SCAN, split_value};
 use super::gathered::{Above, Look};
 use super::meta::State;
-use super::op::Pivot;
+use super::op::{Pivot, Row};
 use super::value::Header;
-use super::{Answer, DbIndex, Fatal, Query, TypeTag, glob, key};
+use super::{Answer, DbIndex, Fatal, Query, TypeTag, expire, glob, key};
 use crate::clock::UnixMs;
 
 /// Bytes that an item of a list costs besides its own.
@@ -35,86 +35,164 @@ const SCAN_BYTES_MAX: usize = 16 << 20;
 /// Keys that RANDOMKEY looks at before it gives up finding one that has not expired.
 const RANDOM_TRIES: usize = 10_000;
 
-/// Answers a query from the newest state.
-pub(crate) fn answer(live: &Arc<Live>, query: &Query, given_up: &impl Fn() -> bool) -> Result<Answer, Fatal> {
+/// Why a read ends early.
+enum Stop {
+    Fatal(Fatal),
+    /// A deadline lies between the log time and `now`.
+    Due,
+}
+
+impl From<Fatal> for Stop {
+    fn from(fatal: Fatal) -> Self {
+        Self::Fatal(fatal)
+    }
+}
+
+type Read<T> = Result<T, Stop>;
+
+fn settled(read: Read<Answer>) -> Result<Answer, Fatal> {
+    match read {
+        Ok(answer) => Ok(answer),
+        Err(Stop::Due) => Ok(Answer::Due),
+        Err(Stop::Fatal(fatal)) => Err(fatal),
+    }
+}
+
+/// True if a key with this header can be seen. One that is due at `now` and has not expired by the log time is for the
+/// log to decide.
+fn is_seen(header: Header, log_time: UnixMs, now: UnixMs) -> Read<bool> {
+    match header.deadline {
+        Some(deadline) if deadline <= log_time => Ok(false),
+        Some(deadline) if deadline <= now => Err(Stop::Due),
+        Some(_) | None => Ok(true),
+    }
+}
+
+/// Answers a query from the newest state. With a deadline between the log time and `now` it is [`Answer::Due`].
+pub(crate) fn answer(
+    live: &Arc<Live>,
+    query: &Query,
+    now: UnixMs,
+    given_up: &impl Fn() -> bool,
+) -> Result<Answer, Fatal> {
+    settled(answer_or_stop(live, query, now, given_up))
+}
+
+/// Answers a query from one point that the caller holds.
+pub(crate) fn answer_at(pinned: Arc<Pinned>, state: Arc<State>, query: &Query) -> Result<Answer, Fatal> {
+    let now = state.log_time;
+    settled(Point { pinned, state, now }.answer(query))
+}
+
+fn answer_or_stop(
+    live: &Arc<Live>,
+    query: &Query,
+    now: UnixMs,
+    given_up: &impl Fn() -> bool,
+) -> Read<Answer> {
     match query {
         Query::Get { db, key } => {
-            let value =
-                with_key(live, *db, key, |found| found.map(|(_, payload)| Bytes::copy_from_slice(payload)));
+            let value = with_key(live, (*db, key), now, |found| {
+                found.map(|(_, payload)| Bytes::copy_from_slice(payload))
+            });
             value.map(Answer::Value)
         }
         Query::Type { db, key } => {
-            with_key(live, *db, key, |found| found.map(|(header, _)| header.tag)).map(Answer::Type)
+            with_key(live, (*db, key), now, |found| found.map(|(header, _)| header.tag)).map(Answer::Type)
+        }
+        Query::Deadline { db, key } => {
+            let deadline = with_key(live, (*db, key), now, |found| found.map(|(header, _)| header.deadline))?;
+            Ok(Answer::Deadline { deadline, now: now.max(live.state().log_time) })
+        }
+        Query::Row { db, key } => {
+            let row = with_key(live, (*db, key), now, |found| {
+                found.map(|(header, value)| Row {
+                    value: Bytes::copy_from_slice(value),
+                    deadline: header.deadline,
+                    version: header.index,
+                })
+            });
+            row.map(Answer::Row)
         }
         Query::MGet { db, keys, size_bytes_max } => {
-            let mut page = Values { values: Vec::new(), left: *size_bytes_max };
+            let mut page = Values::new(*size_bytes_max);
             // One key needs no snapshot.
             if let [key] = &keys[..] {
-                let fits = with_key(live, *db, key, |found| page.push(found.map(|(_, value)| value)))?;
-                return Ok(if fits { Answer::Values(page.values) } else { Answer::TooLarge });
+                let fits = with_key(live, (*db, key), now, |found| page.push(found.map(|(_, value)| value)))?;
+                return Ok(if fits { page.answer() } else { Answer::TooLarge });
             }
             let raw_keys: Vec<_> = keys.iter().map(|key| key::data(*db, key)).collect();
             let look = live.look(&raw_keys);
             for at in 0..keys.len() {
-                let fits = found(&look, &raw_keys, at, |_, value| page.push(Some(value)))?;
+                let fits = found(&look, &raw_keys, at, now, |_, value| page.push(Some(value)))?;
                 if !fits.unwrap_or_else(|| page.push(None)) {
                     return Ok(Answer::TooLarge);
                 }
             }
-            Ok(Answer::Values(page.values))
+            Ok(page.answer())
         }
         Query::Exists { db, keys } => {
             let raw_keys: Vec<_> = keys.iter().map(|key| key::data(*db, key)).collect();
             let look = live.look(&raw_keys);
             let mut count = 0;
             for at in 0..keys.len() {
-                count += i64::from(found(&look, &raw_keys, at, |_, _| ())?.is_some());
+                count += i64::from(found(&look, &raw_keys, at, now, |_, _| ())?.is_some());
             }
             Ok(Answer::Int(count))
         }
+        Query::Versions { keys } => {
+            let raw_keys: Vec<_> = keys.iter().map(|(db, key)| key::data(*db, key)).collect();
+            let look = live.look(&raw_keys);
+            let versions =
+                (0..keys.len()).map(|at| found(&look, &raw_keys, at, now, |header, _| header.index));
+            Ok(Answer::Versions(versions.collect::<Read<_>>()?))
+        }
         Query::DbSize { db } => {
-            let keys = live.state().databases.get(usize::from(*db)).map_or(0, |database| database.stats.keys);
-            Ok(Answer::Int(i64::try_from(keys).unwrap_or(i64::MAX)))
+            let stats = live.state().databases.get(usize::from(*db)).map(|database| database.stats);
+            match stats.unwrap_or_default() {
+                stats if stats.expires == 0 => Ok(count(stats.keys)),
+                _ => Point::new(live, now, given_up)?.answer(query),
+            }
         }
-        Query::Keys { db, pattern, pivot, limit, descending, with_values, size_bytes_max } => {
-            let range = KeyRange { db: *db, pattern, pivot: pivot.as_ref(), descending: *descending };
-            let page = Page { limit: *limit, with_values: *with_values, size_bytes_max: *size_bytes_max };
-            Point::new(live, given_up)?.keys(&range, &page)
+        Query::Keys { .. } | Query::Scan { .. } | Query::RandomKey { .. } => {
+            Point::new(live, now, given_up)?.answer(query)
         }
-        Query::Scan { db, cursor, pattern, count, only } => {
-            let wanted = Wanted { pattern: pattern.as_deref(), only: *only };
-            Point::new(live, given_up)?.scan(*db, *cursor, *count, &wanted)
-        }
-        Query::RandomKey { db, seed } => Point::new(live, given_up)?.random_key(*db, *seed),
     }
 }
 
-/// Shows `take` one key as it can be seen now. Only a key with a deadline needs the log time of the same point, so only
-/// such a key costs a snapshot.
+fn count(keys: u64) -> Answer {
+    Answer::Int(i64::try_from(keys).unwrap_or(i64::MAX))
+}
+
+/// Shows `take` one key as it can be seen now. Only one that seems to have expired needs the log time of the same point,
+/// so only such a key costs a snapshot.
 fn with_key<T>(
     live: &Arc<Live>,
-    db: DbIndex,
-    user_key: &[u8],
+    (db, user_key): (DbIndex, &[u8]),
+    now: UnixMs,
     mut take: impl FnMut(Option<(Header, &[u8])>) -> T,
-) -> Result<T, Fatal> {
+) -> Read<T> {
     let raw_keys = [key::data(db, user_key)];
     match live.get_now(&raw_keys[0])? {
         Found::Nothing => return Ok(take(None)),
         Found::Gathered(raw) => {
             let (header, payload) = split_value(&raw)?;
-            if header.deadline.is_none() {
+            // Looked at after the value: what has not expired now had not then. What has may have been set anew.
+            if header.deadline.is_none() || is_seen(header, live.state().log_time, now)? {
                 return Ok(take(Some((header, payload))));
             }
         }
         Found::Value(raw) => {
             let (header, payload) = split_value(&raw)?;
-            if header.deadline.is_none() {
+            // Looked at after the value: what has not expired now had not then. What has may have been set anew.
+            if header.deadline.is_none() || is_seen(header, live.state().log_time, now)? {
                 return Ok(take(Some((header, payload))));
             }
         }
         Found::Unknown => {}
     }
-    let shown = found(&live.look(&raw_keys), &raw_keys, 0, |header, payload| take(Some((header, payload))))?;
+    let look = live.look(&raw_keys);
+    let shown = found(&look, &raw_keys, 0, now, |header, payload| take(Some((header, payload))))?;
     Ok(shown.unwrap_or_else(|| take(None)))
 }
 
@@ -123,11 +201,12 @@ fn found<T>(
     look: &Look,
     raw_keys: &[Vec<u8>],
     at: usize,
+    now: UnixMs,
     take: impl FnOnce(Header, &[u8]) -> T,
-) -> Result<Option<T>, Fatal> {
-    let show = |raw: &[u8]| -> Result<Option<T>, Fatal> {
+) -> Read<Option<T>> {
+    let show = |raw: &[u8]| -> Read<Option<T>> {
         let (header, payload) = split_value(raw)?;
-        Ok((!header.expired(look.state.log_time)).then(|| take(header, payload)))
+        Ok(is_seen(header, look.state.log_time, now)?.then(|| take(header, payload)))
     };
     match &look.rows[at] {
         Above::Value(raw) => show(raw),
@@ -140,17 +219,27 @@ fn found<T>(
 struct Point {
     pinned: Arc<Pinned>,
     state: Arc<State>,
+    /// The time to ask the log for, see [`Stop::Due`].
+    now: UnixMs,
 }
 
 /// The values of an MGET, and how many bytes more they may be.
-struct Values {
+pub(crate) struct Values {
     values: Vec<Option<Bytes>>,
     left: u64,
 }
 
 impl Values {
+    pub(crate) fn new(size_bytes_max: u64) -> Self {
+        Self { values: Vec::new(), left: size_bytes_max }
+    }
+
+    pub(crate) fn answer(self) -> Answer {
+        Answer::Values(self.values)
+    }
+
     /// Adds a value, unless the answer would be too large with it: then false.
-    fn push(&mut self, value: Option<&[u8]>) -> bool {
+    pub(crate) fn push(&mut self, value: Option<&[u8]>) -> bool {
         let size = ITEM_OVERHEAD + value.map_or(0, <[u8]>::len) as u64;
         let Some(left) = self.left.checked_sub(size) else { return false };
         self.left = left;
@@ -181,13 +270,49 @@ struct Wanted<'a> {
 }
 
 impl Point {
-    fn new(live: &Arc<Live>, given_up: &impl Fn() -> bool) -> Result<Point, Fatal> {
+    fn new(live: &Arc<Live>, now: UnixMs, given_up: &impl Fn() -> bool) -> Read<Point> {
         let (pinned, state) = live.pin(given_up)?;
-        Ok(Point { pinned, state })
+        Ok(Point { pinned, state, now })
     }
 
-    fn log_time(&self) -> UnixMs {
-        self.state.log_time
+    /// Answers what one snapshot can answer: counts and ranges.
+    fn answer(&self, query: &Query) -> Read<Answer> {
+        match query {
+            Query::DbSize { db } => self.count(*db),
+            Query::Keys { db, pattern, pivot, limit, descending, with_values, size_bytes_max } => {
+                let range = KeyRange { db: *db, pattern, pivot: pivot.as_ref(), descending: *descending };
+                let page = Page { limit: *limit, with_values: *with_values, size_bytes_max: *size_bytes_max };
+                self.keys(&range, &page)
+            }
+            Query::Scan { db, cursor, pattern, count, only } => {
+                let wanted = Wanted { pattern: pattern.as_deref(), only: *only };
+                self.scan(*db, *cursor, *count, &wanted)
+            }
+            Query::RandomKey { db, seed } => self.random_key(*db, *seed),
+            Query::Get { .. }
+            | Query::MGet { .. }
+            | Query::Exists { .. }
+            | Query::Type { .. }
+            | Query::Deadline { .. }
+            | Query::Row { .. }
+            | Query::Versions { .. } => {
+                Err(Fatal::new("answer a read of single keys", "it was taken for one of a range").into())
+            }
+        }
+    }
+
+    /// The keys that can be seen: those that there are, less those that have expired and are not removed yet.
+    fn count(&self, db: DbIndex) -> Read<Answer> {
+        let stats = self.state.databases.get(usize::from(db)).map(|database| database.stats);
+        let (expired, next) = expire::overdue(&self.pinned, &self.state, db)?;
+        if next.is_some_and(|next| next <= self.now) {
+            return Err(Stop::Due);
+        }
+        Ok(count(stats.unwrap_or_default().keys.saturating_sub(expired)))
+    }
+
+    fn is_seen(&self, header: Header) -> Read<bool> {
+        is_seen(header, self.state.log_time, self.now)
     }
 
     fn with_key<T>(
@@ -195,13 +320,13 @@ impl Point {
         db: DbIndex,
         user_key: &[u8],
         take: impl FnOnce(Header, &[u8]) -> T,
-    ) -> Result<Option<T>, Fatal> {
+    ) -> Read<Option<T>> {
         let Some(raw) = self.pinned.get(&key::data(db, user_key))? else { return Ok(None) };
         let (header, payload) = split_value(&raw)?;
-        Ok((!header.expired(self.log_time())).then(|| take(header, payload)))
+        Ok(self.is_seen(header)?.then(|| take(header, payload)))
     }
 
-    fn keys(&self, range: &KeyRange, page: &Page) -> Result<Answer, Fatal> {
+    fn keys(&self, range: &KeyRange, page: &Page) -> Read<Answer> {
         let limit = page.limit.unwrap_or(u64::MAX);
         let Some(mut cursor) = self.range(range)? else { return Ok(Answer::Keys(Vec::new())) };
         let mut keys = Vec::new();
@@ -212,7 +337,7 @@ impl Point {
             let user_key = &raw_key[1..];
             if glob::matches(range.pattern, user_key) {
                 let (header, payload) = split_value(raw_value)?;
-                if !header.expired(self.log_time()) {
+                if self.is_seen(header)? {
                     let value = page.with_values.then_some(payload);
                     size += ITEM_OVERHEAD + user_key.len() as u64 + value.map_or(0, <[u8]>::len) as u64;
                     if size > page.size_bytes_max {
@@ -249,7 +374,7 @@ impl Point {
 
     /// One page. A value is looked at only if it could make a difference: some key may have expired, or a type is asked
     /// for.
-    fn scan(&self, db: DbIndex, cursor: u64, count: u64, wanted: &Wanted) -> Result<Answer, Fatal> {
+    fn scan(&self, db: DbIndex, cursor: u64, count: u64, wanted: &Wanted) -> Read<Answer> {
         let end = || Answer::Scan { cursor: 0, keys: Vec::new() };
         if cursor > key::POSITION_MAX {
             return Ok(end());
@@ -281,7 +406,7 @@ impl Point {
     }
 
     /// The first key at or behind a random position that has not expired, going round once.
-    fn random_key(&self, db: DbIndex, seed: u64) -> Result<Answer, Fatal> {
+    fn random_key(&self, db: DbIndex, seed: u64) -> Read<Answer> {
         let start = key::scan_start(db, seed & key::POSITION_MAX);
         let around = [(start.clone(), key::after_db(db).to_vec()), (vec![db], start)];
         let mut tries = RANDOM_TRIES;

@@ -57,13 +57,18 @@ impl Header {
     }
 }
 
+/// The deadline in a stored value, 0 = none, without looking at the rest.
+pub(crate) fn stored_deadline(raw: &[u8]) -> u64 {
+    raw.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
 /// The rule of decision 10: expired if and only if the deadline is not later than the log time applied.
 pub(crate) fn expired(deadline: Option<UnixMs>, log_time: UnixMs) -> bool {
     deadline.is_some_and(|deadline| deadline <= log_time)
 }
 
 /// 0 means "none" on disk, so a deadline of 1970 itself is kept as one millisecond later: both are long past.
-fn raw_deadline(deadline: Option<UnixMs>) -> u64 {
+pub(crate) fn raw_deadline(deadline: Option<UnixMs>) -> u64 {
     deadline.map_or(0, |deadline| deadline.0.max(1))
 }
 

@@ -1,7 +1,7 @@
 //! The pending change: what the ops of some entries have come to, before it is one write batch.
 //!
 //! ```text
-//! op -> overlay[(db, key)] = Slot { exists: did the key have a value before?, now: what the key is after the op }
+//! op -> overlay[(db, key)] = Slot { below: what the key had before, now: what it is after the op }
 //!       state              = counts, digests, log time after the op
 //! finish: the slots join what is gathered (`gathered.rs`), or are written past it
 //! ```
@@ -22,8 +22,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rocksdb::WriteBatch;
 
-use super::engine::{DATA, Live, SCAN, split_key, split_value};
-use super::gathered::{Generation, Marks};
+use super::engine::{DATA, EXPIRE, Live, SCAN, split_key, split_value};
+use super::gathered::{Below, Generation, Marks};
 use super::meta::{self, Database, State};
 use super::value::{self, Header};
 use super::{DbIndex, DbStats, Fatal, LogId, TypeTag, key};
@@ -54,8 +54,8 @@ pub(crate) struct Writer {
 
 /// One key in the overlay.
 struct Slot {
-    /// The key had a value before this change, and is not in a cleared range.
-    exists: bool,
+    /// What the key had before this change; nothing in a cleared range.
+    below: Below,
     /// The key after the ops so far.
     now: Option<Current>,
 }
@@ -65,8 +65,19 @@ struct Slot {
 pub(crate) struct Current {
     deadline: Option<UnixMs>,
     digest: u128,
-    /// Header and payload to write; `None` while it is as stored.
-    new: Option<(Header, Bytes)>,
+    /// Header and payload, unless it is as stored and nobody has asked for it.
+    held: Option<(Header, Bytes)>,
+    /// `held` is to be written.
+    changed: bool,
+}
+
+impl Current {
+    fn below(old: Option<&Self>) -> Below {
+        old.map_or_else(Below::default, |old| Below {
+            exists: true,
+            deadline: value::raw_deadline(old.deadline),
+        })
+    }
 }
 
 impl Writer {
@@ -111,7 +122,8 @@ impl Writer {
     ) -> Result<(), Fatal> {
         let header = Header { tag: TypeTag::String, deadline, index };
         let digest = value::digest(&mut self.raw_value, db, header.tag, deadline, key, payload);
-        let current = Current { deadline, digest, new: Some((header, payload.clone())) };
+        let held = Some((header, payload.clone()));
+        let current = Current { deadline, digest, held, changed: true };
         self.pending_bytes += key.len() + payload.len() + RECORD_OVERHEAD;
         let old = self.replace(db, key, Some(current))?;
         self.account(db, old.as_ref(), Some((deadline, digest)));
@@ -131,7 +143,8 @@ impl Writer {
     pub(crate) fn delete_met(&mut self, db: DbIndex, key: &[u8], raw_value: &[u8]) -> Result<bool, Fatal> {
         let old = stored(&mut self.raw_value, db, key, raw_value)?;
         self.pending_bytes += key.len() + RECORD_OVERHEAD;
-        self.overlay.insert((db, Bytes::copy_from_slice(key)), Slot { exists: true, now: None });
+        let below = Current::below(Some(&old));
+        self.overlay.insert((db, Bytes::copy_from_slice(key)), Slot { below, now: None });
         self.account(db, Some(&old), None);
         Ok(!value::expired(old.deadline, self.state.log_time))
     }
@@ -146,12 +159,12 @@ impl Writer {
         let log_time = self.state.log_time;
         match self.overlay.get(&(db, key.clone())) {
             Some(Slot { now: None, .. }) => return Ok(false),
-            Some(Slot { now: Some(Current { new: Some((header, payload)), .. }), .. }) => {
+            Some(Slot { now: Some(Current { held: Some((header, payload)), .. }), .. }) => {
                 return Ok(!header.expired(log_time) && test(payload));
             }
             None if self.cleared.contains(&db) => return Ok(false),
             // As beneath.
-            Some(Slot { now: Some(Current { new: None, .. }), .. }) | None => {}
+            Some(Slot { now: Some(Current { held: None, .. }), .. }) | None => {}
         }
         key::write_data(&mut self.raw_key, db, key);
         if let Some(row) = self.live.layers.read().find(&self.raw_key) {
@@ -165,6 +178,67 @@ impl Writer {
         let Some(raw) = raw else { return Ok(false) };
         let (header, payload) = split_value(&raw)?;
         Ok(!header.expired(log_time) && test(payload))
+    }
+
+    /// Header and payload of a key, also of one that has expired; it is kept at hand for the change that follows.
+    pub(crate) fn load(&mut self, db: DbIndex, key: &Bytes) -> Result<Option<(Header, Bytes)>, Fatal> {
+        match self.overlay.get(&(db, key.clone())) {
+            Some(Slot { now: None, .. }) => return Ok(None),
+            Some(Slot { now: Some(Current { held: Some(held), .. }), .. }) => return Ok(Some(held.clone())),
+            None if self.cleared.contains(&db) => return Ok(None),
+            // As beneath.
+            Some(Slot { now: Some(Current { held: None, .. }), .. }) | None => {}
+        }
+        key::write_data(&mut self.raw_key, db, key);
+        let found = self.live.layers.read().find(&self.raw_key).map(|row| (row.raw.clone(), row.digest));
+        let loaded = match found {
+            Some((None, _)) => None,
+            Some((Some(raw), digest)) => {
+                let (header, _) = split_value(&raw)?;
+                Some((header, raw.slice(value::HEADER..), digest))
+            }
+            None => self.load_stored(db, key)?,
+        };
+        let now = loaded.map(|(header, payload, digest)| Current {
+            deadline: header.deadline,
+            digest,
+            held: Some((header, payload)),
+            changed: false,
+        });
+        let below = Current::below(now.as_ref());
+        let held = now.as_ref().and_then(|now| now.held.clone());
+        self.pending_bytes +=
+            key.len() + RECORD_OVERHEAD + held.as_ref().map_or(0, |(_, payload)| payload.len());
+        self.overlay.insert((db, key.clone()), Slot { below, now });
+        Ok(held)
+    }
+
+    /// Header of a key, also of one that has expired; its value is not copied.
+    pub(crate) fn header(&mut self, db: DbIndex, key: &Bytes) -> Result<Option<Header>, Fatal> {
+        match self.overlay.get(&(db, key.clone())) {
+            Some(Slot { now: None, .. }) => return Ok(None),
+            Some(Slot { now: Some(Current { held: Some((header, _)), .. }), .. }) => {
+                return Ok(Some(*header));
+            }
+            None if self.cleared.contains(&db) => return Ok(None),
+            // As beneath.
+            Some(Slot { now: Some(Current { held: None, .. }), .. }) | None => {}
+        }
+        key::write_data(&mut self.raw_key, db, key);
+        if let Some(row) = self.live.layers.read().find(&self.raw_key) {
+            return row.raw.as_ref().map(|raw| split_value(raw).map(|(header, _)| header)).transpose();
+        }
+        let raw = self.live.db.get_pinned_cf(self.live.family(DATA)?, &self.raw_key);
+        let raw = raw.map_err(|error| self.live.failed("read key", &error))?;
+        raw.map(|raw| split_value(&raw).map(|(header, _)| header)).transpose()
+    }
+
+    fn load_stored(&mut self, db: DbIndex, key: &[u8]) -> Result<Option<(Header, Bytes, u128)>, Fatal> {
+        let raw = self.live.db.get_pinned_cf(self.live.family(DATA)?, &self.raw_key);
+        let Some(raw) = raw.map_err(|error| self.live.failed("read key", &error))? else { return Ok(None) };
+        let (header, payload) = split_value(&raw)?;
+        let digest = value::digest(&mut self.raw_value, db, header.tag, header.deadline, key, payload);
+        Ok(Some((header, Bytes::copy_from_slice(payload), digest)))
     }
 
     /// Empties a database; true if it held anything.
@@ -240,7 +314,7 @@ impl Writer {
                 };
                 // Deleting what is not there leaves no trace.
                 if old.is_some() || now.is_some() {
-                    slot.insert(Slot { exists: old.is_some(), now });
+                    slot.insert(Slot { below: Current::below(old.as_ref()), now });
                 }
                 Ok(old)
             }
@@ -276,14 +350,17 @@ impl Writer {
         for ((db, user_key), slot) in self.overlay.drain() {
             key::write_data(&mut self.raw_key, db, &user_key);
             match slot {
-                Slot { exists, now: Some(Current { new: Some((header, payload)), digest, .. }) } => {
+                Slot {
+                    below,
+                    now: Some(Current { held: Some((header, payload)), digest, changed: true, .. }),
+                } => {
                     let mut raw = Vec::with_capacity(value::HEADER + payload.len());
                     header.write(&payload, &mut raw);
-                    generation.change(&self.raw_key, Some(raw.into()), digest, exists);
+                    generation.change(&self.raw_key, Some(raw.into()), digest, below);
                 }
-                Slot { exists: true, now: None } => generation.change(&self.raw_key, None, 0, true),
-                // Set and deleted again before anyone saw it, or still as it was.
-                Slot { exists: false, now: None } | Slot { now: Some(Current { new: None, .. }), .. } => {}
+                Slot { below, now: None } if below.exists => generation.change(&self.raw_key, None, 0, below),
+                // Set and deleted again before anyone saw it, looked for and not found, or still as it was.
+                Slot { .. } => {}
             }
         }
         self.overlay.shrink_to(OVERLAY_KEPT);
@@ -292,11 +369,13 @@ impl Writer {
 
     /// Turns what is pending into a write batch that goes past the layers; with a state, it ends there.
     fn batch(&mut self, state: Option<Arc<State>>) -> Result<(WriteBatch, Option<Arc<State>>), Fatal> {
-        let (data, scan) = (self.live.family(DATA)?, self.live.family(SCAN)?);
+        let live = self.live.clone();
+        let (data, scan, expire) = (live.family(DATA)?, live.family(SCAN)?, live.family(EXPIRE)?);
         let mut batch = WriteBatch::with_capacity_bytes(self.pending_bytes + 256);
         for db in self.cleared.drain(..) {
             batch.delete_range_cf(data, &[db], &key::after_db(db));
             batch.delete_range_cf(scan, &[db], &key::after_db(db));
+            batch.delete_range_cf(expire, &[db], &key::after_db(db));
         }
         let mut generation = Generation::default();
         self.drain(&mut generation);
@@ -313,7 +392,12 @@ fn beneath(live: &Live, raw_key: &[u8], scratch: &mut Vec<u8>) -> Result<Option<
     if let Some(row) = live.layers.read().find(raw_key) {
         let Some(raw) = &row.raw else { return Ok(None) };
         let (header, _) = split_value(raw)?;
-        return Ok(Some(Current { deadline: header.deadline, digest: row.digest, new: None }));
+        return Ok(Some(Current {
+            deadline: header.deadline,
+            digest: row.digest,
+            held: None,
+            changed: false,
+        }));
     }
     let raw = live.db.get_pinned_cf(live.family(DATA)?, raw_key);
     let Some(raw) = raw.map_err(|error| live.failed("read key", &error))? else { return Ok(None) };
@@ -325,5 +409,5 @@ fn beneath(live: &Live, raw_key: &[u8], scratch: &mut Vec<u8>) -> Result<Option<
 fn stored(scratch: &mut Vec<u8>, db: DbIndex, key: &[u8], raw: &[u8]) -> Result<Current, Fatal> {
     let (header, payload) = split_value(raw)?;
     let digest = value::digest(scratch, db, header.tag, header.deadline, key, payload);
-    Ok(Current { deadline: header.deadline, digest, new: None })
+    Ok(Current { deadline: header.deadline, digest, held: None, changed: false })
 }

@@ -31,7 +31,7 @@ pub(crate) async fn quick_start_by_kubectl(stage: &Stage) -> Result<()> {
     kubectl.run(&["apply", "--filename", &file("examples/minimal.yaml")])?;
     kubectl.run(&["wait", "kvcluster/cart", "--for=condition=Ready", "--timeout=120s"])?;
     let table = kubectl.run(&["get", "kvc"])?;
-    println!("{}", indented(&table));
+    say!("{}", table.trim_end());
     ensure!(table.contains("3/3"), "{table}");
     stage.clients()?;
     let cart = Kv { name: "cart".into(), kubectl: kubectl.clone() };
@@ -75,7 +75,7 @@ fn children(cart: &Kv) -> Result<()> {
 pub(crate) async fn helm_installs_upgrades_and_leaves(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let namespace = stage.namespace();
-    let made = ["--namespace", namespace.as_str(), "--set", "spec.storage.size=1Gi"];
+    let made = ["--namespace", namespace, "--set", "spec.storage.size=1Gi"];
     stage.helm(&[&["install", "shop", "charts/kvnode-cluster"][..], &made].concat())?;
     stage.clients()?;
     let shop = Kv { name: "shop".into(), kubectl: stage.kubectl() };
@@ -97,12 +97,7 @@ pub(crate) async fn helm_installs_upgrades_and_leaves(stage: &Stage) -> Result<(
     shop.change(&json!({ "storage": { "whenDeleted": "Delete" } }))?;
     shop.ready(3).await?;
     ensure!(shop.lives()? == before, "data pods were replaced");
-    stage.helm(&["uninstall", "shop", "--namespace", &namespace, "--wait"])?;
+    stage.helm(&["uninstall", "shop", "--namespace", namespace, "--wait"])?;
     until("the pods are gone", Duration::from_mins(2), async || shop.pods().is_ok_and(|pods| pods.is_empty()))
         .await
-}
-
-/// Indented, for a report.
-pub(crate) fn indented(text: &str) -> String {
-    text.trim_end().lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use kvnode_tests::tool;
 use kvnode_tests::wait::{eventually, until};
 use serde_json::json;
 
@@ -61,7 +62,7 @@ pub(crate) async fn scaled_up_and_down(stage: &Stage) -> Result<()> {
     for size in [3, 5, 3, 1] {
         let took = cart.scale(size).await?;
         let phase = load.mark()?;
-        println!("    to {size} in {:.1} s: {phase:?}", took.as_secs_f64());
+        say!("to {size} in {:.1} s: {phase:?}", took.as_secs_f64());
         ensure!(phase.acknowledged > 0, "nothing was written");
         phase.without_failure()?;
         let members = cart.members()?;
@@ -88,7 +89,7 @@ pub(crate) async fn hibernated_and_woken(stage: &Stage) -> Result<()> {
     cart.change(&json!({ "hibernate": false }))?;
     let began = Instant::now();
     cart.ready(3).await?;
-    println!("    awake in {:.1} s", began.elapsed().as_secs_f64());
+    say!("awake in {:.1} s", began.elapsed().as_secs_f64());
     ensure!(cart.redis("GET kept")? == "yes", "the data is gone");
     let addrs =
         |members: &[(String, String)]| members.iter().map(|(addr, _)| addr.clone()).collect::<Vec<_>>();
@@ -115,15 +116,52 @@ pub(crate) async fn deleted_and_adopted(stage: &Stage) -> Result<()> {
 pub(crate) async fn scaled_with_a_gigabyte(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "8Gi" } })).await?;
+    // The rules of a Service follow its label by a moment.
+    let ping = ["redis-cli", "-h", "cart-leader", "PING"];
+    until("cart-leader serves", PATIENCE, async || {
+        cart.kubectl.exec("clients", &ping).is_ok_and(|said| said.trim() == "PONG")
+    })
+    .await?;
     let began = Instant::now();
     cart.kubectl.exec("clients", &["kube-load", "fill", "cart-leader:6379", "1024"])?;
-    println!("    1 GiB written in {:.1} s", began.elapsed().as_secs_f64());
+    say!("1 GiB written in {:.1} s", began.elapsed().as_secs_f64());
     let load = Load::start(stage, "cart:6379").await?;
     let took = cart.scale(5).await?;
     stage.promises.measured("3 to 5 voters with 1 GiB", Duration::from_mins(1), took);
     let phase = load.mark()?;
-    println!("    meanwhile: {phase:?}");
+    say!("meanwhile: {phase:?}");
     phase.without_failure()?;
     load.verify()?;
     Ok(())
+}
+
+/// Volumes grow under running pods: no pod restarts, no command fails, and the template of later volumes follows.
+pub(crate) async fn volumes_grow(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
+    let classes = cart.kubectl.list("storageclasses")?;
+    let default = "storageclass.kubernetes.io/is-default-class";
+    let class = classes.iter().find(|class| class["metadata"]["annotations"][default] == "true");
+    if class.is_none_or(|class| class["allowVolumeExpansion"] != true) {
+        tool::skip_without_rights("the default storage class of this Kubernetes cannot grow volumes");
+        return Ok(());
+    }
+    let load = Load::start(stage, "cart:6379").await?;
+    let before = cart.lives()?;
+    cart.change(&json!({ "storage": { "size": "2Gi" } }))?;
+    until("three volumes have grown", PATIENCE, async || {
+        let claims = cart.kubectl.list("pvc").unwrap_or_default();
+        claims.len() == 3 && claims.iter().all(|claim| claim["status"]["capacity"]["storage"] == "2Gi")
+    })
+    .await?;
+    cart.ready(3).await?;
+    let set = cart.kubectl.get("statefulset cart")?;
+    let template = &set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"];
+    ensure!(*template == "2Gi", "later volumes would have {template}");
+    ensure!(cart.lives()? == before, "pods were replaced");
+    let smaller = cart.change(&json!({ "storage": { "size": "1Gi" } }));
+    let refused = smaller.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(refused.contains("can only grow"), "a volume may shrink: {refused}");
+    load.mark()?.without_failure()?;
+    load.verify().map(drop)
 }

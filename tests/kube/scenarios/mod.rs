@@ -1,11 +1,15 @@
-//! The scenarios in the order in which they play.
+//! The play: acts one after the other, the scenarios of an act side by side.
+//!
+//! What times something, or takes the operator, the API server or a Kubernetes node away, plays alone.
 
 mod faults;
 mod install;
 mod life;
+mod operators;
 mod plain;
 mod rollout;
 mod runbook;
+mod tools;
 
 use std::pin::Pin;
 
@@ -23,31 +27,40 @@ pub(crate) struct Scenario {
     pub(crate) play: for<'a> fn(&'a Stage) -> Playing<'a>,
 }
 
-macro_rules! scenarios {
-    ($($module:ident :: $name:ident),+ $(,)?) => {
+/// Scenarios that do not disturb each other.
+pub(crate) type Act = &'static [Scenario];
+
+macro_rules! acts {
+    ($([$($module:ident :: $name:ident),+ $(,)?]),+ $(,)?) => {
         /// All of them.
-        pub(crate) const SCENARIOS: &[Scenario] =
-            &[$(Scenario { name: stringify!($name), play: |stage| Box::pin($module::$name(stage)) }),+];
+        pub(crate) const ACTS: &[Act] = &[$(
+            &[$(Scenario { name: stringify!($name), play: |stage| Box::pin($module::$name(stage)) }),+]
+        ),+];
     };
 }
 
-scenarios![
-    plain::plain_pods_form_a_cluster,
-    install::manifests_are_fresh,
-    install::quick_start_by_kubectl,
-    install::helm_installs_upgrades_and_leaves,
-    life::created_and_served,
-    life::scaled_up_and_down,
-    life::hibernated_and_woken,
-    life::deleted_and_adopted,
-    life::scaled_with_a_gigabyte,
-    rollout::settings_and_image_roll,
-    rollout::a_bad_image_is_superseded,
-    rollout::nodes_are_drained,
-    faults::leader_pod_deleted,
-    faults::volume_lost,
-    faults::operator_killed_while_scaling,
-    faults::api_server_away,
-    faults::node_cut_off,
-    runbook::runbook_as_written,
+acts![
+    [plain::plain_pods_form_a_cluster, install::manifests_are_fresh],
+    [install::quick_start_by_kubectl],
+    [install::helm_installs_upgrades_and_leaves],
+    [life::created_and_served],
+    [faults::leader_pod_deleted],
+    [life::scaled_with_a_gigabyte],
+    [
+        life::scaled_up_and_down,
+        rollout::settings_and_image_roll,
+        life::hibernated_and_woken,
+        rollout::a_bad_image_is_superseded,
+        life::deleted_and_adopted,
+        tools::gitops_sees_it_right,
+        faults::volume_lost,
+        life::volumes_grow,
+        tools::a_plan_is_shown,
+    ],
+    [rollout::nodes_are_drained],
+    [faults::operator_killed_while_scaling],
+    [operators::two_operators_at_once],
+    [faults::api_server_away],
+    [faults::node_cut_off],
+    [runbook::runbook_as_written],
 ];

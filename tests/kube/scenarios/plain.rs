@@ -41,7 +41,7 @@ pub(crate) async fn plain_pods_form_a_cluster(stage: &Stage) -> Result<()> {
     kubectl.run(&["delete", "pod", leader])?;
     load.progress(200).await?;
     let phase = load.mark()?;
-    println!("    planned end of {leader}: {phase:?}");
+    say!("planned end of {leader}: {phase:?}");
     phase.without_failure()?;
     until("three pods are ready again", Duration::from_mins(1), all_ready).await?;
     load.verify()?;

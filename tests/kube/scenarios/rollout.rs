@@ -24,7 +24,7 @@ pub(crate) async fn settings_and_image_roll(stage: &Stage) -> Result<()> {
         cart.change(&change)?;
         cart.ready(3).await?;
         let phase = load.mark()?;
-        println!("    {what} rolled in {:.1} s: {phase:?}", began.elapsed().as_secs_f64());
+        say!("{what} rolled in {:.1} s: {phase:?}", began.elapsed().as_secs_f64());
         phase.without_failure()?;
         let after = cart.lives()?;
         let kept: Vec<_> = after.iter().filter(|life| before.contains(life)).collect();
@@ -78,11 +78,11 @@ pub(crate) async fn nodes_are_drained(stage: &Stage) -> Result<()> {
         drained?;
         cart.ready(3).await?;
         let phase = load.mark()?;
-        println!("    {node} drained: {phase:?}");
+        say!("{node} drained: {phase:?}");
         phase.without_failure()?;
         longest = longest.max(phase.gap);
     }
-    println!("    longest time without a write: {:.2} s", longest.as_secs_f64());
+    say!("longest time without a write: {:.2} s", longest.as_secs_f64());
     load.verify()?;
     Ok(())
 }

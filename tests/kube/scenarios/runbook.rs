@@ -34,7 +34,7 @@ pub(crate) async fn runbook_as_written(stage: &Stage) -> Result<()> {
     ensure!(blocks.len() >= 10, "only {} blocks found", blocks.len());
     for (title, block) in blocks {
         run(block).with_context(|| format!("recipe {title}:\n{block}"))?;
-        println!("    {title}");
+        say!("{title}");
     }
     Ok(())
 }

@@ -370,16 +370,20 @@ fn a_volume_on_a_gone_host_is_replaced_only_if_asked_for() {
 #[test]
 fn without_a_quorum_nothing_is_removed_or_deleted() {
     let mut model = made(KvClusterSpec::default());
-    model.crash("cart-0", 30);
-    model.crash("cart-1", 30);
+    model.crash("cart-0", 90);
+    model.crash("cart-1", 90);
     model.edit(|spec| spec.replicas = 1);
     let before = model.log.len();
-    for _ in 0..20 {
-        model.tick();
-        model.pass(false, None);
-    }
+    let mut run = |seconds: u32| {
+        for _ in 0..seconds {
+            model.tick();
+            model.pass(false, None);
+        }
+        condition(&model, ConditionType::Available)
+    };
+    assert_eq!(run(20), ("False".into(), "NoLeader".into()), "it may be two restarts");
+    assert_eq!(run(60), ("False".into(), "QuorumLost".into()));
     assert_eq!(model.log.len(), before, "{:#?}", &model.log[before..]);
-    assert_eq!(condition(&model, ConditionType::Available), ("False".into(), "QuorumLost".into()));
     let message = model.recorded.summary.clone().unwrap();
     assert!(message.contains("cart-0 and cart-1 do not answer"), "{message}");
     settle(&mut model, 60);
@@ -527,4 +531,54 @@ fn a_cluster_that_begins_with_a_backup_is_never_founded_empty() {
     assert_eq!(model.founded, 0);
     let waits = model.planned().step;
     assert!(waits.to_string().contains("to load the backup"), "{waits}");
+}
+
+/// The plan as the annotation `kvnode.dev/plan: show` lists it; nothing of it is done.
+fn shown(model: &mut Model) -> Vec<String> {
+    model.annotations.insert(labels::PLAN.into(), "show".into());
+    let before = model.log.len();
+    model.pass(false, None);
+    assert_eq!(model.log.len(), before, "a plan that is shown is not carried out");
+    assert_eq!(condition(model, ConditionType::Progressing).1, "PlanOnly");
+    model.annotations.remove(labels::PLAN);
+    model.recorded.plan.clone()
+}
+
+fn has(plan: &[String], wanted: &[&str]) {
+    let found: Vec<usize> = wanted
+        .iter()
+        .map(|part| {
+            plan.iter().position(|line| line.contains(part)).unwrap_or_else(|| panic!("{part} in {plan:#?}"))
+        })
+        .collect();
+    assert!(found.is_sorted(), "{plan:#?}");
+}
+
+#[test]
+fn a_plan_that_is_shown_names_every_step() {
+    let mut model = Model::new(of(3, 1));
+    model.pass(false, None);
+    has(&shown(&mut model), &["start 4 pods", "found the cluster with 3 voters", "add cart-learner-0"]);
+    settle(&mut model, 60);
+    model.edit(|spec| spec.replicas = 5);
+    has(&shown(&mut model), &["start 2 more voter pods", "make 5 voters by one joint change"]);
+    settle(&mut model, 60);
+    model.edit(|spec| {
+        spec.replicas = 1;
+        spec.storage.when_scaled = KeepOrDelete::Delete;
+        spec.storage.size.0 = "20Gi".into();
+    });
+    has(
+        &shown(&mut model),
+        &["take cart-1, cart-2, cart-3 and cart-4 out", "delete 4 volumes", "grow 6 volumes"],
+    );
+    model.edit(|spec| spec.replicas = 5);
+    settle(&mut model, 80);
+    model.edit(|spec| spec.image = Some("kvnode-server:next".into()));
+    let leader = model.recorded.leader.clone().unwrap().pod;
+    let last = format!("restart {leader} with");
+    has(&shown(&mut model), &["restart cart-learner-0", "hand leadership over", &last]);
+    settle(&mut model, 120);
+    model.edit(|spec| spec.hibernate = true);
+    has(&shown(&mut model), &["stop 1 learner pods", "stop 5 voter pods"]);
 }

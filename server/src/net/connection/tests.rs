@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Connection, End, Shared};
+use super::{ClientStream, Connection, End, STOP_LULL, Shared};
 use crate::config::Limits;
 use crate::net::budget::{Budget, FREE_BYTES};
 use crate::net::toy::{Toy, loopback};
@@ -17,6 +17,8 @@ use crate::net::{Handler, Stats};
 
 /// Bytes that the pipe holds in each direction.
 const PIPE_BYTES: usize = 16 * 1024;
+
+impl ClientStream for DuplexStream {}
 
 struct Bench {
     toy: Arc<Toy>,
@@ -267,14 +269,45 @@ async fn a_client_that_kills_itself_is_answered_first() {
     assert_eq!(task.await.unwrap(), End::Killed);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_idle_connection_stops_at_once() {
+/// A client that has asked once, `silence` ago, when the node is told to stop.
+async fn stopped_after(silence: Duration) -> (Bench, DuplexStream, JoinHandle<End>) {
     let bench = Bench::new(Limits::default());
     let (mut client, task) = bench.connect();
     client.write_all(b"ECHO a\r\n").await.unwrap();
     expect(&mut client, "$1\r\na\r\n").await;
+    tokio::time::advance(silence).await;
     bench.stop.cancel();
+    (bench, client, task)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_stops_at_once() {
+    let (_bench, mut client, task) = stopped_after(STOP_LULL).await;
+    let begun = Instant::now();
     assert_eq!(read_to_end(&mut client).await, "");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    drop(client);
+    assert_eq!(task.await.unwrap(), End::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_used_just_now_stops_behind_its_next_answer() {
+    let (_bench, mut client, task) = stopped_after(STOP_LULL / 4).await;
+    tokio::time::sleep(STOP_LULL / 2).await;
+    client.write_all(b"ECHO b\r\nECHO c\r\n").await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(read_to_end(&mut client).await, "$1\r\nb\r\n$1\r\nc\r\n");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "the end comes with the answer");
+    drop(client);
+    assert_eq!(task.await.unwrap(), End::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_used_just_now_is_not_waited_for_without_end() {
+    let (_bench, mut client, task) = stopped_after(STOP_LULL / 4).await;
+    let begun = Instant::now();
+    assert_eq!(read_to_end(&mut client).await, "");
+    assert!(begun.elapsed() >= STOP_LULL / 2 && begun.elapsed() <= STOP_LULL, "{:?}", begun.elapsed());
     drop(client);
     assert_eq!(task.await.unwrap(), End::Stopped);
 }

@@ -188,6 +188,56 @@ async fn shutdown_finishes_the_turn_and_leaves_nothing_unanswered() {
     assert!(TcpStream::connect(server.addr).await.is_err(), "nobody listens any more");
 }
 
+/// As pools do: before a connection is used again, it is looked at whether it has ended. Returns the answered requests
+/// once the server has parted; a request without an answer is a failure.
+fn ask_until_parted(addr: SocketAddr) -> usize {
+    use std::io::{ErrorKind, Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+    let mut answered = 0;
+    loop {
+        stream.set_nonblocking(false).unwrap();
+        stream.write_all(b"ECHO a\r\n").unwrap();
+        let mut reply = [0; 7];
+        stream.read_exact(&mut reply).unwrap_or_else(|error| panic!("after {answered} answers: {error}"));
+        answered += 1;
+        stream.set_nonblocking(true).unwrap();
+        match stream.read(&mut reply) {
+            Ok(0) => return answered,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_leaves_no_request_of_a_busy_client_unanswered() {
+    let server = Server::start(Limits::default(), DRAIN).await;
+    let addr = server.addr;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        clients.spawn_blocking(move || ask_until_parted(addr));
+    }
+    server.until(|server| server.stats.read_bytes.load(Ordering::Relaxed) > 100_000).await;
+    server.stop.cancel();
+    while let Some(answered) = clients.join_next().await {
+        assert!(answered.unwrap() > 0);
+    }
+    assert_eq!(server.task.await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn shutdown_serves_whom_the_kernel_has_let_in() {
+    let server = Server::start(Limits::default(), DRAIN).await;
+    // One thread: the server cannot accept before this test awaits.
+    let mut client = std::net::TcpStream::connect(server.addr).unwrap();
+    std::io::Write::write_all(&mut client, b"ECHO a\r\n").unwrap();
+    server.stop.cancel();
+    assert_eq!(server.task.await.unwrap(), 0);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut client, &mut text).unwrap();
+    assert_eq!(text, "$1\r\na\r\n");
+}
+
 #[tokio::test]
 async fn shutdown_drops_a_turn_that_does_not_end() {
     let server = Server::start(Limits::default(), Duration::from_millis(20)).await;

@@ -220,6 +220,12 @@ impl RaftLog {
         self.wake(inner);
     }
 
+    /// The vote as saved last: what it is from the moment on that [`RaftLog::save_vote`] was called.
+    #[must_use]
+    pub fn vote(&self) -> Option<Vote> {
+        self.shared.inner.lock().vote
+    }
+
     /// Remembers the committed id. It is written together with the next write and never costs a sync of its own, so
     /// an older one may come back after a crash.
     pub fn save_committed(&self, id: LogId) {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -150,9 +151,22 @@ impl Connection {
         Err(problem)
     }
 
+    /// By the name that the membership has; failing that, where the member was seen last. The handshake refuses every
+    /// other node, whichever address it has taken over.
     async fn connect(&self) -> io::Result<Open> {
         let addr = self.local.peer_addr_of(self.target).unwrap_or_else(|| self.addr.clone());
-        let stream = TcpStream::connect(addr.as_str()).await?;
+        let error = match self.connect_to(&addr).await {
+            Ok(open) => return Ok(open),
+            Err(error) => error,
+        };
+        let port = addr.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+        let Some((ip, port)) = self.local.seen_at(self.target).zip(port) else { return Err(error) };
+        // The first failure is the one that tells what is wrong with the name.
+        self.connect_to(&SocketAddr::new(ip, port).to_string()).await.map_err(|_| error)
+    }
+
+    async fn connect_to(&self, addr: &str) -> io::Result<Open> {
+        let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         let (mut read, mut write) = stream.into_split();
         let cluster_id = self.local.cluster_id().unwrap_or(0);
@@ -286,5 +300,23 @@ mod tests {
         assert_eq!(call(20).await, Ok(Bytes::from_static(b"done")));
         assert!(clock::monotonic().duration_since(began) > PATIENCE * 3, "longer than a silent one is");
         assert!(matches!(call(0).await, Err(CallError::Lost(_))), "a silent one is not");
+    }
+
+    #[tokio::test]
+    async fn a_member_whose_name_is_gone_is_called_where_it_was_seen() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let tasks = TaskTracker::new();
+        tasks.spawn(slow_peer(listener, 1));
+        let local = Arc::new(Local::new(1, Some(7)));
+        local.set_peer_addrs([(2, format!("no-such-host.invalid:{}", addr.port()))].into());
+        let client = PeerClient::new(local.clone(), 2, String::new(), &tasks);
+        let failed = client.call(CHECKPOINT_END, Bytes::new()).await;
+        assert!(matches!(failed, Err(CallError::NotSent(_))), "{failed:?}");
+        local.saw(2, addr.ip());
+        tokio::time::sleep(REDIAL_PAUSE).await;
+        assert_eq!(client.call(CHECKPOINT_END, Bytes::new()).await, Ok(Bytes::from_static(b"done")));
+        local.saw(3, addr.ip());
+        assert_eq!(local.seen_at(3), None, "only members are remembered");
     }
 }

@@ -22,6 +22,10 @@ pub(in crate::raft) const CHECKPOINT_END: u8 = 10;
 pub(in crate::raft) const INVITE: u8 = 11;
 /// A node in doubt asks where the others stand (`doubt`).
 pub(in crate::raft) const STANDING: u8 = 12;
+/// A leader asks whether the receiver's vote is still for it (`confirm`).
+pub(in crate::raft) const CONFIRM: u8 = 13;
+/// A message for subscribers on the other node.
+pub(in crate::raft) const PUBLISH: u8 = 14;
 /// Added to a request's kind in its answer.
 pub(in crate::raft) const ANSWER: u8 = 0x80;
 /// Kind of a frame that says: the request of this id is still being worked at. Not an answer.

@@ -21,7 +21,8 @@ pub(super) mod messages;
 pub(super) mod network;
 pub(super) mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,11 +41,35 @@ pub(super) struct Local {
     cluster_id: AtomicU64,
     /// Peer addresses of the members, by node id.
     peer_addrs: ArcSwap<BTreeMap<u64, String>>,
+    /// Whence members have connected to us last: the way to one whose name is gone or belongs to its successor already,
+    /// as that of a pod that was deleted by force and has not ended yet.
+    seen_at: Mutex<BTreeMap<u64, IpAddr>>,
 }
 
 impl Local {
     pub(super) fn new(node_id: u64, cluster_id: Option<u64>) -> Self {
-        Self { node_id, cluster_id: AtomicU64::new(cluster_id.unwrap_or(0)), peer_addrs: ArcSwap::default() }
+        Self {
+            node_id,
+            cluster_id: AtomicU64::new(cluster_id.unwrap_or(0)),
+            peer_addrs: ArcSwap::default(),
+            seen_at: Mutex::default(),
+        }
+    }
+
+    /// A node of this cluster has connected from there.
+    pub(super) fn saw(&self, id: u64, ip: IpAddr) {
+        let members = self.peer_addrs.load();
+        let mut seen_at = self.seen_at.lock();
+        // As many entries as members at most.
+        seen_at.retain(|id, _| members.contains_key(id));
+        if members.contains_key(&id) {
+            seen_at.insert(id, ip);
+        }
+    }
+
+    /// Whence a member has connected last.
+    pub(super) fn seen_at(&self, id: u64) -> Option<IpAddr> {
+        self.seen_at.lock().get(&id).copied()
     }
 
     /// Where a member is now. The library keeps a connection's maker for as long as it replicates to a member, also
@@ -98,6 +123,35 @@ impl PeerClocks {
     }
 }
 
+/// Which peers answer appends: one log line for each change, where the library would repeat itself with each heartbeat.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    silent: Mutex<BTreeSet<u64>>,
+}
+
+impl Reach {
+    /// The peer answered, or did not for this reason. True when that is a change.
+    pub(super) fn note(&self, peer: u64, answered: Result<(), &dyn std::fmt::Display>) -> bool {
+        let mut silent = self.silent.lock();
+        match answered {
+            Ok(()) => {
+                let changed = !silent.is_empty() && silent.remove(&peer);
+                if changed {
+                    tracing::info!(peer = %client::id_text(peer), "the peer answers again");
+                }
+                changed
+            }
+            Err(why) => {
+                let changed = silent.insert(peer);
+                if changed {
+                    tracing::warn!(peer = %client::id_text(peer), %why, "no answer from the peer; it is tried on");
+                }
+                changed
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +164,17 @@ mod tests {
         assert_eq!(clocks.median_ms(&[1, 2, 3]), 5);
         clocks.note(3, -86_400_000);
         assert_eq!(clocks.median_ms(&[1, 2, 3]), 0);
+    }
+
+    #[test]
+    fn only_a_change_of_a_peers_reach_is_said() {
+        let reach = Reach::default();
+        assert!(!reach.note(2, Ok(())), "it was never silent");
+        assert!(reach.note(2, Err(&"refused")));
+        assert!(!reach.note(2, Err(&"refused")), "said already");
+        assert!(reach.note(3, Err(&"refused")), "another peer");
+        assert!(reach.note(2, Ok(())));
+        assert!(!reach.note(2, Ok(())));
     }
 
     #[test]

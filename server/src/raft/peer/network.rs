@@ -17,11 +17,12 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::super::codec::{self, DecodeError};
+use super::super::confirm::Told;
 use super::super::state_machine::Checkpoint;
 use super::super::types::{Node, RaftVote, TypeConfig, from_raft, vote_from_raft, vote_to_raft};
 use super::checkpoint::{Outgoing, send_checkpoint};
 use super::client::{CallError, PeerClient};
-use super::{Local, PeerClocks, messages};
+use super::{Local, PeerClocks, Reach, messages};
 use crate::clock;
 
 /// An append may wait behind a stalled fsync of the follower for this long before it is sent again.
@@ -33,7 +34,16 @@ pub(in crate::raft) struct NetworkFactory {
     pub(in crate::raft) local: Arc<Local>,
     pub(in crate::raft) clocks: Arc<PeerClocks>,
     pub(in crate::raft) outgoing: Arc<Outgoing>,
+    pub(in crate::raft) told: Arc<Told>,
+    pub(in crate::raft) reach: Arc<Reach>,
     pub(in crate::raft) tasks: TaskTracker,
+}
+
+impl NetworkFactory {
+    pub(in crate::raft) fn new(local: Arc<Local>, outgoing: Arc<Outgoing>, tasks: TaskTracker) -> Self {
+        let (clocks, told, reach) = (Arc::default(), Arc::default(), Arc::default());
+        Self { local, clocks, outgoing, told, reach, tasks }
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
@@ -45,6 +55,8 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             client: PeerClient::new(self.local.clone(), target, node.peer_addr.clone(), &self.tasks),
             clocks: self.clocks.clone(),
             outgoing: self.outgoing.clone(),
+            told: self.told.clone(),
+            reach: self.reach.clone(),
         }
     }
 }
@@ -55,6 +67,8 @@ pub(in crate::raft) struct Network {
     client: PeerClient,
     clocks: Arc<PeerClocks>,
     outgoing: Arc<Outgoing>,
+    told: Arc<Told>,
+    reach: Arc<Reach>,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err; the library copies what it needs")]
@@ -97,16 +111,16 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if let Some(commit) = &rpc.leader_commit {
+            self.told.commit(commit.index);
+        }
         let sent_at = clock::wall();
-        let body =
-            match timeout(APPEND_TIMEOUT, self.client.call(messages::APPEND, messages::encode_append(&rpc)))
-                .await
-            {
-                Ok(result) => result.map_err(append_error)?,
-                Err(_) => {
-                    return Err(rpc_error(CallError::Lost(format!("no answer within {APPEND_TIMEOUT:?}"))));
-                }
-            };
+        let call = self.client.call(messages::APPEND, messages::encode_append(&rpc));
+        let answer = timeout(APPEND_TIMEOUT, call)
+            .await
+            .unwrap_or_else(|_| Err(CallError::Lost(format!("no answer within {APPEND_TIMEOUT:?}"))));
+        self.reach.note(self.target, answer.as_ref().map(drop).map_err(|error| error as _));
+        let body = answer.map_err(append_error)?;
         let (answer, peer_wall_ms) = messages::decode_append_answer(body).map_err(decode_error)?;
         let half_way = sent_at.0.midpoint(clock::wall().0);
         self.clocks.note(self.target, peer_wall_ms.cast_signed().saturating_sub(half_way.cast_signed()));

@@ -23,7 +23,7 @@ use super::super::types::{
     Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, from_raft,
     stored_membership, to_raft, vote_from_raft, vote_to_raft,
 };
-use super::super::{doubt, members};
+use super::super::{confirm, doubt, members};
 use super::client::id_text;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
 use super::messages::{self, ANSWER, Forward, Forwarded, HELLO, Hello, REFUSED, WORKING};
@@ -80,6 +80,7 @@ pub(in crate::raft) async fn serve(core: Arc<Core>, listener: TcpListener) {
 
 async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let from = stream.peer_addr()?.ip();
     let (mut read, mut write) = stream.into_split();
     let mut frames = FrameReader::new(HELLO_BYTES_MAX);
     let first = timeout(HELLO_TIMEOUT, frames.next(&mut read)).await??;
@@ -91,6 +92,9 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
             return Err(io::Error::other(problem));
         }
     };
+    if core.local.cluster_id() == Some(hello.cluster_id) {
+        core.local.saw(hello.from, from);
+    }
     send_welcome(&mut write, 0, "").await?;
     frames.raise_limit(FRAME_BYTES_MAX);
     let (answers, queue) = mpsc::channel::<(u8, u64, Bytes)>(REQUESTS_MAX);
@@ -100,6 +104,15 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
         let Ok(permit) = open.clone().acquire_owned().await else { return Ok(()) };
         let peer = Peer { core: core.clone(), from: hello.from, cluster_id: hello.cluster_id };
         let (kind, id) = (frame.kind, frame.id);
+        if kind == messages::CONFIRM {
+            // Cheaper to answer than to spawn, and the leader's readers wait for it.
+            let answer = match peer.confirm(frame.body) {
+                Ok(body) => (kind | ANSWER, id, body),
+                Err(problem) => (REFUSED, id, Bytes::from(problem)),
+            };
+            let _ = answers.send(answer).await;
+            continue;
+        }
         let work = peer.begin(frame).await;
         let answers = answers.clone();
         core.tasks.spawn(async move {
@@ -212,24 +225,8 @@ impl Peer {
         if frame.kind == messages::INVITE {
             return Box::pin(async move { self.invite(body) });
         }
-        // Compared with each request: a connection may be older than this node's cluster.
-        if self.cluster_id == 0 || self.core.local.cluster_id() != Some(self.cluster_id) {
-            return Box::pin(async { Err("this node is not part of that cluster".to_owned()) });
-        }
-        let binding = matches!(
-            frame.kind,
-            messages::APPEND
-                | messages::VOTE
-                | messages::PRE_VOTE
-                | messages::TRANSFER
-                | messages::CHECKPOINT_BEGIN
-                | messages::CHECKPOINT_CHUNK
-                | messages::CHECKPOINT_END
-        );
-        if binding && self.core.doubt.is_open() {
-            return Box::pin(async {
-                Err("this node may have lost entries and takes no part yet".to_owned())
-            });
+        if let Err(problem) = self.admit(frame.kind) {
+            return Box::pin(async move { Err(problem.to_owned()) });
         }
         match frame.kind {
             messages::APPEND => Box::pin(self.append(body)),
@@ -240,6 +237,11 @@ impl Peer {
             messages::READ_INDEX => {
                 Box::pin(async move { Ok(messages::encode_read_index(leader_read_index(&self.core).await)) })
             }
+            messages::PUBLISH => {
+                // Here, not in the work that is returned: messages are delivered in the order of arrival.
+                let delivered = self.core.messages.arrived(body).map_err(text);
+                Box::pin(async move { delivered.map(|()| Bytes::new()) })
+            }
             messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
             messages::MEMBER => Box::pin(async move { members::serve_verb(&self.core, body).await }),
             messages::CHECKPOINT_BEGIN => Box::pin(self.checkpoint_begin(body)),
@@ -247,6 +249,34 @@ impl Peer {
             messages::CHECKPOINT_END => Box::pin(self.checkpoint_end(body)),
             other => Box::pin(async move { Err(format!("unknown request kind {other}")) }),
         }
+    }
+
+    /// Whether this node may take part in what is asked.
+    fn admit(&self, kind: u8) -> Result<(), &'static str> {
+        // Compared with each request: a connection may be older than this node's cluster.
+        if self.cluster_id == 0 || self.core.local.cluster_id() != Some(self.cluster_id) {
+            return Err("this node is not part of that cluster");
+        }
+        let binding = matches!(
+            kind,
+            messages::APPEND
+                | messages::VOTE
+                | messages::PRE_VOTE
+                | messages::TRANSFER
+                | messages::CONFIRM
+                | messages::CHECKPOINT_BEGIN
+                | messages::CHECKPOINT_CHUNK
+                | messages::CHECKPOINT_END
+        );
+        if binding && self.core.doubt.is_open() {
+            return Err("this node may have lost entries and takes no part yet");
+        }
+        Ok(())
+    }
+
+    fn confirm(&self, body: Bytes) -> Result<Bytes, String> {
+        self.admit(messages::CONFIRM)?;
+        confirm::answer(&self.core, body).map_err(text)
     }
 
     async fn append(self, body: Bytes) -> Result<Bytes, String> {

@@ -97,3 +97,20 @@ async fn a_restart_of_all_nodes_keeps_everything() {
     nodes[1].set("after", 1).await;
     assert_eq!(nodes[2].get("after").await, Some(1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_has_sent_messages_stops_without_leaving_a_task() {
+    let nodes = cluster(2).await;
+    let (sent, mut seen) = tokio::sync::mpsc::channel(1);
+    nodes[1]
+        .group
+        .on_message(move |channel: &Bytes, _: &Bytes| sent.try_send(channel.clone()).expect("one message"));
+    nodes[0].group.broadcast(&Bytes::from_static(b"news"), &Bytes::from_static(b"text"));
+    assert_eq!(seen.recv().await, Some(Bytes::from_static(b"news")));
+    assert!(nodes[0].group.read_barrier(Consistency::High).await.is_ok(), "asks the other for its vote");
+    for node in nodes {
+        let core = node.group.core.clone();
+        node.group.shutdown().await.expect("stops");
+        assert_eq!(core.tasks.len(), 0);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod membership;
+mod reading;
 mod suite;
 
 use std::net::SocketAddr;
@@ -78,11 +79,21 @@ impl TestNode {
     }
 
     async fn open(dir: Arc<TempDir>, clients: Option<SocketAddr>, peers: Option<SocketAddr>) -> Self {
+        let config = config(dir.path());
+        Self::open_as(config, dir, clients, peers).await
+    }
+
+    async fn open_as(
+        config: Config,
+        dir: Arc<TempDir>,
+        clients: Option<SocketAddr>,
+        peers: Option<SocketAddr>,
+    ) -> Self {
         let (clients, peers) = (listen(clients).await, listen(peers).await);
         let (addr, peer_addr) = (clients.local_addr().expect("bound"), peers.local_addr().expect("bound"));
         let addresses = Addresses { addr: addr.to_string(), peer_addr: peer_addr.to_string() };
-        let config = Arc::new(config(dir.path()));
-        let group = start(config, addresses, peers, None, CancellationToken::new()).await.expect("starts");
+        let group =
+            start(Arc::new(config), addresses, peers, None, CancellationToken::new()).await.expect("starts");
         let mut tasks = JoinSet::new();
         tasks.spawn(introduce(clients, group.clone()));
         Self { group, clients: addr, peers: peer_addr, dir, tasks }
@@ -127,6 +138,14 @@ impl TestNode {
 impl Stopped {
     async fn start(self) -> TestNode {
         TestNode::open(self.dir, Some(self.clients), Some(self.peers)).await
+    }
+
+    /// Starts it so that it does not campaign while a test runs.
+    async fn start_quiet(self) -> TestNode {
+        let mut config = config(self.dir.path());
+        config.timing.election_timeout_min = WAIT * 4;
+        config.timing.election_timeout_max = WAIT * 8;
+        TestNode::open_as(config, self.dir, Some(self.clients), Some(self.peers)).await
     }
 }
 

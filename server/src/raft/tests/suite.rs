@@ -40,7 +40,11 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let (store, applier) = Store::open(&dir.path().join("state"), sizes).unwrap();
         let position = applier.position();
         let apply = ApplyHandle::spawn(applier, log.clone(), Arc::new(Resolver::new(1))).unwrap();
-        Ok((dir, LogStore::new(log, recovered.committed), StateMachine::new(apply, store, position)))
+        Ok((
+            dir,
+            LogStore::new(log, recovered.committed, Arc::default()),
+            StateMachine::new(apply, store, position),
+        ))
     }
 }
 

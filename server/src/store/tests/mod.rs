@@ -1,6 +1,7 @@
 //! Behaviour of the whole module: scripts, a model with crashes, and what survives what.
 
 mod crash;
+mod expiring;
 mod flushing;
 mod model;
 mod reading;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::change::WriteAnswer;
 use super::*;
 
 /// (database, key) -> (value, deadline).
@@ -52,7 +53,163 @@ impl Model {
                 self.content.clear();
                 Outcome::Ok
             }
+            Op::Update { db, key, change } => self.update((db, key), &change),
+            op @ (Op::MSetIf { .. } | Op::SwapDb { .. } | Op::Reap { .. }) => self.several(op),
+            Op::Transfer { from_db, from, to_db, to, how } => {
+                self.transfer(&(from_db, from), (to_db, to), how)
+            }
+            Op::Transaction { steps, .. } => {
+                Outcome::List(steps.iter().map(|step| self.step(step)).collect())
+            }
+            Op::BitOp { .. } => panic!("not among the ops of the model"),
         }
+    }
+
+    /// Changes of several keys.
+    fn several(&mut self, op: Op) -> Outcome {
+        match op {
+            Op::MSetIf { db, pairs, condition, expiry } => {
+                let fits = |(key, _): &(Bytes, Bytes)| match condition {
+                    Condition::Missing => self.visible(&(db, key.clone())).is_none(),
+                    Condition::Present => self.visible(&(db, key.clone())).is_some(),
+                    _ => true,
+                };
+                if !pairs.iter().all(fits) {
+                    return Outcome::Int(0);
+                }
+                for (key, value) in pairs {
+                    let place = (db, key);
+                    let deadline = self.deadline(&place, expiry);
+                    self.put(place, value, deadline);
+                }
+                Outcome::Int(1)
+            }
+            Op::SwapDb { one, two } => {
+                let swapped = |db| {
+                    if db == one {
+                        two
+                    } else if db == two {
+                        one
+                    } else {
+                        db
+                    }
+                };
+                let content = std::mem::take(&mut self.content);
+                self.content =
+                    content.into_iter().map(|((db, key), row)| ((swapped(db), key), row)).collect();
+                Outcome::Ok
+            }
+            Op::Reap { keys } => {
+                let expired = |place: &(DbIndex, Bytes)| {
+                    self.content.contains_key(place) && self.visible(place).is_none()
+                };
+                let places: Vec<_> = keys.into_iter().filter(expired).collect();
+                let mut count = 0;
+                for place in places {
+                    count += i64::from(self.content.remove(&place).is_some());
+                }
+                Outcome::Int(count)
+            }
+            other => panic!("{other:?} is no change of several keys"),
+        }
+    }
+
+    fn step(&mut self, step: &Step) -> Outcome {
+        match step {
+            Step::Write(op) => self.op(op),
+            Step::Read(Query::Get { db, key }) => {
+                Outcome::Answer(Answer::Value(self.visible(&(*db, key.clone()))))
+            }
+            Step::Read(Query::DbSize { db }) => {
+                Outcome::Answer(Answer::Int(i64::try_from(self.keys(*db).len()).unwrap()))
+            }
+            Step::Read(query) => Outcome::Answer(self.page(query)),
+        }
+    }
+
+    fn deadline(&self, place: &(DbIndex, Bytes), expiry: Expiry) -> Option<UnixMs> {
+        let before = self.visible(place).and_then(|_| self.content[place].1);
+        match expiry {
+            Expiry::Never => None,
+            Expiry::Keep => before,
+            Expiry::At(deadline) => Some(deadline),
+            Expiry::In(ms) => Some(UnixMs(self.log_time.0.saturating_add_signed(ms))),
+        }
+    }
+
+    fn put(&mut self, place: (DbIndex, Bytes), value: Bytes, deadline: Option<UnixMs>) {
+        if deadline.is_some_and(|deadline| deadline <= self.log_time) {
+            self.content.remove(&place);
+        } else {
+            self.content.insert(place, (value, deadline));
+        }
+    }
+
+    /// The changes that the generator makes, each in its own words.
+    fn update(&mut self, place: (DbIndex, Bytes), change: &Change) -> Outcome {
+        let before = self.visible(&place);
+        match change {
+            Change::Write { value, expiry, condition, answer } => {
+                let holds = match condition {
+                    Condition::Missing => before.is_none(),
+                    Condition::Present => before.is_some(),
+                    Condition::Equals(wanted) => before.as_ref() == Some(wanted),
+                    _ => true,
+                };
+                if holds {
+                    let deadline = self.deadline(&place, *expiry);
+                    // What was there and expired goes unseen; a write that is past leaves it alone.
+                    let unseen =
+                        before.is_none() && deadline.is_some_and(|deadline| deadline <= self.log_time);
+                    if !unseen
+                        || (*condition == Condition::Always && *expiry != Expiry::Keep)
+                            && *answer == WriteAnswer::Done
+                    {
+                        self.put(place, value.clone(), deadline);
+                    }
+                }
+                match answer {
+                    WriteAnswer::Done if holds => Outcome::Ok,
+                    WriteAnswer::Done => Outcome::Nil,
+                    WriteAnswer::Count => Outcome::Int(i64::from(holds)),
+                    WriteAnswer::Previous => before.map_or(Outcome::Nil, Outcome::Bulk),
+                }
+            }
+            Change::Append(tail) => {
+                let value: Bytes = [&before.unwrap_or_default()[..], tail].concat().into();
+                let (deadline, length) = (self.deadline(&place, Expiry::Keep), value.len());
+                self.put(place, value, deadline);
+                Outcome::Int(i64::try_from(length).unwrap())
+            }
+            Change::Expire { expiry, .. } => {
+                let Some(value) = before else { return Outcome::Int(0) };
+                let deadline = self.deadline(&place, *expiry);
+                self.put(place, value, deadline);
+                Outcome::Int(1)
+            }
+            Change::Remove { .. } => {
+                if before.is_some() {
+                    self.content.remove(&place);
+                }
+                before.map_or(Outcome::Nil, Outcome::Bulk)
+            }
+            other => panic!("{other:?} is not among the changes of the model"),
+        }
+    }
+
+    fn transfer(&mut self, from: &(DbIndex, Bytes), to: (DbIndex, Bytes), how: Transfer) -> Outcome {
+        let Some(value) = self.visible(from) else {
+            return if how.must_exist { Outcome::Failed(Failure::NoSuchKey) } else { Outcome::Int(0) };
+        };
+        if !how.replaces && self.visible(&to).is_some() {
+            return Outcome::Int(0);
+        }
+        let deadline = self.content[from].1;
+        if how.removes {
+            self.content.remove(from);
+        }
+        self.content.insert(to, (value, deadline));
+        if how.must_exist && how.replaces { Outcome::Ok } else { Outcome::Int(1) }
     }
 
     fn delete(&mut self, keys: Vec<(DbIndex, Bytes)>) -> Outcome {
@@ -107,7 +264,7 @@ impl Model {
 
 /// What happens to a node.
 #[derive(Clone, Debug)]
-enum Step {
+enum Event {
     /// New entries, applied in one call.
     Apply(Vec<(u64, Vec<Op>)>),
     Flush(bool),
@@ -135,6 +292,70 @@ fn pattern() -> impl Strategy<Value = Bytes> {
     prop::collection::vec(letters, 0..4).prop_map(Bytes::from)
 }
 
+fn expiry() -> impl Strategy<Value = Expiry> {
+    prop_oneof![
+        Just(Expiry::Never),
+        Just(Expiry::Keep),
+        (-5..20_i64).prop_map(Expiry::In),
+        (1..60_u64).prop_map(|deadline| Expiry::At(UnixMs(deadline))),
+    ]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let condition = prop_oneof![
+        3 => Just(Condition::Always),
+        1 => Just(Condition::Missing),
+        1 => Just(Condition::Present),
+        1 => value().prop_map(Condition::Equals),
+    ];
+    let answer = prop::sample::select(vec![WriteAnswer::Done, WriteAnswer::Count, WriteAnswer::Previous]);
+    prop_oneof![
+        4 => (value(), expiry(), condition, answer).prop_map(|(value, expiry, condition, answer)| {
+            Change::Write { value, expiry, condition, answer }
+        }),
+        2 => value().prop_map(Change::Append),
+        2 => (-5..20_i64).prop_map(|ms| Change::Expire { expiry: Expiry::In(ms), rule: change::ExpireRule::default() }),
+        1 => Just(Change::Remove { condition: Condition::Always, answer: WriteAnswer::Previous }),
+    ]
+}
+
+/// Ops that look before they write.
+fn looking_op() -> impl Strategy<Value = Op> {
+    let db = 0..3_u8;
+    let condition = prop::sample::select(vec![Condition::Missing, Condition::Present, Condition::Always]);
+    let pairs = prop::collection::vec((key(), value()), 1..4);
+    let how = (any::<bool>(), any::<bool>(), any::<bool>());
+    prop_oneof![
+        8 => (db.clone(), key(), change()).prop_map(|(db, key, change)| Op::Update { db, key, change }),
+        1 => (db.clone(), pairs, condition, expiry()).prop_map(
+            |(db, pairs, condition, expiry)| Op::MSetIf { db, pairs, condition, expiry }),
+        2 => (db.clone(), key(), db.clone(), key(), how).prop_map(
+            |(from_db, from, to_db, to, (removes, replaces, must_exist))| {
+                Op::Transfer { from_db, from, to_db, to, how: Transfer { removes, replaces, must_exist } }
+            }),
+        1 => (db.clone(), db.clone()).prop_map(|(one, two)| Op::SwapDb { one, two }),
+        2 => prop::collection::vec((db, key()), 0..5).prop_map(|keys| Op::Reap { keys }),
+    ]
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let read = prop_oneof![
+        4 => (0..3_u8, key()).prop_map(|(db, key)| Query::Get { db, key }),
+        1 => (0..3_u8).prop_map(|db| Query::DbSize { db }),
+        1 => page(),
+    ];
+    let step = prop_oneof![
+        2 => prop_oneof![op(), looking_op()].prop_map(Step::Write),
+        2 => read.prop_map(Step::Read),
+    ];
+    let steps = prop::collection::vec(step, 0..6);
+    prop_oneof![
+        4 => op(),
+        4 => looking_op(),
+        1 => steps.prop_map(|steps| Op::Transaction { watched: Vec::new(), steps }),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let keys = || prop::collection::vec(key(), 0..4);
     let db = 0..3_u8;
@@ -159,14 +380,14 @@ fn page() -> impl Strategy<Value = Query> {
     })
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let entries = prop::collection::vec((0..50_u64, prop::collection::vec(op(), 0..6)), 1..6);
+fn event() -> impl Strategy<Value = Event> {
+    let entries = prop::collection::vec((0..50_u64, prop::collection::vec(any_op(), 0..6)), 1..6);
     prop_oneof![
-        8 => entries.prop_map(Step::Apply),
-        2 => any::<bool>().prop_map(Step::Flush),
-        2 => (1..5_usize).prop_map(Step::Crash),
-        1 => Just(Step::Move),
-        4 => page().prop_map(Step::Keys),
+        8 => entries.prop_map(Event::Apply),
+        2 => any::<bool>().prop_map(Event::Flush),
+        2 => (1..5_usize).prop_map(Event::Crash),
+        1 => Just(Event::Move),
+        4 => page().prop_map(Event::Keys),
     ]
 }
 
@@ -192,9 +413,9 @@ impl World {
         self.node.as_mut().unwrap()
     }
 
-    fn run(&mut self, step: Step) {
-        match step {
-            Step::Apply(entries) => {
+    fn run(&mut self, event: Event) {
+        match event {
+            Event::Apply(entries) => {
                 let first = self.log.len();
                 for (at, ops) in entries {
                     let mut model = self.models.last().unwrap().clone();
@@ -205,13 +426,13 @@ impl World {
                 let outcomes = self.node.as_mut().unwrap().applier.apply(&self.log[first..]).unwrap();
                 assert_eq!(outcomes, self.outcomes[first..]);
             }
-            Step::Flush(wait) => {
+            Event::Flush(wait) => {
                 self.node().applier.flush(wait).unwrap();
                 if wait {
                     assert_eq!(self.node().store.durable(), self.node().store.applied());
                 }
             }
-            Step::Crash(calls_of) => {
+            Event::Crash(calls_of) => {
                 let durable = self.node().store.durable();
                 let node = self.node.take().unwrap().crash();
                 assert!(node.store.applied() >= durable, "what was durable is still there");
@@ -224,15 +445,15 @@ impl World {
                     assert_eq!(outcomes, self.outcomes[at..at + entries.len()], "replayed");
                 }
             }
-            Step::Move if self.log.is_empty() => {}
-            Step::Move => {
+            Event::Move if self.log.is_empty() => {}
+            Event::Move => {
                 let mut to = Node::new();
                 let path = to.dir.path().join("checkpoint");
                 self.node().applier.checkpoint(&path).unwrap();
                 to.applier.install(&path).unwrap();
                 self.node = Some(to);
             }
-            Step::Keys(query) => {
+            Event::Keys(query) => {
                 let expected = self.models.last().unwrap().page(&query);
                 assert_eq!(self.node().store.query(&query).unwrap(), expected, "{query:?}");
             }
@@ -247,7 +468,18 @@ impl World {
         assert_eq!(store.applied(), entries.checked_sub(1).map(|last| id(last as u64)));
         assert_eq!(store.log_time(), model.log_time);
         assert_eq!(content(store), model.records());
+        let now = model.log_time;
+        let due = model.content.iter().filter(|(_, (_, deadline))| deadline.is_some_and(|at| at <= now));
+        let mut due: Vec<_> = due.map(|(place, _)| place.clone()).collect();
+        let mut found = store.due(now, usize::MAX, usize::MAX).unwrap();
+        due.sort();
+        found.sort();
+        assert_eq!(found, due, "the order of deadlines");
         for db in 0..3 {
+            let counted = store.query(&Query::DbSize { db }).unwrap();
+            let visible = model.keys(db).len();
+            assert_eq!(counted, Answer::Int(i64::try_from(visible).unwrap()), "DBSIZE of database {db}");
+            assert_eq!(store.visible(db).unwrap().0, visible as u64);
             let mut scanned = scan(store, db, 2);
             scanned.sort();
             assert_eq!(scanned, model.keys(db), "SCAN of database {db}");
@@ -259,10 +491,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_store_is_the_model(steps in prop::collection::vec(step(), 1..25)) {
+    fn the_store_is_the_model(events in prop::collection::vec(event(), 1..25)) {
         let mut world = World::new();
-        for step in steps {
-            world.run(step);
+        for event in events {
+            world.run(event);
         }
     }
 
@@ -300,7 +532,7 @@ proptest! {
     /// Two nodes that group the same entries differently are the same, to the bytes of each record and the digest.
     #[test]
     fn grouping_changes_nothing(
-        entries in prop::collection::vec((0..50_u64, prop::collection::vec(op(), 0..5)), 1..20),
+        entries in prop::collection::vec((0..50_u64, prop::collection::vec(any_op(), 0..5)), 1..20),
         calls_of in 1..7_usize,
     ) {
         let log: Vec<Committed> =

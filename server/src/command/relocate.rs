@@ -1,0 +1,132 @@
+//! Commands that move values between keys and databases: COPY MOVE RENAME RENAMENX SWAPDB, and TOUCH.
+
+use super::{
+    Action, Args, Arity, CommandError, Context, Flags, Group, KeyRange, Parsed, ReplyShape, Spec, View,
+};
+use crate::store::{DbIndex, Op, Query, Transfer};
+
+const WRITES: Flags = Flags::WRITE.with(Flags::KEYSPACE);
+const ROW: Spec = Spec { flags: WRITES, reply: ReplyShape::Integer, group: Group::Generic, ..Spec::ROW };
+
+fn text(text: &str) -> CommandError {
+    CommandError::Text(format!("ERR {text}"))
+}
+
+/// Checks the number of a database.
+fn database(number: i64, context: &Context) -> Result<DbIndex, CommandError> {
+    let db = DbIndex::try_from(number).ok().filter(|db| *db < context.databases);
+    db.ok_or_else(|| text("DB index is out of range"))
+}
+
+pub(crate) static COPY: Spec = Spec {
+    name: "COPY",
+    arity: Arity::AtLeast(3),
+    flags: WRITES.with(Flags::DENYOOM),
+    keys: KeyRange { first: 1, last: 2, step: 1, access: &["RO", "access"] },
+    since: "6.2.0",
+    usage: "COPY source destination [DB destination-db] [REPLACE]",
+    summary: "Copies the value and the deadline of a key",
+    parse: copy,
+    ..ROW
+};
+
+fn copy(args: &mut Args<'_>, context: &Context) -> Parsed {
+    let (from, to) = (args.bytes()?, args.new_key(context)?);
+    let (mut to_db, mut replaces) = (context.db, false);
+    while args.left() > 0 {
+        if args.keyword("REPLACE") {
+            replaces = true;
+        } else if args.left() >= 2 && args.keyword("DB") {
+            to_db = database(args.int()?, context)?;
+        } else {
+            return Err(CommandError::Syntax);
+        }
+    }
+    if to_db == context.db && from == to {
+        return Err(text("source and destination objects are the same"));
+    }
+    let how = Transfer { replaces, ..Transfer::default() };
+    Ok(Action::Write(Op::Transfer { from_db: context.db, from, to_db, to, how }))
+}
+
+pub(crate) static MOVE: Spec = Spec {
+    name: "MOVE",
+    arity: Arity::Exactly(3),
+    flags: WRITES.with(Flags::FAST),
+    keys: KeyRange::one(1, &["RW", "access", "delete"]),
+    since: "1.0.0",
+    usage: "MOVE key db",
+    summary: "Moves a key to another database",
+    parse: |args, context| {
+        let (key, to_db) = (args.bytes()?, database(args.int()?, context)?);
+        if to_db == context.db {
+            return Err(text("source and destination objects are the same"));
+        }
+        let how = Transfer { removes: true, ..Transfer::default() };
+        Ok(Action::Write(Op::Transfer { from_db: context.db, from: key.clone(), to_db, to: key, how }))
+    },
+    ..ROW
+};
+
+pub(crate) static RENAME: Spec = Spec {
+    name: "RENAME",
+    arity: Arity::Exactly(3),
+    keys: KeyRange { first: 1, last: 2, step: 1, access: &["RW", "access", "delete"] },
+    reply: ReplyShape::Ok,
+    since: "1.0.0",
+    usage: "RENAME key newkey",
+    summary: "Renames a key; one of the new name is replaced",
+    parse: |args, context| rename(args, context, true),
+    ..ROW
+};
+
+pub(crate) static RENAMENX: Spec = Spec {
+    name: "RENAMENX",
+    arity: Arity::Exactly(3),
+    flags: WRITES.with(Flags::FAST),
+    keys: KeyRange { first: 1, last: 2, step: 1, access: &["RW", "access", "delete"] },
+    since: "1.0.0",
+    usage: "RENAMENX key newkey",
+    summary: "Renames a key unless the new name is taken",
+    parse: |args, context| rename(args, context, false),
+    ..ROW
+};
+
+fn rename(args: &mut Args<'_>, context: &Context, replaces: bool) -> Parsed {
+    let (from, to) = (args.bytes()?, args.new_key(context)?);
+    let how = Transfer { removes: true, replaces, must_exist: true };
+    Ok(Action::Write(Op::Transfer { from_db: context.db, from, to_db: context.db, to, how }))
+}
+
+pub(crate) static SWAPDB: Spec = Spec {
+    name: "SWAPDB",
+    arity: Arity::Exactly(3),
+    flags: WRITES.with(Flags::FAST).with(Flags::DANGEROUS),
+    reply: ReplyShape::Ok,
+    group: Group::Server,
+    since: "4.0.0",
+    usage: "SWAPDB index index",
+    summary: "Exchanges the content of two databases",
+    difference: "rewrites every key of both, so it takes time in proportion to them",
+    parse: |args, context| {
+        let index = |args: &mut Args<'_>, which: &str| {
+            args.int().map_err(|_| text(&format!("invalid {which} DB index")))
+        };
+        let (one, two) = (index(args, "first")?, index(args, "second")?);
+        Ok(Action::Write(Op::SwapDb { one: database(one, context)?, two: database(two, context)? }))
+    },
+    ..ROW
+};
+
+pub(crate) static TOUCH: Spec = Spec {
+    name: "TOUCH",
+    arity: Arity::AtLeast(2),
+    flags: Flags::READONLY.with(Flags::FAST).with(Flags::KEYSPACE),
+    keys: KeyRange::from(1, 1, &["RO"]),
+    since: "3.2.1",
+    usage: "TOUCH key [key ...]",
+    summary: "Counts the keys that exist",
+    difference: "no access times are kept",
+    parse: |args, context| Ok(Action::Read(Query::Exists { db: context.db, keys: args.rest() }, View::Plain)),
+    ..ROW
+};

@@ -1,0 +1,219 @@
+//! EVAL: a script runs on the node that was asked, against the state behind a read barrier, and what it wants becomes one
+//! transaction of the log.
+//!
+//! ```text
+//! barrier -> lua::run (a rehearsal) -> Op::Transaction { watched: all it looked at, steps: all it wrote } -> reply
+//!    ^                                      | something changed meanwhile
+//!    `--------------------------------------'  the script runs again
+//! ```
+//!
+//! So all nodes agree whatever the interpreter does, and nothing of Lua is part of the log's form: its version may change
+//! with any release. The price is a second run when another node changes the same keys at the same moment; scripts of
+//! one node with the same keys take turns.
+
+mod json;
+mod lua;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{MutexGuard, Semaphore};
+
+use super::fault::Fault;
+use super::replica::Replica;
+use super::{Connection, Dispatcher};
+use crate::command::{Eval, ScriptOp, Source};
+use crate::net::Flow;
+use crate::resp::Reply;
+use crate::store::{Answer, Op, Outcome, Query, Watched};
+
+/// Runs of one script before it is given up.
+const RUNS_MAX: usize = 100;
+/// Scripts that a node remembers, and bytes of their texts.
+const SCRIPTS_MAX: usize = 10_000;
+const SCRIPT_BYTES_MAX: usize = 64 << 20;
+/// Scripts that run at once: each may take a thread and 64 MiB.
+const RUNNING_MAX: usize = 16;
+/// Turns that scripts take by their keys.
+const TURNS: usize = 64;
+
+/// The scripts that this node has seen.
+pub(super) struct Scripts {
+    known: Mutex<Known>,
+    turns: Vec<tokio::sync::Mutex<()>>,
+    running: Semaphore,
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Known {
+    texts: HashMap<String, Bytes>,
+    /// Oldest first.
+    order: VecDeque<String>,
+    size_bytes: usize,
+}
+
+impl Default for Scripts {
+    fn default() -> Self {
+        let turns = (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect();
+        Self {
+            known: Mutex::default(),
+            turns,
+            running: Semaphore::new(RUNNING_MAX),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl Scripts {
+    /// Remembers a script; the oldest are forgotten beyond the limits.
+    fn load(&self, text: &Bytes) -> String {
+        let sha = lua::sha1_hex(text);
+        let mut known = self.known.lock();
+        if !known.texts.contains_key(&sha) {
+            known.size_bytes += text.len();
+            // A copy: a slice would keep the whole request's buffer.
+            known.texts.insert(sha.clone(), Bytes::copy_from_slice(text));
+            known.order.push_back(sha.clone());
+            while known.order.len() > SCRIPTS_MAX || known.size_bytes > SCRIPT_BYTES_MAX {
+                let Some(oldest) = known.order.pop_front() else { break };
+                let length = known.texts.remove(&oldest).map_or(0, |text| text.len());
+                known.size_bytes -= length;
+            }
+        }
+        sha
+    }
+
+    fn find(&self, sha: &[u8]) -> Option<(String, Bytes)> {
+        let sha = String::from_utf8_lossy(sha).to_ascii_lowercase();
+        let text = self.known.lock().texts.get(&sha).cloned()?;
+        Some((sha, text))
+    }
+
+    /// Waits until no other script with one of these keys runs here.
+    async fn turn(&self, keys: &[Bytes]) -> Vec<MutexGuard<'_, ()>> {
+        let places =
+            keys.iter().map(|key| usize::try_from(self.hasher.hash_one(key) % TURNS as u64).unwrap_or(0));
+        // In order, so that two never wait for each other.
+        let places: BTreeSet<usize> = places.collect();
+        let mut held = Vec::with_capacity(places.len());
+        for place in places {
+            if let Some(turn) = self.turns.get(place) {
+                held.push(turn.lock().await);
+            }
+        }
+        held
+    }
+}
+
+impl<R: Replica> Dispatcher<R> {
+    /// Performs a scripting command.
+    pub(super) async fn script_op(&self, connection: &Connection, op: ScriptOp) -> (Reply, Flow) {
+        let reply = match op {
+            ScriptOp::Eval(eval) => return self.eval(connection, eval).await,
+            ScriptOp::Load(text) => Reply::Bulk(self.scripts.load(&text).into()),
+            ScriptOp::Exists(shas) => {
+                let known = |sha: &Bytes| Reply::Integer(i64::from(self.scripts.find(sha).is_some()));
+                Reply::Array(shas.iter().map(known).collect())
+            }
+            ScriptOp::Flush => {
+                *self.scripts.known.lock() = Known::default();
+                Reply::Ok
+            }
+        };
+        (reply, Flow::Continue)
+    }
+
+    async fn eval(&self, connection: &Connection, eval: Eval) -> (Reply, Flow) {
+        let found = match &eval.script {
+            Source::Text(text) => Some((self.scripts.load(text), text.clone())),
+            Source::Sha(sha) => self.scripts.find(sha),
+        };
+        let Some((sha, text)) = found else {
+            let text = "NOSCRIPT No matching script. Please use EVAL.";
+            return (Reply::Error(text.to_owned()), Flow::Continue);
+        };
+        let _turn = self.scripts.turn(&eval.keys).await;
+        let mut context = self.context(&connection.session);
+        context.reply_bytes_max = context.reply_bytes_max.min(64 << 20);
+        for _ in 0..RUNS_MAX {
+            if let Err(fault) = self.barrier(&connection.session).await {
+                return (self.refuse(&fault, None), Flow::Continue);
+            }
+            let job = lua::Job {
+                text: text.clone(),
+                sha: sha.clone(),
+                eval: eval.clone(),
+                context,
+                write_bytes_max: self.parts.config.limits.request_bytes_max,
+                now: self.log_clock.now().max(self.parts.group.log_time()),
+            };
+            match self.run_once(job).await {
+                Ok(Some(ended)) => return ended,
+                Ok(None) => {}
+                Err(fault) => return (self.refuse(&fault, None), Flow::Continue),
+            }
+        }
+        let text = "BUSY the keys of the script changed each time that it ran; nothing was written";
+        (Reply::Error(text.to_owned()), Flow::Continue)
+    }
+
+    /// One run; `None` if it must be repeated.
+    async fn run_once(&self, job: lua::Job) -> Result<Option<(Reply, Flow)>, Fault> {
+        let (group, now) = (self.parts.group.clone(), job.now);
+        let run = move || lua::run(&job, Box::new(move |query| group.query(query, now)));
+        // Never closed, so an error cannot come; what it writes is proposed without the permit.
+        let permit = self.scripts.running.acquire().await;
+        let ended = tokio::task::spawn_blocking(run).await;
+        drop(permit);
+        let ended = ended.map_err(|error| Fault::Refused(format!("the script panicked: {error}")))?;
+        match ended {
+            lua::Ended::Due => {
+                self.bring_time_forward().await?;
+                Ok(None)
+            }
+            lua::Ended::Fatal(fatal) => {
+                let text = format!("ERR the node stops: {fatal}");
+                (self.parts.fatal)(fatal);
+                Ok(Some((Reply::Error(text), Flow::Close)))
+            }
+            lua::Ended::Done { reply, watched, steps, messages } => {
+                let stands = if steps.is_empty() {
+                    watched.len() < 2 || self.still_so(&watched).await?
+                } else {
+                    let outcomes = self.propose(vec![Op::Transaction { watched, steps }]).await?;
+                    !matches!(outcomes.first(), None | Some(Outcome::Nil))
+                };
+                if !stands {
+                    return Ok(None);
+                }
+                for (channel, message) in messages {
+                    self.publish(&channel, &message);
+                }
+                Ok(Some((reply, Flow::Continue)))
+            }
+        }
+    }
+
+    /// True if everything that a script has read was so at one moment.
+    async fn still_so(&self, watched: &[Watched]) -> Result<bool, Fault> {
+        let keys = watched.iter().map(|watched| (watched.db, watched.key.clone())).collect();
+        let (group, now) = (self.parts.group.clone(), self.log_clock.now());
+        let look = move || group.query(&Query::Versions { keys }, now);
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(Answer::Versions(versions))) => {
+                Ok(versions.iter().eq(watched.iter().map(|watched| &watched.version)))
+            }
+            Ok(Ok(_)) => {
+                self.bring_time_forward().await?;
+                Ok(false)
+            }
+            Ok(Err(fatal)) => Err(Fault::Refused(fatal.to_string())),
+            Err(error) => Err(Fault::Refused(error.to_string())),
+        }
+    }
+}

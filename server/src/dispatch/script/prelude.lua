@@ -1,0 +1,48 @@
+-- What a script finds beside Lua's own: redis, and a _G that is closed.
+local raw, sha1hex, parsed, encoded, null = ...
+local forbidden = {"dofile", "loadfile", "load", "loadstring", "require", "module", "collectgarbage", "print", "getfenv",
+  "setfenv", "newproxy", "package", "io", "os", "debug", "coroutine"}
+for _, name in ipairs(forbidden) do rawset(_G, name, nil) end
+string.dump = nil
+
+local function call(...)
+  local reply = raw(...)
+  if type(reply) == "table" and reply.err then error(reply) end
+  return reply
+end
+
+redis = {
+  call = call,
+  pcall = function(...) return raw(...) end,
+  error_reply = function(text)
+    if string.sub(text, 1, 1) == "-" then text = string.sub(text, 2) end
+    return {err = text}
+  end,
+  status_reply = function(text) return {ok = text} end,
+  sha1hex = sha1hex,
+  log = function() end,
+  setresp = function() end,
+  replicate_commands = function() return true end,
+  set_repl = function() end,
+  LOG_DEBUG = 0, LOG_VERBOSE = 1, LOG_NOTICE = 2, LOG_WARNING = 3,
+  REPL_NONE = 0, REPL_SLAVE = 1, REPL_REPLICA = 1, REPL_AOF = 2, REPL_ALL = 3,
+}
+server = redis
+cjson = {decode = parsed, encode = encoded, null = null}
+
+-- Other metatables would let a script reach what the next line closes.
+local protected = getmetatable("")
+protected.__metatable = false
+setmetatable(_G, {
+  __metatable = false,
+  __newindex = function(_, name)
+    error("Script attempted to create global variable '" .. tostring(name) .. "'", 2)
+  end,
+  __index = function(_, name)
+    error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
+  end,
+})
+
+return function(chunk)
+  return pcall(chunk)
+end

@@ -1,0 +1,219 @@
+//! Transactions of a connection: what is queued after MULTI, and EXEC as one entry of the log.
+//!
+//! ```text
+//! MULTI   queue opens          SET k v -> QUEUED      EXEC -> Op::Transaction { watched, steps } -> one proposal
+//! WATCH   versions are read    (parsed already; an error spoils the transaction)   outcomes -> one array
+//! ```
+//!
+//! What does not concern the data (PING, CLIENT, INFO ..) is performed in its place in the order of replies, after the
+//! entry. Whether a watched key has changed is decided where the entry is applied.
+
+use super::replica::Replica;
+use super::{Connection, Dispatcher, render};
+use crate::clock::monotonic;
+use crate::command::{self, Action, Flags, SessionOp};
+use crate::net::Flow;
+use crate::resp::{Reply, Request};
+use crate::session::{Multi, Queued};
+use crate::store::{Answer, DbIndex, Op, Outcome, Query, Step, Watched};
+
+/// Keys that one connection may watch.
+const WATCHED_MAX: usize = 64 * 1024;
+
+impl<R: Replica> Dispatcher<R> {
+    /// Queues a request of an open transaction; `None` if it is one that acts at once. Gives the row, if it was queued,
+    /// and the reply.
+    pub(super) fn queue(
+        &self,
+        connection: &mut Connection,
+        request: &Request,
+    ) -> Option<(Option<usize>, Reply)> {
+        let mut context = self.context(&connection.session);
+        let bytes_max = self.parts.config.limits.request_bytes_max;
+        let multi = connection.session.multi.as_mut()?;
+        context.db = multi.db;
+        let found = command::resolve(&request.args);
+        let parsed =
+            found.and_then(|found| Ok((found, command::parse(found.spec, &request.args, &context)?)));
+        let (found, action) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                multi.spoiled = true;
+                return Some((None, error.reply()));
+            }
+        };
+        match action {
+            Action::Session(
+                SessionOp::Multi
+                | SessionOp::Exec
+                | SessionOp::Discard
+                | SessionOp::Watch(_)
+                | SessionOp::Quit
+                | SessionOp::Reset,
+            ) => return None,
+            _ if found.spec.flags.has(Flags::NO_MULTI) => {
+                multi.spoiled = true;
+                return Some((None, Reply::Error("ERR Command not allowed inside a transaction".to_owned())));
+            }
+            Action::Session(SessionOp::Select(db)) => multi.db = db,
+            _ => {}
+        }
+        multi.size_bytes += request.args.iter().map(|word| 16 + word.len()).sum::<usize>();
+        if multi.size_bytes > bytes_max {
+            multi.spoiled = true;
+            multi.queue.clear();
+            let text =
+                format!("ERR the transaction has more than {bytes_max} bytes (limits.request_bytes_max)");
+            return Some((None, Reply::Error(text)));
+        }
+        multi.queue.push(Queued { slot: found.slot, action });
+        Some((Some(found.slot), Reply::Simple("QUEUED")))
+    }
+
+    /// MULTI, DISCARD, UNWATCH.
+    pub(super) fn transaction_op(connection: &mut Connection, op: &SessionOp) -> Reply {
+        let session = &mut connection.session;
+        match op {
+            SessionOp::Multi if session.multi.is_some() => {
+                Reply::Error("ERR MULTI calls can not be nested".to_owned())
+            }
+            SessionOp::Multi => {
+                session.multi = Some(Multi { db: session.db, ..Multi::default() });
+                Reply::Ok
+            }
+            SessionOp::Discard if session.multi.is_none() => {
+                Reply::Error("ERR DISCARD without MULTI".to_owned())
+            }
+            _ => {
+                session.multi = session.multi.take().filter(|_| matches!(op, SessionOp::Unwatch));
+                session.watched.clear();
+                Reply::Ok
+            }
+        }
+    }
+
+    /// WATCH: keeps the versions of the keys as they are now.
+    pub(super) async fn watch(
+        &self,
+        connection: &mut Connection,
+        keys: Vec<(DbIndex, bytes::Bytes)>,
+    ) -> Reply {
+        let session = &mut connection.session;
+        if session.multi.is_some() {
+            return Reply::Error("ERR WATCH inside MULTI is not allowed".to_owned());
+        }
+        let is_new = |(db, key): &(DbIndex, bytes::Bytes)| {
+            !session.watched.iter().any(|watched| watched.db == *db && watched.key == *key)
+        };
+        let keys: Vec<_> = keys.into_iter().filter(is_new).collect();
+        if session.watched.len() + keys.len() > WATCHED_MAX {
+            return Reply::Error(format!("ERR a connection watches at most {WATCHED_MAX} keys"));
+        }
+        let stale = session.stale_reads;
+        if let Err(fault) = self.barrier(&connection.session).await {
+            return self.refuse(&fault, None);
+        }
+        let now = self.log_clock.now();
+        match self.ask(Query::Versions { keys: keys.clone() }, now, stale).await {
+            Ok(Answer::Versions(versions)) => {
+                let watched = keys.into_iter().zip(versions);
+                connection.session.watched.extend(watched.map(|((db, key), version)| Watched {
+                    db,
+                    key,
+                    version,
+                }));
+                Reply::Ok
+            }
+            Ok(other) => render::answer(other, &command::View::Plain, 0),
+            Err((reply, _)) => reply,
+        }
+    }
+
+    /// EXEC.
+    pub(super) async fn exec(&self, connection: &mut Connection) -> (Reply, Flow) {
+        let Some(multi) = connection.session.multi.take() else {
+            return (Reply::Error("ERR EXEC without MULTI".to_owned()), Flow::Continue);
+        };
+        let watched = std::mem::take(&mut connection.session.watched);
+        if multi.spoiled {
+            let text = "EXECABORT Transaction discarded because of previous errors.";
+            return (Reply::Error(text.to_owned()), Flow::Continue);
+        }
+        let steps: Vec<Step> = multi.queue.iter().filter_map(|queued| step(&queued.action)).collect();
+        let outcomes = if steps.is_empty() && watched.is_empty() {
+            Vec::new()
+        } else {
+            match self.propose(vec![Op::Transaction { watched, steps }]).await.map(|mut all| all.pop()) {
+                Ok(Some(Outcome::List(outcomes))) => outcomes,
+                Ok(Some(Outcome::Nil)) => return (Reply::NilArray, Flow::Continue),
+                Ok(other) => {
+                    let text = format!("ERR outcome unknown: {other:?} is no answer to a transaction");
+                    return (Reply::Error(text), Flow::Continue);
+                }
+                Err(fault) => return (self.refuse(&fault, None), Flow::Continue),
+            }
+        };
+        self.exec_replies(connection, multi.queue, outcomes).await
+    }
+
+    /// The replies of the queued commands: outcomes in their places, the rest performed now.
+    async fn exec_replies(
+        &self,
+        connection: &mut Connection,
+        queue: Vec<Queued>,
+        outcomes: Vec<Outcome>,
+    ) -> (Reply, Flow) {
+        let started = monotonic();
+        let mut outcomes = outcomes.into_iter();
+        let (mut replies, mut flow) = (Vec::with_capacity(queue.len()), Flow::Continue);
+        let mut lost = || Outcome::Answer(Answer::Due);
+        for Queued { slot, action } in queue {
+            let reply = match action {
+                Action::Reply(reply) => reply,
+                Action::Write(_) => render::outcome(&outcomes.next().unwrap_or_else(&mut lost)),
+                Action::Read(_, view) => match outcomes.next().unwrap_or_else(&mut lost) {
+                    Outcome::Answer(answer) => {
+                        render::answer(answer, &view, self.parts.config.limits.reply_bytes_max)
+                    }
+                    other => render::outcome(&other),
+                },
+                Action::Session(op) => {
+                    let (reply, after) = self.session_op(connection, op);
+                    flow = if after == Flow::Close { after } else { flow };
+                    reply.unwrap_or(Reply::Nil)
+                }
+                Action::PubSub(op) => self.pub_sub(connection, op).pop().unwrap_or(Reply::Nil),
+                // Rows of scripts are not queued (`Flags::NO_MULTI`).
+                Action::Script(_) => Reply::Error("ERR Command not allowed inside a transaction".to_owned()),
+                Action::Node(op) => {
+                    let (reply, after) = Box::pin(self.node_op(connection, op, None)).await;
+                    flow = if after == Flow::Close { after } else { flow };
+                    reply.unwrap_or(Reply::Nil)
+                }
+            };
+            let failed = matches!(reply, Reply::Error(_));
+            self.counters.executed(
+                slot,
+                1,
+                u64::from(failed),
+                monotonic().saturating_duration_since(started),
+            );
+            replies.push(reply);
+        }
+        (Reply::Array(replies), flow)
+    }
+}
+
+/// What an action asks of the data.
+fn step(action: &Action) -> Option<Step> {
+    match action {
+        Action::Write(op) => Some(Step::Write(op.clone())),
+        Action::Read(Query::RandomKey { db, .. }, _) => {
+            Some(Step::Read(Query::RandomKey { db: *db, seed: rand::random() }))
+        }
+        Action::Read(query, _) => Some(Step::Read(query.clone())),
+        Action::Reply(_) | Action::Session(_) | Action::Node(_) | Action::Script(_) | Action::PubSub(_) => {
+            None
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The leader's proof that it still leads, for reads: a question to as many voters as a majority needs, and no more.
+//!
+//! ```text
+//! leader (term T)                                   voter
+//!   index = what anyone can have been told of
+//!   CONFIRM T, own id ----------------------------->  is my saved vote for that leader in that term?
+//!   <------------------------------------------- yes / no
+//!   majority said yes, own vote unchanged: everything acknowledged before the question is at or below index
+//! ```
+//!
+//! Raft's ReadIndex (dissertation, section 6.4) with less on the way than a heartbeat: neither side's Raft core is asked.
+//! Why it holds:
+//! - A vote is saved ([`super::log::RaftLog::save_vote`]) before it is given. A voter that says yes has not yet given a
+//!   vote in a later term, so with a majority of them no later leader existed when the question was put.
+//! - An acknowledgement is sent by a node that has applied the entry: by this leader, then `applied` shows it, or by a
+//!   follower, which knows that the entry is committed only from an append of this leader, then [`Told::commit`] shows it.
+//!   Entries of earlier leaders lie below the first entry of this term, which must be applied here.
+//! - The node was elected for that term since it started, so `applied` is not what an earlier life has left on disk.
+//! - The voters are those of the newest membership in the log. While it is joint, or newer than what the Raft core
+//!   shows ([`Told::members`]), there is no answer from here and the caller asks the core.
+//!
+//! A "no", a lost leadership, silence: no answer from here either. The caller's slower way finds out what is the matter.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use openraft::async_runtime::WatchReceiver as _;
+use parking_lot::Mutex;
+use tokio::time::{sleep, timeout};
+
+use super::codec::{DecodeError, Reader};
+use super::core::Core;
+use super::log::Vote;
+use super::peer::client::PeerClient;
+use super::peer::messages::CONFIRM;
+use super::types::{RaftMembership, vote_from_raft};
+use crate::store::LogId;
+
+/// After this long the voters that were not needed are asked as well.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// One attempt; then the Raft core is asked.
+const ATTEMPT_MAX: Duration = Duration::from_millis(300);
+
+/// What others may know from this node: both only ever grow.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    commit: AtomicU64,
+    members: AtomicU64,
+}
+
+impl Told {
+    /// Before an append that carries this commit index leaves for a follower.
+    pub(super) fn commit(&self, index: u64) {
+        self.commit.fetch_max(index, Ordering::SeqCst);
+    }
+
+    /// Before the membership entry at this index can reach a follower.
+    pub(super) fn members(&self, index: u64) {
+        self.members.fetch_max(index, Ordering::SeqCst);
+    }
+}
+
+/// Connections to the voters, those first that have answered last.
+#[derive(Default)]
+pub(super) struct Confirm {
+    /// `None` once the node stops.
+    peers: Mutex<Option<Vec<(u64, PeerClient)>>>,
+}
+
+/// The voters other than this node, and how many of them make a majority with it.
+#[derive(Debug, PartialEq, Eq)]
+struct Electorate {
+    others: Vec<u64>,
+    needed: usize,
+}
+
+impl Electorate {
+    /// `None` while the membership is joint or without this node.
+    fn of(membership: &RaftMembership, own: u64) -> Option<Self> {
+        let [voters] = membership.get_joint_config().as_slice() else { return None };
+        let others: Vec<u64> = voters.iter().copied().filter(|id| *id != own).collect();
+        (others.len() < voters.len()).then_some(Self { needed: voters.len() / 2, others })
+    }
+}
+
+impl Confirm {
+    pub(super) fn new() -> Self {
+        Self { peers: Mutex::new(Some(Vec::new())) }
+    }
+
+    /// Lets the connections go.
+    pub(super) fn close(&self) {
+        *self.peers.lock() = None;
+    }
+
+    /// A log id at or above all that was acknowledged anywhere before this call, or `None` if that cannot be told from
+    /// here. Cancel safe.
+    pub(super) async fn read_index(&self, core: &Core) -> Option<LogId> {
+        let own = core.local.node_id;
+        let vote = core.log.vote().filter(|vote| vote.node == own)?;
+        let applied = core.apply.applied_now()?;
+        if (applied.term, applied.node) != (vote.term, own) {
+            return None;
+        }
+        let index = applied.index.max(core.told.commit.load(Ordering::SeqCst));
+        let electorate = electorate(core, vote)?;
+        if !self.agreed(core, vote, &electorate).await || core.log.vote() != Some(vote) {
+            return None;
+        }
+        Some(LogId { index, ..applied })
+    }
+
+    async fn agreed(&self, core: &Core, vote: Vote, electorate: &Electorate) -> bool {
+        let mut open = FuturesUnordered::new();
+        let Some(peers) = self.peers_of(core, &electorate.others) else { return false };
+        let mut peers = peers.into_iter();
+        let mut ask = |open: &mut FuturesUnordered<_>, count: usize| {
+            for (id, client) in peers.by_ref().take(count) {
+                let answer = client.call(CONFIRM, encode(vote.term, vote.node));
+                open.push(async move { (id, answer.await.is_ok_and(|body| body.as_ref() == [1])) });
+            }
+        };
+        ask(&mut open, electorate.needed);
+        let mut agreed = 0;
+        let count = async {
+            let patience = sleep(PATIENCE);
+            tokio::pin!(patience);
+            while agreed < electorate.needed {
+                tokio::select! {
+                    biased;
+                    answer = open.next() => match answer {
+                        Some((id, true)) => {
+                            agreed += 1;
+                            self.prefer(id);
+                        }
+                        Some((_, false)) => ask(&mut open, 1),
+                        None => return false,
+                    },
+                    () = patience.as_mut(), if !patience.is_elapsed() => ask(&mut open, usize::MAX),
+                }
+            }
+            true
+        };
+        timeout(ATTEMPT_MAX, count).await.unwrap_or(false)
+    }
+
+    /// Connections to these voters, in the order in which to ask them.
+    fn peers_of(&self, core: &Core, voters: &[u64]) -> Option<Vec<(u64, PeerClient)>> {
+        let mut peers = self.peers.lock();
+        let peers = peers.as_mut()?;
+        peers.retain(|(id, _)| voters.contains(id));
+        for id in voters {
+            if peers.iter().all(|(known, _)| known != id) {
+                let addr = core.local.peer_addr_of(*id)?;
+                peers.push((*id, PeerClient::new(core.local.clone(), *id, addr, &core.tasks)));
+            }
+        }
+        Some(peers.clone())
+    }
+
+    fn prefer(&self, id: u64) {
+        if let Some(peers) = self.peers.lock().as_mut()
+            && let Some(at) = peers.iter().position(|(known, _)| *known == id)
+            && at > 0
+        {
+            let peer = peers.remove(at);
+            peers.insert(0, peer);
+        }
+    }
+}
+
+/// Whether this node leads as the only voter and has applied all that it can have told anyone: then its state is the
+/// newest there is, without a question.
+pub(super) fn is_alone(core: &Core) -> bool {
+    let own = core.local.node_id;
+    if core.members.load().voters() != [own] {
+        return false;
+    }
+    let Some(vote) = core.log.vote().filter(|vote| vote.node == own) else { return false };
+    let Some(applied) = core.apply.applied_now() else { return false };
+    (applied.term, applied.node) == (vote.term, own)
+        && applied.index >= core.told.commit.load(Ordering::SeqCst)
+        && electorate(core, vote).is_some_and(|electorate| electorate.needed == 0)
+}
+
+/// The voters by the newest membership that this node's log has, if the Raft core shows that one and that it leads.
+fn electorate(core: &Core, vote: Vote) -> Option<Electorate> {
+    let metrics = core.raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    // Elected in this life of the process. One that has restarted finds its vote, and entries of its own term, on disk, but
+    // has yet to apply again what it had acknowledged.
+    let leads = metrics.state.is_leader() && vote_from_raft(&metrics.vote).term == vote.term;
+    if !leads {
+        return None;
+    }
+    let stored = &metrics.membership_config;
+    let shown = stored.log_id().as_ref().map_or(0, |id| id.index);
+    if shown < core.told.members.load(Ordering::SeqCst) {
+        return None;
+    }
+    Electorate::of(stored.membership(), core.local.node_id)
+}
+
+fn encode(term: u64, leader: u64) -> Bytes {
+    let mut out = BytesMut::with_capacity(16);
+    out.put_u64_le(term);
+    out.put_u64_le(leader);
+    out.freeze()
+}
+
+/// A voter's answer: 1 = its vote is for that leader in that term, 0 = it is not.
+pub(super) fn answer(core: &Core, body: Bytes) -> Result<Bytes, DecodeError> {
+    let mut reader = Reader::new("confirmation", body);
+    let asked = (reader.u64()?, reader.u64()?);
+    reader.end()?;
+    let is_so = core.log.vote().is_some_and(|vote| (vote.term, vote.node) == asked);
+    Ok(Bytes::from_static(if is_so { &[1] } else { &[0] }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::raft::types::Node;
+
+    fn membership(configs: &[&[u64]]) -> RaftMembership {
+        let sets: Vec<BTreeSet<u64>> = configs.iter().map(|ids| ids.iter().copied().collect()).collect();
+        let nodes: BTreeMap<u64, Node> = (1..=5).map(|id| (id, Node::default())).collect();
+        RaftMembership::new(sets, nodes).unwrap()
+    }
+
+    #[test]
+    fn a_majority_is_counted_with_the_leader() {
+        let of = |configs: &[&[u64]], own| Electorate::of(&membership(configs), own);
+        assert_eq!(of(&[&[1]], 1), Some(Electorate { others: vec![], needed: 0 }));
+        assert_eq!(of(&[&[1, 2]], 1), Some(Electorate { others: vec![2], needed: 1 }));
+        assert_eq!(of(&[&[1, 2, 3]], 2), Some(Electorate { others: vec![1, 3], needed: 1 }));
+        assert_eq!(of(&[&[1, 2, 3, 4]], 2), Some(Electorate { others: vec![1, 3, 4], needed: 2 }));
+        assert_eq!(of(&[&[1, 2, 3, 4, 5]], 5), Some(Electorate { others: vec![1, 2, 3, 4], needed: 2 }));
+        assert_eq!(of(&[&[1, 2, 3]], 4), None, "a leader that is no voter any more");
+        assert_eq!(of(&[&[1, 2, 3], &[1, 2]], 1), None, "joint");
+    }
+}
