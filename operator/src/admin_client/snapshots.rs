@@ -19,7 +19,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence after which a stream counts as cut.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Writing a snapshot takes as long as its content is large. Who waits watches the node beside.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+const CREATE_TIMEOUT: Duration = Duration::from_hours(6);
 
 /// A `state.bin` on its way. Dropping it closes the connection.
 pub struct StateStream {

@@ -11,6 +11,7 @@ use crate::crd::backup::Verify;
 use crate::s3::Sse;
 
 /// Where the bucket is, and as whom.
+#[allow(clippy::doc_markdown, reason = "--help shows these texts as they are")]
 #[derive(Clone, Debug, Args)]
 pub struct Bucket {
     /// Bucket
@@ -22,7 +23,7 @@ pub struct Bucket {
     /// Region
     #[arg(long, value_name = "REGION", env = "AWS_REGION")]
     pub region: Option<String>,
-    /// Endpoint of a store other than AWS, e.g. https://minio.example:9000
+    /// Endpoint of a store other than AWS: scheme, host and port
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
     /// ENDPOINT/BUCKET/KEY instead of BUCKET.ENDPOINT/KEY

@@ -32,13 +32,13 @@ use crate::clock;
 use crate::crd::backup::Verified;
 use crate::s3::{Checksums, Credentials, Patience, S3Error, Settings, Store};
 
-/// A backup that was found wrong (EX_DATAERR).
+/// A backup that was found wrong (`EX_DATAERR`).
 pub const WRONG: u8 = 65;
-/// Try again (EX_UNAVAILABLE).
+/// Try again (`EX_UNAVAILABLE`).
 pub const UNAVAILABLE: u8 = 69;
-/// A file cannot be written (EX_IOERR).
+/// A file cannot be written (`EX_IOERR`).
 pub const IO: u8 = 74;
-/// Correct the settings (EX_CONFIG).
+/// Correct the settings (`EX_CONFIG`).
 pub const CONFIG: u8 = 78;
 
 /// What `probe` says of a bucket where everything can be done.
@@ -127,7 +127,7 @@ pub async fn backup(args: &BackupArgs) -> Result<(), Failure> {
     let proof = proof(args.verify, key.as_ref(), &args.proving);
     let running = run(&store, &admin, &order, &proof, &reporter);
     let telling = announce::progress(&args.telling, &reporter).await?;
-    let ended = bar::shown(running, &reporter).await;
+    let ended = Box::pin(bar::shown(running, &reporter)).await;
     drop(telling);
     let report = ended.map_err(|error| match &error {
         RunError::Source(what) => (UNAVAILABLE, what.clone()),
@@ -170,7 +170,7 @@ pub async fn verify_one(args: &VerifyArgs) -> Result<(), Failure> {
     let reporter = Reporter::default();
     let proof = proof(args.mode, key.as_ref(), &args.proving);
     let marked = match &args.loaded {
-        None => bar::shown(verify(&store, &backup.place, &proof, &reporter), &reporter).await,
+        None => Box::pin(bar::shown(verify(&store, &backup.place, &proof, &reporter), &reporter)).await,
         Some(data) => verify_loaded(&store, &backup.place, data).await,
     };
     let report =
@@ -244,7 +244,7 @@ fn row(backup: &Backup, now: Timestamp) -> [String; 8] {
 /// # Errors
 /// An exit code and why.
 pub async fn restore(args: &RestoreArgs) -> Result<(), Failure> {
-    let ended = restored(args).await;
+    let ended = Box::pin(restored(args)).await;
     announce::line(&args.telling, &ended)?;
     ended.and_then(|text| say(&text))
 }
@@ -269,7 +269,7 @@ async fn restored(args: &RestoreArgs) -> Result<String, Failure> {
                 store.uri(key)
             ));
         }
-        let fetched = bar::shown(fetch_bare(&store, key, &into, &reporter), &reporter).await;
+        let fetched = Box::pin(bar::shown(fetch_bare(&store, key, &into, &reporter), &reporter)).await;
         let (state, found) = fetched.map_err(fetch_failure)?;
         return Ok(format!(
             "{}: {} bytes, SHA-256 {}",
@@ -295,7 +295,7 @@ async fn restored(args: &RestoreArgs) -> Result<String, Failure> {
     }
     complain(&told);
     let key = key_for(&backup.meta, key.as_ref()).map_err(|what| (CONFIG, what))?;
-    let fetched = bar::shown(fetch(&store, backup, key, &into, &reporter), &reporter).await;
+    let fetched = Box::pin(bar::shown(fetch(&store, backup, key, &into, &reporter), &reporter)).await;
     let state = fetched.map_err(fetch_failure)?;
     let run = &backup.meta.run;
     Ok(format!("{}: {run}, proved; go on with kvnode-server --restore {STATE_FILE}", state.display()))

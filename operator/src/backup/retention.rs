@@ -92,9 +92,7 @@ fn kept<'a>(good: &[&'a Item], policy: &Policy) -> BTreeSet<&'a String> {
         format!("{}-{}", week.year(), week.week())
     };
     let month = |item: &Item| format!("{}-{}", date(item).year(), date(item).month());
-    let rules: [(u32, &dyn Fn(&Item) -> String); 3] =
-        [(policy.daily, &day), (policy.weekly, &week), (policy.monthly, &month)];
-    for (number, period) in rules {
+    let mut newest_of_each = |number: u32, period: &dyn Fn(&Item) -> String| {
         let mut seen = BTreeSet::new();
         for item in good {
             if seen.len() >= count(number) {
@@ -104,7 +102,10 @@ fn kept<'a>(good: &[&'a Item], policy: &Policy) -> BTreeSet<&'a String> {
                 kept.insert(&item.dir);
             }
         }
-    }
+    };
+    newest_of_each(policy.daily, &day);
+    newest_of_each(policy.weekly, &week);
+    newest_of_each(policy.monthly, &month);
     kept
 }
 

@@ -94,13 +94,12 @@ pub async fn run(
     let snaps = order.layout.snaps(&order.cluster, &cluster_id.to_string());
     let listing = list(store, &order.layout, &snaps).await?;
     let done = listing.backups.iter().find(|backup| backup.meta.run == order.run).cloned();
-    let backup = match done {
-        Some(backup) => backup,
-        None => {
-            sources.map_err(RunError::Source)?;
-            cleanup::clear(store, &snaps, &order.layout, &listing, &order.run, clock::wall()).await?;
-            make(store, admin, order, reporter).await?
-        }
+    let backup = if let Some(backup) = done {
+        backup
+    } else {
+        sources.map_err(RunError::Source)?;
+        cleanup::clear(store, &snaps, &order.layout, &listing, &order.run, clock::wall()).await?;
+        make(store, admin, order, reporter).await?
     };
     let mut report = described(store, &backup, reporter);
     if proof.mode == Verify::Off {

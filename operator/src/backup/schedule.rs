@@ -381,7 +381,9 @@ mod tests {
             let mut now = start;
             for gap in gaps {
                 // The operator looks, is away for some minutes, and looks again; what it made has ended by then.
-                seen.iter_mut().for_each(|run| run.active = false);
+                for run in &mut seen {
+                    run.active = false;
+                }
                 now = now.checked_add(jiff::SignedDuration::from_mins(gap)).unwrap();
                 let decision = decide("cart", &schedules, &counts, &seen, now);
                 for due in decision.due {

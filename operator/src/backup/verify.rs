@@ -33,7 +33,7 @@ pub const RESTORED_FILE: &str = "restored.json";
 const LOAD_LOOK: Duration = Duration::from_millis(100);
 /// A server that loads does so at least at some MB/s.
 const LOAD_BYTES_PER_SECOND: u64 = 5_000_000;
-const LOAD_LEAST: Duration = Duration::from_secs(60);
+const LOAD_LEAST: Duration = Duration::from_mins(1);
 
 /// What a restored server counted in its own store.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -78,7 +78,8 @@ impl Download {
             None => self.open(&doing).await?,
         };
         let cut = |what: &str| S3Error::new(S3ErrorKind::Broken, &doing, what);
-        let next = timeout(self.store.settings.patience.answer, body.next()).await.map_err(|_| cut("silence"))?;
+        let next =
+            timeout(self.store.settings.patience.answer, body.next()).await.map_err(|_| cut("silence"))?;
         match next {
             Some(Ok(chunk)) => {
                 let rest = self.size_bytes.unwrap_or_default().saturating_sub(self.at);

@@ -43,9 +43,8 @@ pub fn check(endpoint: &str, refuse_local: bool) -> Result<(), String> {
     let last = name.rsplit('.').next().unwrap_or_default();
     match bare.parse::<IpAddr>() {
         Ok(address) if is_local(address) => Err(refused(host)),
-        Ok(_) => Ok(()),
         Err(_) if last.starts_with(|first: char| first.is_ascii_digit()) => Err(refused(host)),
-        Err(_) => Ok(()),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

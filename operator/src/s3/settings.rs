@@ -24,7 +24,7 @@ const BYTES_PER_SECOND_MIN: u64 = 256 * 1024;
 /// A store may put 10,000 parts together before it answers.
 const JOIN_PART: Duration = Duration::from_millis(100);
 /// Files of credentials are read again after this time, so that rotated ones are taken up.
-const CREDENTIALS_AGE: Duration = Duration::from_secs(300);
+const CREDENTIALS_AGE: Duration = Duration::from_mins(5);
 /// What S3 itself takes when the region does not matter (stores with an endpoint of their own).
 const REGION: &str = "us-east-1";
 

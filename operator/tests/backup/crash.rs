@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use crate::bed::{Bed, settings};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Each point has a place of its own: a run lists what is there, so that the requests of one would grow with the others.
 fn order(bed: &Bed, name: &str) -> Order {

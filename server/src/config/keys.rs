@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::load::Draft;
-use super::{Config, Consistency, Durability, Formation, LogFormat, ReadPolicy, Redirect, RestoreMissing, units};
+use super::{
+    Config, Consistency, Durability, Formation, LogFormat, ReadPolicy, Redirect, RestoreMissing, units,
+};
 
 /// One key.
 pub struct Key {

@@ -164,7 +164,7 @@ fn pod(s3: &S3, volumes: &[Value], init: &[Value], container: &Value) -> Value {
     pod
 }
 
-fn job(meta: Value, cluster: &str, (seconds, kept): (i64, i32), container: &str, pod: Value) -> Job {
+fn job(meta: &Value, cluster: &str, (seconds, kept): (i64, i32), container: &str, pod: &Value) -> Job {
     let value = json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -224,11 +224,11 @@ pub fn run(
     });
     if verify != Verify::Restore {
         return job(
-            meta,
+            &meta,
             cluster.name,
             (seconds, KEPT_SECONDS),
             CONTAINER,
-            pod(&spec.s3, &volumes, &[], &main),
+            &pod(&spec.s3, &volumes, &[], &main),
         );
     }
     volumes.push(json!({ "name": "scratch", "emptyDir": {} }));
@@ -259,11 +259,11 @@ pub fn run(
     );
     let prove = container(PROVE, &images.operator, images, &prove, &both);
     job(
-        meta,
+        &meta,
         cluster.name,
         (seconds, KEPT_SECONDS),
         PROVE,
-        pod(&spec.s3, &volumes, &[main, fetch, server], &prove),
+        &pod(&spec.s3, &volumes, &[main, fetch, server], &prove),
     )
 }
 
@@ -329,7 +329,7 @@ pub fn probe(namespace: &str, owner: (&str, &str), spec: &Backup, images: &Image
             "controller": true, "blockOwnerDeletion": true,
         }],
     });
-    job(meta, cluster, (PROBE_SECONDS, PROBE_KEPT_SECONDS), CONTAINER, pod(&spec.s3, &volumes, &[], &main))
+    job(&meta, cluster, (PROBE_SECONDS, PROBE_KEPT_SECONDS), CONTAINER, &pod(&spec.s3, &volumes, &[], &main))
 }
 
 /// The init container that fetches what a cluster begins with, its volumes, and the pod's ServiceAccount.

@@ -32,7 +32,7 @@ use crate::plan::Note;
 /// Field manager of what is written here.
 const MANAGER: &str = "kvnode-operator-backup";
 const PACE_ACTIVE: Duration = Duration::from_secs(2);
-const PACE_STEADY: Duration = Duration::from_secs(60);
+const PACE_STEADY: Duration = Duration::from_mins(1);
 
 /// One pass; when to look again at the latest, `None` = on change.
 pub(super) async fn pass(duty: &Arc<Duty>, name: &ClusterName) -> Result<Option<Duration>, Error> {
