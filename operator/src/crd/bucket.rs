@@ -86,7 +86,7 @@ pub struct SecretKey {
     /// Name of the Secret. Example: kv-backup-key.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in it. Default: key.
+    /// Key in it. Default: key. Example: key.
     #[serde(default = "key")]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
@@ -102,7 +102,7 @@ fn key() -> String {
 pub struct Backup {
     /// Where to.
     pub s3: S3,
-    /// When. None: only KvBackups made by hand.
+    /// When. None: only KvBackups made by hand. Example: [{name: hourly, cron: "0 * * * *"}].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -142,7 +142,7 @@ pub struct Schedule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub time_zone: Option<String>,
-    /// Time that a run has, waiting and proof included, in minutes. Default: 360.
+    /// Time that a run has, waiting and proof included, in minutes. Default: 360. Example: 60.
     #[serde(default = "six_hours")]
     #[schemars(range(min = 1, max = 10080))]
     pub deadline_minutes: i32,
@@ -230,11 +230,11 @@ pub struct BootstrapS3 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 45))]
     pub cluster: Option<String>,
-    /// One backup, by the name of its run. Default: the newest that is verified.
+    /// One backup, by the name of its run. Default: the newest that is verified. Example: orders-hourly-29372100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub backup: Option<String>,
-    /// Key of a bare state.bin without our meta.json, of this server or of the ancestor.
+    /// Key of a bare state.bin without our meta.json, of this server or of the ancestor. Example: old/state.bin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub key: Option<String>,

@@ -311,7 +311,7 @@ pub struct FailedBackup {
     pub name: String,
     /// When it was given up.
     pub time: Time,
-    /// Why.
+    /// Why it failed, one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

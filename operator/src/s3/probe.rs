@@ -11,11 +11,22 @@ pub struct Allowed {
 }
 
 impl Store {
-    /// Writes, reads, lists and deletes a tiny object below the prefix. `nonce` makes its key unique.
+    /// Looks for the bucket; then writes, reads, lists and deletes a tiny object below the prefix. `nonce` makes its key unique.
     ///
     /// # Errors
     /// The first thing that is not possible. A bucket where nothing may be deleted is no error.
     pub async fn probe(&self, layout: &Layout, nonce: &str) -> Result<Allowed, S3Error> {
+        // Some stores make a bucket when somebody writes into it; and some say of one that is not there that nobody may.
+        match self.has_bucket().await {
+            Ok(true) => {}
+            Ok(false) => {
+                let doing = format!("probe bucket {}", self.bucket());
+                return Err(S3Error::new(S3ErrorKind::NoBucket, doing, "NoSuchBucket (404)"));
+            }
+            // Not every writer may ask that: what follows tells more.
+            Err(error) if error.kind == S3ErrorKind::AccessDenied => {}
+            Err(error) => return Err(self.in_words(error, "look")),
+        }
         let key = layout.probe(nonce);
         self.put(&key, nonce.to_owned()).await.map_err(|error| self.in_words(error, "write"))?;
         let read = self.get(&key, 1024).await.map_err(|error| self.in_words(error, "read"))?;

@@ -45,6 +45,19 @@ impl Store {
         format!("s3://{}/{key}", self.settings.bucket)
     }
 
+    /// Whether the bucket is there.
+    ///
+    /// # Errors
+    /// See [`S3Error`]; the answer to this question has no body, so a wrong secret is told as [`S3ErrorKind::AccessDenied`].
+    pub async fn has_bucket(&self) -> Result<bool, S3Error> {
+        let request = self.client.head_bucket().bucket(self.bucket());
+        match request.send().await.map_err(|error| S3Error::from_sdk("look for the bucket", &error)) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind, S3ErrorKind::NotFound | S3ErrorKind::NoBucket) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes a small object, replacing one of that key.
     ///
     /// # Errors
