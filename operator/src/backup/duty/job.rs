@@ -104,21 +104,23 @@ fn bucket(s3: &S3, key: Option<&SecretKey>, images: &Images) -> (Vec<String>, Ve
     if !images.allow_local_endpoints {
         args.push("--refuse-local-endpoint".into());
     }
+    // Optional, below the Secret's name: where it is missing, the program says so at once, and names it. A pod that may
+    // not start without it would only wait.
     let mut mount = |name: &str, secret: &str, dir: &str| {
-        volumes.push(json!({ "name": name, "secret": { "secretName": secret, "defaultMode": 0o440 } }));
+        let source = json!({ "secretName": secret, "defaultMode": 0o440, "optional": true });
+        let dir = format!("{dir}/{secret}");
+        volumes.push(json!({ "name": name, "secret": source }));
         mounts.push(json!({ "name": name, "mountPath": dir, "readOnly": true }));
+        dir
     };
     if let Some(secret) = &s3.credentials_secret {
-        mount("s3", secret, CREDENTIALS);
-        args.push(format!("--credentials-dir={CREDENTIALS}"));
+        args.push(format!("--credentials-dir={}", mount("s3", secret, CREDENTIALS)));
     }
     if let Some(secret) = &s3.ca_secret {
-        mount("ca", secret, CA);
-        args.push(format!("--ca-file={CA}/ca.crt"));
+        args.push(format!("--ca-file={}/ca.crt", mount("ca", secret, CA)));
     }
     if let Some(key) = key {
-        mount("key", &key.name, KEY);
-        args.push(format!("--encryption-key-file={KEY}/{}", key.key));
+        args.push(format!("--encryption-key-file={}/{}", mount("key", &key.name, KEY), key.key));
     }
     (args, volumes, mounts)
 }
@@ -393,7 +395,7 @@ pub(crate) mod tests {
         assert!(args.bucket.refuse_local_endpoint && args.bucket.path_style);
         assert_eq!(
             args.bucket.encryption_key_file.as_deref(),
-            Some(std::path::Path::new("/etc/kvnode/key/key"))
+            Some(std::path::Path::new("/etc/kvnode/key/secret/key"))
         );
         assert_eq!(pod["automountServiceAccountToken"], false);
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
