@@ -13,6 +13,7 @@
 //! - [`apply`] the plan done; [`report`] the one writer of status; [`events`]
 //! - [`reconcile`](mod@reconcile) one pass; [`controller`] what makes one run; [`backoff`] how long to wait after a failure
 //! - [`admin_client`] the nodes' admin API; [`watch`] its streams; [`labeller`] the fast way to the leader's label
+//! - [`backup`] a second loop of its own: schedules, KvBackups, Jobs; and what a Job does; [`s3`] the bucket
 //! - [`lease`] who of several operators works; [`run`](mod@run) all put together; [`cli`], [`telemetry`], [`metrics`], [`health`]
 //!
 //! Invariants

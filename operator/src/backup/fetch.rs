@@ -94,7 +94,10 @@ pub async fn fetch_bare(
 
 fn prepared(dir: &Path) -> Result<(PathBuf, PathBuf), FetchError> {
     fs::create_dir_all(dir).map_err(io("create", dir))?;
-    Ok((dir.join(STATE_FILE), dir.join(format!("{STATE_FILE}.part"))))
+    let part = dir.join(format!("{STATE_FILE}.part"));
+    // A file of its own: whoever still writes the old one does not write into ours.
+    remove(&part)?;
+    Ok((dir.join(STATE_FILE), part))
 }
 
 fn published(part: &Path, state: &Path) -> Result<(), FetchError> {

@@ -1,6 +1,7 @@
 //! One cluster and one bucket for a test, and the things that all tests do with them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kvnode_operator::admin_client::AdminClient;
@@ -81,6 +82,27 @@ impl Bed {
             let key = format!("{prefix}{number:06}");
             let reply = client.call(&[b"SET", key.as_bytes(), &value]).await?;
             ensure!(reply.as_bytes() == Some(b"OK") || format!("{reply:?}").contains("OK"), "SET: {reply:?}");
+        }
+        Ok(())
+    }
+
+    /// Writes `count` keys of `bytes` incompressible bytes in pipelines.
+    pub(crate) async fn fill_fast(&mut self, count: usize, bytes: usize) -> Result<()> {
+        let mut client = self.cluster.leader_client().await?.with_patience(Duration::from_mins(2));
+        for first in (0..count).step_by(32) {
+            let commands: Vec<Vec<Vec<u8>>> = (first..count.min(first + 32))
+                .map(|number| {
+                    let mut value = vec![0; bytes];
+                    rand::fill(&mut value[..]);
+                    vec![b"SET".to_vec(), format!("fill:{number}").into_bytes(), value]
+                })
+                .collect();
+            for reply in client.pipeline(&commands).await? {
+                ensure!(
+                    reply.as_bytes() == Some(b"OK") || format!("{reply:?}").contains("OK"),
+                    "SET: {reply:?}"
+                );
+            }
         }
         Ok(())
     }

@@ -1,19 +1,24 @@
-//! A run killed at every request it makes of the store and of the node: before the request arrives, and after it was
+//! A restore killed while it fetches and while a server loads. A run killed at every request it makes of the store and of the node: before the request arrives, and after it was
 //! done but before the answer came. The repeat under the same name ends with one complete, verified backup, whatever
 //! was left; and so do two that work at once.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
 use kvnode_operator::admin_client::AdminClient;
 use kvnode_operator::backup::catalog::list;
+use kvnode_operator::backup::fetch::fetch;
 use kvnode_operator::backup::layout::Layout;
 use kvnode_operator::backup::progress::Reporter;
 use kvnode_operator::backup::run::{Order, run};
 use kvnode_operator::crd::backup::{Verified, Verify};
+use kvnode_tests::cluster::content;
+use kvnode_tests::node::Node;
 use kvnode_tests::proxy::{Deed, Proxy, Seen};
+use kvnode_tests::wait::until;
 use tokio::sync::Notify;
 
 use crate::bed::{Bed, settings};
@@ -92,6 +97,65 @@ async fn killed_at_every_request_a_repeat_ends_with_one_good_backup() -> Result<
     let points: usize = try_join_all(series).await?.into_iter().sum();
     println!("killed at {points} points");
     ensure!(points >= 30, "only {points} points");
+    Ok(())
+}
+
+/// Bytes below a directory.
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => bytes_in(&entry.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_killed_while_it_fetches_and_while_it_loads_ends_whole() -> Result<()> {
+    const POINTS: u64 = 25;
+    let Some(mut bed) = Bed::start(1).await? else { return Ok(()) };
+    bed.fill("k", 20, 600_000).await?;
+    let before = bed.cluster.same_content().await?;
+    bed.run(&bed.order("r")).await?;
+    let backup = bed.listing().await?.backups.pop().context("a backup")?;
+    let dir = bed.scratch("into");
+    let mut killed = 0;
+    for point in 0..POINTS {
+        let reporter = Reporter::default();
+        let mut progress = reporter.subscribe();
+        let least = backup.meta.object.size_bytes * point / POINTS;
+        tokio::select! {
+            // First the kill: what is ready at once must not win against it.
+            biased;
+            moved = progress.wait_for(|now| now.bytes > least) => {
+                moved?;
+                killed += 1;
+            }
+            fetched = fetch(&bed.store, &backup, None, &dir, &reporter) => drop(fetched?),
+        }
+        let state = dir.join("state.bin");
+        ensure!(!state.exists() || state.metadata()?.len() == backup.meta.snapshot.size_bytes, "half a file");
+    }
+    ensure!(killed >= POINTS / 2, "killed only {killed} times");
+    let state = fetch(&bed.store, &backup, None, &dir, &Reporter::default()).await?;
+
+    let flags = ["--restore".to_owned(), state.display().to_string()];
+    let mut restored = Node::new(bed.dir.path(), "restored", &flags);
+    let data = bed.dir.path().join("restored");
+    for point in 0..POINTS {
+        restored.spawn()?;
+        let least = backup.meta.snapshot.size_bytes * point / POINTS;
+        until("it has loaded so much, or all", PATIENCE, async || {
+            bytes_in(&data) >= least || data.join("restored.json").exists()
+        })
+        .await?;
+        restored.kill()?;
+    }
+    restored.start().await?;
+    ensure!(content(&mut restored.client().await?).await? == before, "the content differs");
+    println!("killed {killed} times while it fetched, {POINTS} times while it loaded");
     Ok(())
 }
 

@@ -8,11 +8,13 @@
 //! crash.rs      killed at every request, before and after it was done
 //! restores.rs   the choice, files that a server takes, damaged and foreign ones
 //! command.rs    the program itself, by hand
+//! large.rs      memory and rates
 //! ```
 
 mod bed;
 mod command;
 mod crash;
+mod large;
 mod proofs;
 mod restores;
 mod runs;

@@ -1,7 +1,7 @@
 //! Founding a cluster from a snapshot (`--restore`): fill, count, compare, and only then become a cluster.
 //!
 //! ```text
-//! records -> state (sorted files, see store::bulk) -> every key read back, counted, digested -> equal to the snapshot?
+//! records -> state (Applier::seed: past the log) -> every key read back, counted, digested -> equal to the snapshot?
 //!         -> log purged to index 0 -> restored.json -> identity names the cluster      <- from here on it is restored
 //! ```
 //!
