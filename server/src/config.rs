@@ -57,6 +57,15 @@ pub enum Formation {
     Wait,
 }
 
+/// What a `--restore` file that is not there means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreMissing {
+    /// The node does not start.
+    Error,
+    /// The node stays unformed, as with [`Formation::Wait`] without the flag.
+    Wait,
+}
+
 /// What a follower does with a command that only the leader can serve (`--redirect`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirect {
@@ -98,6 +107,8 @@ pub struct Config {
     pub join: Vec<String>,
     /// `state.bin` to found a new cluster from (`--restore`).
     pub restore: Option<PathBuf>,
+    /// What it means if that file is not there.
+    pub restore_missing: RestoreMissing,
     /// Read level (`--consistency`).
     pub consistency: Consistency,
     /// Write level (`--durability`).
@@ -147,6 +158,7 @@ impl Default for Config {
             log_dir: PathBuf::from("data"),
             join: Vec::new(),
             restore: None,
+            restore_missing: RestoreMissing::Error,
             consistency: Consistency::High,
             durability: Durability::High,
             formation: Formation::Auto,

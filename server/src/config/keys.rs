@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::load::Draft;
-use super::{Config, Consistency, Durability, Formation, LogFormat, ReadPolicy, Redirect, units};
+use super::{
+    Config, Consistency, Durability, Formation, LogFormat, ReadPolicy, Redirect, RestoreMissing, units,
+};
 
 /// One key.
 pub struct Key {
@@ -71,6 +73,10 @@ impl Word for Durability {
 
 impl Word for Formation {
     const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("wait", Self::Wait)];
+}
+
+impl Word for RestoreMissing {
+    const WORDS: &'static [(&'static str, Self)] = &[("error", Self::Error), ("wait", Self::Wait)];
 }
 
 impl Word for Redirect {
@@ -248,6 +254,9 @@ pub static KEYS: &[Key] = &[
         },
         show: |c| c.restore.as_ref().map_or_else(String::new, |p| p.display().to_string()),
     },
+    key!(word restore_missing, restore_missing, "error, wait", None,
+        "What it means that the file of restore is not there: error = the node does not start; wait = it stays unformed, \
+         for sets of nodes of which only the founder has the file."),
     Key {
         name: "formation",
         doc: "What a node with an empty data directory and nobody to join does: auto founds a one-node cluster, wait \

@@ -172,6 +172,9 @@ fn relations_name_both_keys_and_where_they_were_set() {
     );
     assert_eq!(faults("election_timeout_max: 150ms", &[], &[]).len(), 1);
     assert_eq!(faults("join: \"a:1\"\nrestore: f", &[], &[]).len(), 1);
+    // A founder without its backup must not begin empty.
+    assert!(faults("restore: f\nrestore_missing: wait", &[], &[])[0].contains("set formation to wait"));
+    assert!(faults("restore: f\nrestore_missing: wait\nformation: wait", &[], &[]).is_empty());
 }
 
 #[test]
