@@ -237,6 +237,8 @@ pub struct Limits {
     pub memtable_bytes: usize,
     /// `RocksDB` block cache.
     pub block_cache_bytes: usize,
+    /// Rows that reads and writes have asked for.
+    pub value_cache_bytes: usize,
     /// Raft log bytes kept behind the durable state for slow followers.
     pub log_keep_bytes: u64,
     /// Raft log bytes in memory.
@@ -287,6 +289,7 @@ impl Default for Limits {
             queue_bytes_max: 256 * MIB,
             memtable_bytes: 64 * MIB,
             block_cache_bytes: 256 * MIB,
+            value_cache_bytes: 256 * MIB,
             log_keep_bytes: 128 * MIB as u64,
             log_cache_bytes: 32 * MIB,
             log_segment_bytes: 64 * MIB as u64,

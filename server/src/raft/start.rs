@@ -244,6 +244,7 @@ fn store_options(config: &Config) -> StoreOptions {
         databases: config.databases,
         memtable_bytes: config.limits.memtable_bytes,
         block_cache_bytes: config.limits.block_cache_bytes,
+        value_cache_bytes: config.limits.value_cache_bytes,
     }
 }
 
