@@ -12,6 +12,7 @@ pub mod history;
 pub mod http;
 pub mod nemesis;
 pub mod node;
+pub mod pki;
 pub mod reference;
 pub mod resp;
 pub mod scenario;
