@@ -6,6 +6,8 @@
 //! else the address itself, if that is a peer address --hello for whoever is there--> introduction
 //! ```
 //!
+//! With `peer_tls: required` the last two change places: to a peer port a question in the clear is a stranger's.
+//!
 //! The peer port comes first: it answers also where clients need TLS or a password, and with `peer_tls` the other side has
 //! proved that it is one of ours. What RAFTIDENTITY says is proved by the handshake with the peer that it names.
 
@@ -54,6 +56,11 @@ pub(in crate::raft) async fn identify(
     {
         return Ok(Stranger::introduced(told, addr.to_owned()));
     }
+    if core.local.speaks_only_tls()
+        && let Some(stranger) = ask_peer_port(core, addr).await
+    {
+        return Ok(stranger);
+    }
     let problem = match timeout(ASK_TIMEOUT, ask::ask(addr, &["RAFTIDENTITY"])).await {
         Ok(Ok(Answer::Texts(fields))) => match read_fields(&fields, addr) {
             Some(stranger) => return Ok(stranger),
@@ -63,13 +70,21 @@ pub(in crate::raft) async fn identify(
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {} s", ASK_TIMEOUT.as_secs()),
     };
-    if let Ok(told) = ask_who(&core.local, addr).await {
-        let addr = told.addr.clone();
-        return Ok(Stranger::introduced(told, addr));
+    if !core.local.speaks_only_tls()
+        && let Some(stranger) = ask_peer_port(core, addr).await
+    {
+        return Ok(stranger);
     }
     Err(MemberError::Refused(format!(
         "no kvnode can be reached at {addr}: {problem}; check the address and that it runs"
     )))
+}
+
+/// Asks an address that may itself be a peer address.
+async fn ask_peer_port(core: &Core, addr: &str) -> Option<Stranger> {
+    let told = ask_who(&core.local, addr).await.ok()?;
+    let addr = told.addr.clone();
+    Some(Stranger::introduced(told, addr))
 }
 
 fn port(addr: &str) -> Option<u16> {

@@ -68,6 +68,11 @@ impl Local {
         Self::new(self.node_id, Some(cluster_id), self.transport.clone())
     }
 
+    /// Whether nothing is said to a peer port in the clear.
+    pub(super) fn speaks_only_tls(&self) -> bool {
+        self.transport.is_tls_only()
+    }
+
     /// A node of this cluster has connected from there.
     pub(super) fn saw(&self, id: u64, ip: IpAddr) {
         let members = self.peer_addrs.load();

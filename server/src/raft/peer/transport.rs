@@ -69,6 +69,10 @@ impl Transport {
         Self { mode, credentials }
     }
 
+    pub(in crate::raft) fn is_tls_only(&self) -> bool {
+        self.mode == PeerTls::Required
+    }
+
     /// The accepting side. `None` when the other side is not let in, which is counted and told. The caller limits the
     /// time of what is in the clear.
     pub(in crate::raft) async fn accept(
