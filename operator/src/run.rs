@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin_client::AdminClient;
+use crate::admin_client::trust::Trust;
+use crate::admin_client::{AdminClient, Deadlines};
 use crate::cli;
 use crate::context::Context;
 use crate::controller::{self, Scope};
@@ -79,10 +80,11 @@ pub async fn run(args: &cli::Run, stop: CancellationToken) -> Result<(), Ended> 
     }
     metrics.leading.set(1);
     let working = CancellationToken::new();
-    let nodes = AdminClient::tcp();
+    let trust = Trust::default();
+    let nodes = AdminClient::new(Arc::new(trust.clone()), Deadlines::default());
     let watches = Watches::new(nodes.clone(), metrics.clone(), working.clone());
     let operator = Operator { image: args.server_image.clone(), namespace };
-    let parts = (client, nodes, watches.clone());
+    let parts = (client, nodes, trust, watches.clone());
     let ctx = Arc::new(Context::new(parts, metrics.clone(), probes.clone(), operator, &me));
     let ended = lead(ctx, scope(args), &mut keeper, stop, working).await;
     metrics.leading.set(0);
