@@ -92,6 +92,21 @@ impl Dial for Trust {
     }
 }
 
+/// TLS with every node, which has to prove to be the host that it is called by. For a run of a backup.
+#[derive(Clone, Debug)]
+pub struct ByName(pub Arc<ClientConfig>);
+
+impl Dial for ByName {
+    fn dial<'a>(&'a self, to: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
+        Box::pin(async move {
+            let host = to.rsplit_once(':').map_or(to, |(host, _)| host);
+            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+            let stream = TlsConnector::from(self.0.clone()).connect(name, Tcp.dial(to).await?).await?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        })
+    }
+}
+
 /// What the operator needs to talk to nodes whose certificates `ca` signs.
 ///
 /// # Errors

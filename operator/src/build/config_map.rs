@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::json;
 
-use super::{hash, labels, metadata, typed};
+use super::{hash, labels, metadata, put, typed};
 use crate::crd::tls::ClientTls;
 use crate::validate::Cluster;
 
 /// Name of the file in the ConfigMap.
 pub const FILE: &str = "config.yaml";
+/// Key that is there until the cluster is formed, if it begins with a backup: a founder whose volume is lost later never
+/// loads the backup a second time.
+pub const RESTORE_FILE: &str = "restore";
 /// Directory that the file is mounted in.
 pub const DIR: &str = "/etc/kvnode";
 /// Directory that the certificate is mounted in.
@@ -25,9 +28,13 @@ pub(super) fn build(cluster: &Cluster) -> ConfigMap {
     let mut settings = tls_settings(cluster);
     settings.extend(cluster.spec.config.iter().map(|(key, value)| (key.clone(), value.0.clone())));
     let file = format!("{:#}\n", json!(settings));
+    let mut data = json!({ FILE: file });
+    if cluster.spec.bootstrap.is_some() && !cluster.formed {
+        put(&mut data, RESTORE_FILE, json!("while this is here, the founder begins with a backup\n"));
+    }
     typed(json!({
         "metadata": metadata(cluster, &labels::config_map(&cluster.name)),
-        "data": { FILE: file },
+        "data": data,
     }))
 }
 
