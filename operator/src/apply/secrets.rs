@@ -35,7 +35,7 @@ pub(super) async fn keep(
         return Ok(());
     }
     let seen = &sight.secrets;
-    if seen.authority.as_ref().or(seen.pods.as_ref()).is_some_and(|seen| seen.anothers) {
+    if [&seen.authority, &seen.pods].into_iter().flatten().any(|seen| seen.anothers) {
         return Ok(());
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);

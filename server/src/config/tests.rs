@@ -174,7 +174,7 @@ fn relations_name_both_keys_and_where_they_were_set() {
     assert_eq!(faults("join: \"a:1\"\nrestore: f", &[], &[]).len(), 1);
     // A founder without its backup must not begin empty.
     assert!(faults("restore: f\nrestore_missing: wait", &[], &[])[0].contains("set formation to wait"));
-    assert!(faults("restore: f\nrestore_missing: wait\nformation: wait", &[], &[]).is_empty());
+    loaded("restore: f\nrestore_missing: wait\nformation: wait", &[], &[]);
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn the_example_file_is_fresh_and_means_the_defaults() {
         example.lines().map(|l| if l.starts_with("# ") { l } else { l.trim_start_matches('#') }).collect();
     let config = loaded(&uncommented.join("\n"), &[], &[]);
     assert_eq!(shown(&config.config), shown(&Config::default()));
-    assert!(config.sources.len() > KEYS.len() - 15, "most keys are set in the example");
+    assert!(config.sources.len() > KEYS.len() / 2, "most keys are set in the example");
 }
 
 #[test]
