@@ -39,6 +39,7 @@ pub mod config;
 pub mod error;
 pub mod probe;
 pub mod telemetry;
+pub mod tls;
 
 pub mod net;
 pub mod resp;

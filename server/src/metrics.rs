@@ -145,6 +145,13 @@ metrics! {
     client_read_bytes: IntCounter = "kvnode_client_read_bytes_total" [] false, "Bytes read from clients.";
     client_written_bytes: IntCounter = "kvnode_client_written_bytes_total" [] false, "Bytes written to clients.";
 
+    tls_certificate_expiry: prometheus::GaugeVec = "kvnode_tls_certificate_expiry_timestamp_seconds" ["listener"] false,
+        "Unix time at which the certificate in use ends, or the first of its chain.";
+    tls_certificate_stale: IntGaugeVec = "kvnode_tls_certificate_stale" ["listener"] false,
+        "1 while the certificate files hold something that cannot be used; the certificate before it stays in use.";
+    tls_refused: IntCounterVec = "kvnode_tls_handshakes_refused_total" ["listener"] false,
+        "TLS handshakes of others that came to nothing.";
+
     raft_term: IntGauge = "kvnode_raft_term" [] true, "Current term.";
     raft_role: IntGaugeVec = "kvnode_raft_role" ["role"] true, "1 for the role that the node has, 0 for the others.";
     raft_leader_known: IntGauge = "kvnode_raft_leader_known" [] true, "1 while a leader is known.";

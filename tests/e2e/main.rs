@@ -19,6 +19,7 @@ mod scripts;
 mod snapshots;
 mod startup;
 mod stopping;
+mod tls;
 mod transactions;
 mod voters;
 
