@@ -38,11 +38,13 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod probe;
+pub mod secret;
 pub mod telemetry;
 
 pub mod net;
 pub mod resp;
 
+pub mod acl;
 pub mod command;
 pub mod dispatch;
 pub mod session;

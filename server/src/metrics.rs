@@ -145,6 +145,14 @@ metrics! {
     client_read_bytes: IntCounter = "kvnode_client_read_bytes_total" [] false, "Bytes read from clients.";
     client_written_bytes: IntCounter = "kvnode_client_written_bytes_total" [] false, "Bytes written to clients.";
 
+    logins_failed: IntCounter = "kvnode_logins_failed_total" [] false, "AUTH and HELLO AUTH that were refused.";
+    requests_denied: IntCounterVec = "kvnode_requests_denied_total" ["reason"] false,
+        "Requests that the user may not make (NOPERM), by what it may not have.";
+    users_reloads: IntCounterVec = "kvnode_users_reloads_total" ["result"] false,
+        "Changes of requirepass_file and acl_file that were taken, or could not be.";
+    users_faulty: IntGauge = "kvnode_users_files_faulty" [] false,
+        "1 while requirepass_file or acl_file has a fault, so that the users are those from before.";
+
     raft_term: IntGauge = "kvnode_raft_term" [] true, "Current term.";
     raft_role: IntGaugeVec = "kvnode_raft_role" ["role"] true, "1 for the role that the node has, 0 for the others.";
     raft_leader_known: IntGauge = "kvnode_raft_leader_known" [] true, "1 while a leader is known.";

@@ -28,6 +28,7 @@ use crate::admin::serve::ServeLimits;
 use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::Config;
+use crate::dispatch::access::Access;
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::error::{ErrorKind, NodeError};
 use crate::metrics::Metrics;
@@ -43,6 +44,8 @@ pub use snapshots::Snapshots;
 
 /// Time that clients get to take their last replies.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Between two looks at the files of the users.
+const USERS_LOOK: Duration = Duration::from_secs(1);
 /// Raft tasks are told to stop, then awaited for this long.
 const GROUP_STOP: Duration = Duration::from_secs(30);
 
@@ -209,6 +212,9 @@ impl Node {
         let config = Arc::new(config);
         // Its end is not that of the caller's token: the node may have to start again.
         let shutdown = shutdown.child_token();
+        let access = Arc::new(Access::open(&config).map_err(|error| {
+            NodeError::new(ErrorKind::Config, error, "set the file right and start again")
+        })?);
         let lock = lock::DirLock::take(&config.data).await?;
         raft::format(&config).map_err(start_error)?;
         look_at_disk(&config)?;
@@ -227,7 +233,19 @@ impl Node {
         let snapshots = Snapshots::new(group.clone(), config.clone(), metrics.snapshot_duration.clone());
         snapshots.clear_leftovers();
         let net_stats = Arc::new(net::Stats::default());
-        let dispatcher = dispatcher(&config, &group, &snapshots, &net_stats, &shutdown, &fatal);
+        let parts = DispatcherParts {
+            group: group.clone(),
+            config: config.clone(),
+            access,
+            snapshots: Arc::new(snapshots.clone()),
+            net: net_stats.clone(),
+            shutdown: shutdown.clone(),
+            fatal: stop_on_fatal(&fatal, &shutdown),
+            started: clock::wall(),
+            addr: group.addr().to_owned(),
+            peer_addr: group.peer_addr().to_owned(),
+        };
+        let dispatcher = dispatcher(parts);
         let tasks = Tasks {
             clients_stop: CancellationToken::new(),
             clients: TaskTracker::new(),
@@ -250,6 +268,9 @@ impl Node {
         let listener =
             net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats.clone(), stop);
         tasks.clients.spawn(listener.run(DRAIN));
+        if dispatcher.access().has_files() {
+            tasks.clients.spawn(watch_users(dispatcher.clone(), tasks.clients_stop.clone()));
+        }
         let node_id = format!("{:016x}", group.node_id());
         let ready = Ready { addr, peer_addr, http_addr, node_id, pid: std::process::id() };
         Ok(Self {
@@ -362,30 +383,21 @@ impl Node {
     }
 }
 
-fn dispatcher(
-    config: &Arc<Config>,
-    group: &Group,
-    snapshots: &Snapshots,
-    net_stats: &Arc<net::Stats>,
-    shutdown: &CancellationToken,
+/// What the dispatcher tells of an error after which the node must stop.
+fn stop_on_fatal(
     fatal: &Arc<Mutex<Option<String>>>,
-) -> Arc<Dispatcher<Group>> {
+    shutdown: &CancellationToken,
+) -> Arc<dyn Fn(Fatal) + Send + Sync> {
     let (note, stop) = (fatal.clone(), shutdown.clone());
-    let parts = DispatcherParts {
-        group: group.clone(),
-        config: config.clone(),
-        snapshots: Arc::new(snapshots.clone()),
-        net: net_stats.clone(),
-        shutdown: shutdown.clone(),
-        fatal: Arc::new(move |error: Fatal| {
-            tracing::error!(%error, "the state cannot be read");
-            *note.lock() = Some(error.to_string());
-            stop.cancel();
-        }),
-        started: clock::wall(),
-        addr: group.addr().to_owned(),
-        peer_addr: group.peer_addr().to_owned(),
-    };
+    Arc::new(move |error: Fatal| {
+        tracing::error!(%error, "the state cannot be read");
+        *note.lock() = Some(error.to_string());
+        stop.cancel();
+    })
+}
+
+fn dispatcher(parts: DispatcherParts<Group>) -> Arc<Dispatcher<Group>> {
+    let group = parts.group.clone();
     let dispatcher = Arc::new(Dispatcher::new(parts));
     // Weak: the dispatcher holds the group.
     let subscribers = Arc::downgrade(&dispatcher);
@@ -395,4 +407,20 @@ fn dispatcher(
         }
     });
     dispatcher
+}
+
+/// Looks at the files of the users until `stop`. By their content: Kubernetes swaps a link, and tells nobody.
+async fn watch_users(dispatcher: Arc<Dispatcher<Group>>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(USERS_LOOK) => {}
+        }
+        let looking = Arc::clone(&dispatcher);
+        match tokio::task::spawn_blocking(move || looking.reload_users(false)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "users stay as they are"),
+            Err(error) => tracing::error!(%error, "read the users"),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! End to end: real processes, one file per behaviour.
 
 mod commands;
+mod cves;
 mod demo;
 mod expiry;
 mod failover;
@@ -20,6 +21,7 @@ mod snapshots;
 mod startup;
 mod stopping;
 mod transactions;
+mod users;
 mod voters;
 
 mod words;

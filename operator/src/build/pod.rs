@@ -124,6 +124,14 @@ fn spread(cluster: &Cluster, role: SetRole, pod: &mut Value) {
     put(pod, "topologySpreadConstraints", json!([constraint]));
 }
 
+/// The name of the pod; and, unless the spec says otherwise, clients from other pods although there is no password yet.
+/// In the environment, since an older server ignores there what it does not know.
+fn env(cluster: &Cluster) -> Value {
+    let name = json!({ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } });
+    let open = json!({ "name": "KVNODE_PROTECTED_MODE", "value": "false" });
+    if cluster.spec.config.contains_key("protected_mode") { json!([name]) } else { json!([name, open]) }
+}
+
 fn container(cluster: &Cluster) -> Value {
     let spec = &cluster.spec;
     let mut container = json!({
@@ -131,7 +139,7 @@ fn container(cluster: &Cluster) -> Value {
         "image": spec.image.as_ref().unwrap_or(&cluster.operator.image),
         "imagePullPolicy": spec.image_pull_policy.as_str(),
         "args": args(cluster),
-        "env": [{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
+        "env": env(cluster),
         "ports": [
             { "name": "redis", "containerPort": labels::CLIENT_PORT, "protocol": "TCP" },
             { "name": "peer", "containerPort": labels::PEER_PORT, "protocol": "TCP" },
