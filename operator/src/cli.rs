@@ -1,9 +1,10 @@
-//! The command line: `run`, `crd`. Every flag of `run` can also be set in the environment, as a Deployment does.
+//! The command line: `run`, `crd`, and `backup`, `restore`, `list`, `verify` for buckets. Every flag of `run` can also be set in the environment, as a Deployment does.
 
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::backup::command::{BackupArgs, ListArgs, ProbeArgs, RestoreArgs, VerifyArgs};
 use crate::telemetry::LogFormat;
 
 /// Keeps kvnode clusters on Kubernetes as their KvClusters ask.
@@ -15,8 +16,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-const AFTER_HELP: &str = "Exit codes: 0 stopped as asked, 64 command line, 69 no Kubernetes API server, 70 the lease was \
-lost, 74 input or output.";
+const AFTER_HELP: &str = "Exit codes: 0 done or stopped as asked, 64 command line, 65 a backup was found wrong, 69 unavailable, try \
+again, 70 the lease was lost, 74 input or output, 78 settings to correct.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -25,6 +26,16 @@ pub enum Command {
     Run(Run),
     /// Print the CustomResourceDefinitions, the form of deploy/crd.yaml
     Crd,
+    /// Back a cluster up into a bucket and prove what was stored; needs no Kubernetes
+    Backup(Box<BackupArgs>),
+    /// Fetch a backup as files, proved; needs no Kubernetes
+    Restore(Box<RestoreArgs>),
+    /// List the backups in a bucket
+    List(Box<ListArgs>),
+    /// Prove a backup in a bucket
+    Verify(Box<VerifyArgs>),
+    /// Try what may be done in a bucket
+    Probe(Box<ProbeArgs>),
 }
 
 /// Settings of `run`.
@@ -36,6 +47,12 @@ pub struct Run {
     /// Image of the server for KvClusters that name none
     #[arg(long, env = "KVNODE_OPERATOR_SERVER_IMAGE", value_name = "IMAGE", default_value = SERVER_IMAGE)]
     pub server_image: String,
+    /// Image of this operator, for the Jobs that move backups
+    #[arg(long, env = "KVNODE_OPERATOR_IMAGE", value_name = "IMAGE", default_value = OPERATOR_IMAGE)]
+    pub operator_image: String,
+    /// Let spec.backup.s3.endpoint name this machine or its link; for test beds
+    #[arg(long, env = "KVNODE_OPERATOR_ALLOW_LOCAL_ENDPOINTS")]
+    pub allow_local_endpoints: bool,
     /// Name of the Lease, in the operator's own namespace
     #[arg(long, env = "KVNODE_OPERATOR_LEASE_NAME", value_name = "NAME", default_value = "kvnode-operator")]
     pub lease_name: String,
@@ -58,6 +75,9 @@ pub struct Run {
 
 /// The server that belongs to this operator.
 const SERVER_IMAGE: &str = concat!("kvnode-server:", env!("CARGO_PKG_VERSION"));
+
+/// This operator.
+const OPERATOR_IMAGE: &str = concat!("kvnode-operator:", env!("CARGO_PKG_VERSION"));
 
 impl Run {
     /// The namespaces, without the empty words that an empty variable leaves.
@@ -82,7 +102,7 @@ mod tests {
         Cli::command().debug_assert();
         let run = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
             Command::Run(run) => run,
-            Command::Crd => panic!("not run"),
+            other => panic!("not run: {other:?}"),
         };
         let some = run(&["kvnode-operator", "run", "--watch-namespaces", "shop, blog,,shop"]);
         assert_eq!(some.namespaces(), ["blog", "shop"]);

@@ -13,6 +13,7 @@
 //! - [`apply`] the plan done; [`report`] the one writer of status; [`events`]
 //! - [`reconcile`](mod@reconcile) one pass; [`controller`] what makes one run; [`backoff`] how long to wait after a failure
 //! - [`admin_client`] the nodes' admin API; [`watch`] its streams; [`labeller`] the fast way to the leader's label
+//! - [`backup`] a second loop of its own: schedules, KvBackups, Jobs; and what a Job does; [`s3`] the bucket
 //! - [`lease`] who of several operators works; [`run`](mod@run) all put together; [`cli`], [`telemetry`], [`metrics`], [`health`]
 //!
 //! Invariants
@@ -23,6 +24,7 @@
 pub mod admin_client;
 pub mod apply;
 pub mod backoff;
+pub mod backup;
 pub mod build;
 pub mod cli;
 pub mod clock;
@@ -42,6 +44,7 @@ pub mod plan;
 pub mod reconcile;
 pub mod report;
 pub mod run;
+pub mod s3;
 pub mod stores;
 pub mod telemetry;
 pub mod validate;

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use kvnode_operator::backup::command;
 use kvnode_operator::cli::{Cli, Command, Run};
 use kvnode_operator::run::{Ended, run};
-use kvnode_operator::telemetry;
+use kvnode_operator::telemetry::{self, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,11 @@ fn main() -> ExitCode {
     let ended = match &cli.command {
         Command::Crd => crd(),
         Command::Run(args) => operate(args),
+        Command::Backup(args) => handle(command::backup(args)),
+        Command::Restore(args) => handle(command::restore(args)),
+        Command::List(args) => handle(command::list_all(args)),
+        Command::Verify(args) => handle(command::verify_one(args)),
+        Command::Probe(args) => handle(command::probe(args)),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,6 +67,20 @@ fn crd() -> Result<(), Failure> {
     let text = kvnode_operator::crd::yaml().map_err(|error| (IO, format!("write the schemas: {error}")))?;
     let written = std::io::stdout().write_all(text.as_bytes());
     written.map_err(|error| (IO, format!("write to standard output: {error}: look at the reader")))
+}
+
+/// One thing done and ended, by hand or in a Job. SIGTERM ends the process as it ends any other: what is half done is
+/// cleared by the next run.
+fn handle(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let filter = std::env::var("KVNODE_OPERATOR_LOG_FILTER").unwrap_or_else(|_| "warn".into());
+    telemetry::install(&filter, LogFormat::Text).map_err(|error| {
+        (USAGE, format!("KVNODE_OPERATOR_LOG_FILTER {filter:?}: {error}: warn is one that works"))
+    })?;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| (UNAVAILABLE, format!("start threads: {error}: raise ulimit -u")))?;
+    runtime.block_on(work)
 }
 
 fn operate(args: &Run) -> Result<(), Failure> {

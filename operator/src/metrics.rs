@@ -45,6 +45,14 @@ pub struct Metrics {
     pub clusters: IntGauge,
     /// 1 while this operator holds the lease.
     pub leading: IntGauge,
+    /// Backups that ended, by `result`: complete, failed or wrong.
+    pub backup_runs: IntCounterVec,
+    /// Seconds that a backup took, proof included.
+    pub backup_seconds: Histogram,
+    /// Clusters whose condition BackupHealthy is false.
+    pub backups_unhealthy: IntGauge,
+    /// Clusters whose condition BackupVerified is false.
+    pub backups_unverified: IntGauge,
 }
 
 /// One more of something while it lives.
@@ -122,6 +130,16 @@ impl Metrics {
             watch_streams: to.gauge("watch_streams", "Streams to nodes that are open now"),
             clusters: to.gauge("clusters", "Clusters that are cared for"),
             leading: to.gauge("leading", "1 while this operator holds the lease"),
+            backup_runs: to.counters(
+                "backup_runs_total",
+                "result",
+                "Backups that ended: complete, failed or wrong",
+            ),
+            backup_seconds: to.seconds("backup_seconds", "Seconds that a backup took, proof included"),
+            backups_unhealthy: to
+                .gauge("backups_unhealthy", "Clusters whose condition BackupHealthy is false"),
+            backups_unverified: to
+                .gauge("backups_unverified", "Clusters whose condition BackupVerified is false"),
             registry: registry.clone(),
         };
         Arc::new(metrics)

@@ -20,9 +20,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin_client::AdminClient;
+use crate::backup::duty::job::Images;
+use crate::backup::duty::{self, Duty};
 use crate::cli;
 use crate::context::Context;
 use crate::controller::{self, Scope};
+use crate::crd::PullPolicy;
 use crate::health::{self, Probes};
 use crate::lease::Timing;
 use crate::lease::keeper::{Keeper, Lost};
@@ -81,10 +84,16 @@ pub async fn run(args: &cli::Run, stop: CancellationToken) -> Result<(), Ended> 
     let working = CancellationToken::new();
     let nodes = AdminClient::tcp();
     let watches = Watches::new(nodes.clone(), metrics.clone(), working.clone());
-    let operator = Operator { image: args.server_image.clone(), namespace };
+    let images = Images {
+        operator: args.operator_image.clone(),
+        pull_policy: PullPolicy::default().as_str().into(),
+        allow_local_endpoints: args.allow_local_endpoints,
+    };
+    let operator = Operator { image: args.server_image.clone(), namespace, images: images.clone() };
     let parts = (client, nodes, watches.clone());
     let ctx = Arc::new(Context::new(parts, metrics.clone(), probes.clone(), operator, &me));
-    let ended = lead(ctx, scope(args), &mut keeper, stop, working).await;
+    let duty = Duty::new(ctx.clone(), images);
+    let ended = lead((ctx, duty), scope(args), &mut keeper, stop, working).await;
     metrics.leading.set(0);
     http_stop.cancel();
     if ended.is_ok() {
@@ -97,21 +106,27 @@ pub async fn run(args: &cli::Run, stop: CancellationToken) -> Result<(), Ended> 
 
 /// Works while the lease is kept. A stop lets running passes end first, under the lease.
 async fn lead(
-    ctx: Arc<Context>,
+    (ctx, duty): (Arc<Context>, Arc<Duty>),
     scope: Scope,
     keeper: &mut Keeper,
     stop: CancellationToken,
     working: CancellationToken,
 ) -> Result<(), Ended> {
     let probes = ctx.probes.clone();
+    let namespaces = match &scope {
+        Scope::All => vec![None],
+        Scope::Only(names) => names.iter().cloned().map(Some).collect(),
+    };
+    let backups = duty::run(duty, namespaces, working.clone());
     let work = controller::run(ctx, scope, working.clone());
+    let work = async { tokio::join!(work, backups) };
     tokio::pin!(work);
     let keep = keeper.keep();
     tokio::pin!(keep);
     tokio::select! {
         lost = &mut keep => return Err(Ended::Lost(lost)),
         // It only ends when it is told to.
-        () = &mut work => {}
+        _ = &mut work => {}
         () = stop.cancelled() => {}
     }
     tracing::info!("stopping");

@@ -92,6 +92,7 @@ impl Stores {
 }
 
 /// The objects of a store that belong to a cluster, by name.
+#[must_use]
 pub fn of_cluster<K>(store: &Store<K>, name: &ClusterName) -> Vec<Arc<K>>
 where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Debug + 'static,

@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
+use crate::backup::duty::job::Images;
+use crate::backup::schedule::Cron;
 use crate::build::labels;
 use crate::crd::{KvCluster, KvClusterSpec};
 
@@ -21,6 +23,8 @@ pub struct Operator {
     pub image: String,
     /// Namespace that the operator runs in, for the NetworkPolicy of the admin port.
     pub namespace: String,
+    /// What moves backups.
+    pub images: Images,
 }
 
 /// A checked cluster.
@@ -40,6 +44,8 @@ pub struct Cluster {
     pub storage_bytes: u64,
     /// `spec.podTemplate`, read.
     pub overlay: Option<PodTemplateSpec>,
+    /// The cluster was seen formed: from then on it never begins anew, nor from a backup.
+    pub formed: bool,
     /// What the operator brings along.
     pub operator: Operator,
 }
@@ -71,6 +77,7 @@ pub fn validate(object: &KvCluster, operator: &Operator) -> Result<Cluster, Inva
     }
     let storage_bytes = storage(spec, &mut faults);
     settings(spec, &mut faults);
+    backups(object, &mut faults);
     resources(spec, &mut faults);
     let overlay = overlay(spec, &mut faults);
     if !faults.is_empty() {
@@ -84,8 +91,34 @@ pub fn validate(object: &KvCluster, operator: &Operator) -> Result<Cluster, Inva
         spec: spec.clone(),
         storage_bytes,
         overlay,
+        formed: formed(object),
         operator: operator.clone(),
     })
+}
+
+fn formed(object: &KvCluster) -> bool {
+    let formation = object.status.as_ref().and_then(|status| status.formation.as_ref());
+    formation.is_some_and(|formation| formation.formed_at.is_some())
+}
+
+/// Cron lines, zones and what a cluster begins with.
+fn backups(object: &KvCluster, faults: &mut Vec<String>) {
+    let schedules = object.spec.backup.iter().flat_map(|backup| &backup.schedules);
+    for schedule in schedules {
+        if let Err(what) = Cron::parse(&schedule.cron, schedule.time_zone.as_deref()) {
+            faults.push(format!("spec.backup.schedules[{}]: {what}", schedule.name));
+        }
+    }
+    let Some(bootstrap) = &object.spec.bootstrap else { return };
+    // The look has put in its place what the KvBackup says.
+    if let Some(name) = &bootstrap.backup_ref
+        && !formed(object)
+    {
+        faults.push(format!(
+            "spec.bootstrap.backupRef: there is no KvBackup {name} in this namespace that is Complete; make the \
+             KvCluster again with one that is, or name the bucket in spec.bootstrap.s3"
+        ));
+    }
 }
 
 fn storage(spec: &KvClusterSpec, faults: &mut Vec<String>) -> u64 {

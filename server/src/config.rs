@@ -57,6 +57,15 @@ pub enum Formation {
     Wait,
 }
 
+/// What a `--restore` file that is not there means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreMissing {
+    /// The node does not start.
+    Error,
+    /// The node stays unformed, as with [`Formation::Wait`] without the flag.
+    Wait,
+}
+
 /// What a follower does with a command that only the leader can serve (`--redirect`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirect {
@@ -98,6 +107,8 @@ pub struct Config {
     pub join: Vec<String>,
     /// `state.bin` to found a new cluster from (`--restore`).
     pub restore: Option<PathBuf>,
+    /// What it means if that file is not there.
+    pub restore_missing: RestoreMissing,
     /// Read level (`--consistency`).
     pub consistency: Consistency,
     /// Write level (`--durability`).
@@ -155,6 +166,7 @@ impl Default for Config {
             log_dir: PathBuf::from("data"),
             join: Vec::new(),
             restore: None,
+            restore_missing: RestoreMissing::Error,
             consistency: Consistency::High,
             durability: Durability::High,
             formation: Formation::Auto,
@@ -237,6 +249,8 @@ pub struct Limits {
     pub memtable_bytes: usize,
     /// `RocksDB` block cache.
     pub block_cache_bytes: usize,
+    /// Rows that reads and writes have asked for.
+    pub value_cache_bytes: usize,
     /// Raft log bytes kept behind the durable state for slow followers.
     pub log_keep_bytes: u64,
     /// Raft log bytes in memory.
@@ -289,6 +303,7 @@ impl Default for Limits {
             queue_bytes_max: 256 * MIB,
             memtable_bytes: 64 * MIB,
             block_cache_bytes: 256 * MIB,
+            value_cache_bytes: 256 * MIB,
             log_keep_bytes: 128 * MIB as u64,
             log_cache_bytes: 32 * MIB,
             log_segment_bytes: 64 * MIB as u64,

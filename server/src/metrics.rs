@@ -196,6 +196,11 @@ metrics! {
     store_flushes: IntCounter = "kvnode_store_flushes_total" [] true, "Flushes of the state to disk.";
     store_memtable_bytes: IntGauge = "kvnode_store_memtable_bytes" [] true, "State in memory, not yet on disk.";
     store_block_cache_bytes: IntGauge = "kvnode_store_block_cache_bytes" [] true, "Cache of state read from disk.";
+    store_value_cache_bytes: IntGauge = "kvnode_store_value_cache_bytes" [] true, "Cache of single values.";
+    store_value_cache_hits: IntCounter = "kvnode_store_value_cache_hits_total" [] true,
+        "Lookups of a value that its cache answered.";
+    store_value_cache_misses: IntCounter = "kvnode_store_value_cache_misses_total" [] true,
+        "Lookups of a value that its cache did not answer.";
     store_live_bytes: IntGauge = "kvnode_store_live_bytes" [] true, "Estimate of the live data.";
     store_files_bytes: IntGauge = "kvnode_store_files_bytes" [] true, "State files on disk.";
     store_pending_compaction_bytes: IntGauge = "kvnode_store_pending_compaction_bytes" [] true,

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::serve::ServeLimits;
 use crate::admin::{self, Admin};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, RestoreMissing};
 use crate::dispatch::access::Access;
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::error::{ErrorKind, NodeError};
@@ -35,7 +35,7 @@ use crate::metrics::Metrics;
 use crate::net;
 use crate::probe;
 use crate::raft::log::LogError;
-use crate::raft::{self, Addresses, Group, IdentityError, RestoreRecords, StartError, Stopped};
+use crate::raft::{self, Addresses, Group, IdentityError, OpenRestore, Restore, StartError, Stopped};
 use crate::snapshot;
 use crate::store::{self, Fatal};
 
@@ -177,15 +177,26 @@ fn start_error(error: StartError) -> NodeError {
     NodeError::new(kind, error, remedy)
 }
 
-fn restore_source(config: &Config) -> Option<Box<dyn FnOnce() -> Result<RestoreRecords, StartError> + Send>> {
+fn restore_source(config: &Config) -> Option<OpenRestore> {
     let path = config.restore.clone()?;
+    if config.restore_missing == RestoreMissing::Wait && !path.exists() {
+        // All pods of a set have the same flags; only the founder's volume holds the file. Without it a node that waits
+        // to be formed stays empty and serves nothing, so nothing can be mistaken for a restored cluster.
+        tracing::info!(file = %path.display(), "nothing to restore here");
+        return None;
+    }
     Some(Box::new(move || {
         let bad = |error: snapshot::SnapshotError| StartError::Restore(error.to_string());
         let (verified, records) = snapshot::open_records(&path, store::record_hash).map_err(bad)?;
         tracing::info!(file = %path.display(), keys = verified.totals.records, "snapshot verified");
         let records = records.map(|record| record.map_err(|error| Fatal::new("read the snapshot", error)));
-        let boxed: RestoreRecords = Box::new(records);
-        Ok(boxed)
+        let ours = verified.kind == snapshot::Kind::Kvnode;
+        Ok(Restore {
+            records: Box::new(records),
+            // The ancestor's files may hold a key twice.
+            counted: ours.then_some(verified.totals.databases),
+            origin: verified.header.map(|header| (header.cluster_id, header.applied.unwrap_or_default())),
+        })
     }))
 }
 

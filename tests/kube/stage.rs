@@ -115,6 +115,7 @@ impl Stage {
         let path = repository().join("tests/kube/manifests").join(file);
         let mut text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         text = text.replace("CLIENTS_IMAGE", &self.image("kvnode-clients"));
+        text = text.replace("S3_IMAGE", &self.image("kvnode-s3"));
         text = text.replace("SERVER_IMAGE", &self.image("kvnode-server"));
         for (word, value) in words {
             text = text.replace(word, value);
@@ -208,9 +209,15 @@ impl Stage {
         show("clusters", kubectl.run(&["get", "kvc", "--output", "wide"]));
         show("describe", kubectl.run(&["describe", "kvc"]));
         show("pods", kubectl.run(&["get", "pods,pvc", "--output", "wide"]));
+        show("backups", kubectl.run(&["get", "kvb,jobs", "--output", "wide"]));
         show("events", kubectl.run(&["get", "events", "--sort-by", ".lastTimestamp"]));
         let selector = "app.kubernetes.io/name=kvnode";
         show("nodes", kubectl.run(&["logs", "--selector", selector, "--tail", "15", "--prefix"]));
+        let selector = "app.kubernetes.io/name=kvnode-backup";
+        show(
+            "jobs",
+            kubectl.run(&["logs", "--selector", selector, "--tail", "15", "--all-containers", "--prefix"]),
+        );
         let selector = "app.kubernetes.io/name=kvnode-operator";
         show("operator", self.system().run(&["logs", "--selector", selector, "--tail", "40", "--prefix"]));
         told

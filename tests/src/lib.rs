@@ -2,6 +2,7 @@
 //!
 //! Order of use: [`binary`] finds the server, [`cluster`] runs nodes of it as real processes on loopback, [`client`]
 //! talks RESP to them, [`nemesis`] hurts them, [`history`] records what clients saw, [`checker`] judges it.
+//! [`s3`] is a real S3 server, [`proxy`] hurts HTTP on its way.
 //! [`wait`] is the only way to wait: a condition with a deadline. [`tool`] finds programs that a suite needs.
 
 pub mod binary;
@@ -12,8 +13,10 @@ pub mod history;
 pub mod http;
 pub mod nemesis;
 pub mod node;
+pub mod proxy;
 pub mod reference;
 pub mod resp;
+pub mod s3;
 pub mod scenario;
 pub mod tool;
 pub mod wait;

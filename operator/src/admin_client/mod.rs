@@ -16,6 +16,7 @@
 //! - Nothing is retried here. Each verb is idempotent and conditional, so the next pass, which looks anew, is the retry.
 
 mod connection;
+pub mod snapshots;
 pub mod stream;
 
 #[cfg(test)]
@@ -233,6 +234,19 @@ impl AdminClient {
     }
 
     async fn call<T: DeserializeOwned>(&self, to: &str, ask: Ask) -> Result<T, NodeError> {
+        self.call_for(to, ask, StatusCode::OK).await
+    }
+
+    async fn call_created<T: DeserializeOwned>(&self, to: &str, ask: Ask) -> Result<T, NodeError> {
+        self.call_for(to, ask, StatusCode::CREATED).await
+    }
+
+    async fn call_for<T: DeserializeOwned>(
+        &self,
+        to: &str,
+        ask: Ask,
+        wanted: StatusCode,
+    ) -> Result<T, NodeError> {
         let doing = ask.doing();
         let broken = |what: String| NodeError::Broken { doing: doing.clone(), to: to.into(), what };
         let deadline = ask.deadline;
@@ -247,7 +261,7 @@ impl AdminClient {
             }
             Err(connection::Failure::Broken(what)) => return Err(broken(what)),
         };
-        if status == StatusCode::OK {
+        if status == wanted {
             return serde_json::from_slice(&body).map_err(|error| NodeError::Garbled {
                 doing,
                 to: to.into(),

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::json;
 
-use super::{hash, labels, metadata, typed};
+use super::{hash, labels, metadata, put, typed};
 use crate::validate::Cluster;
 
 /// Name of the file in the ConfigMap.
 pub const FILE: &str = "config.yaml";
+/// Key that is there until the cluster is formed, if it begins with a backup: a founder whose volume is lost later never
+/// loads the backup a second time.
+pub const RESTORE_FILE: &str = "restore";
 /// Directory that the file is mounted in.
 pub const DIR: &str = "/etc/kvnode";
 /// Settings that a running node takes over the admin API. All others need a restart.
@@ -22,9 +25,13 @@ pub(super) fn build(cluster: &Cluster) -> ConfigMap {
     let settings: BTreeMap<&String, &String> =
         cluster.spec.config.iter().map(|(key, value)| (key, &value.0)).collect();
     let file = format!("{:#}\n", json!(settings));
+    let mut data = json!({ FILE: file });
+    if cluster.spec.bootstrap.is_some() && !cluster.formed {
+        put(&mut data, RESTORE_FILE, json!("while this is here, the founder begins with a backup\n"));
+    }
     typed(json!({
         "metadata": metadata(cluster, &labels::config_map(&cluster.name)),
-        "data": { FILE: file },
+        "data": data,
     }))
 }
 

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Value, json};
 
 use super::{config_map, hash, labels, put, typed};
+use crate::backup::duty::job;
 use crate::crd::Spread;
 use crate::observed::SetRole;
 use crate::validate::Cluster;
@@ -20,6 +21,12 @@ const PRE_STOP_SECONDS: i64 = 3;
 /// Seconds between the decision to stop a pod and SIGKILL.
 const GRACE_SECONDS: i64 = 60;
 const DATA_DIR: &str = "/data";
+/// Loading a backup of a terabyte takes hours; a restart would only begin anew.
+const RESTORE_SECONDS_MAX: i32 = 6 * 3600;
+/// Where the founder's backup lies.
+const RESTORE_DIR: &str = "/data/restore";
+/// Where the fetching container sees the configuration.
+const RESTORE_CONFIG_DIR: &str = "/etc/kvnode/config";
 
 /// What the user's spec asks of pods, as a hash. Two operators of different versions agree on it.
 pub(super) fn intent(cluster: &Cluster, role: SetRole) -> String {
@@ -73,7 +80,7 @@ fn pod_spec(cluster: &Cluster, role: SetRole) -> Value {
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": { "type": "RuntimeDefault" },
         },
-        "containers": [container(cluster)],
+        "containers": [container(cluster, role)],
         "volumes": [
             { "name": "config", "configMap": { "name": labels::config_map(&cluster.name) } },
         ],
@@ -91,7 +98,43 @@ fn pod_spec(cluster: &Cluster, role: SetRole) -> Value {
         put(&mut pod, "priorityClassName", json!(class));
     }
     spread(cluster, role, &mut pod);
+    if role == SetRole::Voter {
+        restore(cluster, &mut pod);
+    }
     pod
+}
+
+/// The container that fetches what the founder begins with. On other pods, and once the cluster is formed, it ends at
+/// once. Only it sees the credentials of the bucket.
+fn restore(cluster: &Cluster, pod: &mut Value) {
+    let Some(bootstrap) = &cluster.spec.bootstrap else { return };
+    let Some(source) = &bootstrap.s3 else { return };
+    let mut what = vec![
+        "--pod=$(POD_NAME)".to_owned(),
+        format!("--for-pod={}", labels::pod(&cluster.name, SetRole::Voter, 0)),
+        format!("--while-file={}/{}", RESTORE_CONFIG_DIR, config_map::RESTORE_FILE),
+        format!("--unless-formed={DATA_DIR}"),
+        format!("--into={RESTORE_DIR}"),
+        "--report-file=/dev/termination-log".to_owned(),
+    ];
+    what.extend(source.cluster.iter().map(|name| format!("--cluster={name}")));
+    what.extend(source.backup.iter().map(|name| format!("--backup={name}")));
+    what.extend(source.key.iter().map(|key| format!("--key={key}")));
+    what.extend(bootstrap.target_time.iter().map(|time| format!("--at={}", time.0)));
+    let images = job::Images {
+        pull_policy: cluster.spec.image_pull_policy.as_str().into(),
+        ..cluster.operator.images.clone()
+    };
+    let key = bootstrap.encryption_key.as_ref();
+    let (mut init, volumes) = job::restore(&source.store, key, &what, &images);
+    put(&mut init, "env", json!([pod_name()]));
+    put(pod, "initContainers", json!([init]));
+    if let Some(Value::Array(all)) = pod.get_mut("volumes") {
+        all.extend(volumes);
+    }
+    if let Some(account) = &source.store.service_account_name {
+        put(pod, "serviceAccountName", json!(account));
+    }
 }
 
 /// Hosts by anti-affinity over all pods of the cluster, zones by topology spread within the set.
@@ -127,18 +170,17 @@ fn spread(cluster: &Cluster, role: SetRole, pod: &mut Value) {
 /// The name of the pod; and, unless the spec says otherwise, clients from other pods although there is no password yet.
 /// In the environment, since an older server ignores there what it does not know.
 fn env(cluster: &Cluster) -> Value {
-    let name = json!({ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } });
     let open = json!({ "name": "KVNODE_PROTECTED_MODE", "value": "false" });
-    if cluster.spec.config.contains_key("protected_mode") { json!([name]) } else { json!([name, open]) }
+    if cluster.spec.config.contains_key("protected_mode") { json!([pod_name()]) } else { json!([pod_name(), open]) }
 }
 
-fn container(cluster: &Cluster) -> Value {
+fn container(cluster: &Cluster, role: SetRole) -> Value {
     let spec = &cluster.spec;
     let mut container = json!({
         "name": labels::CONTAINER,
         "image": spec.image.as_ref().unwrap_or(&cluster.operator.image),
         "imagePullPolicy": spec.image_pull_policy.as_str(),
-        "args": args(cluster),
+        "args": args(cluster, role),
         "env": env(cluster),
         "ports": [
             { "name": "redis", "containerPort": labels::CLIENT_PORT, "protocol": "TCP" },
@@ -162,15 +204,29 @@ fn container(cluster: &Cluster) -> Value {
             { "name": "config", "mountPath": config_map::DIR, "readOnly": true },
         ],
     });
+    if restores(cluster, role) {
+        // All pods have the same flags, but only the founder gets the file: the others wait to be told, as always.
+        let env = json!([pod_name(), { "name": "KVNODE_RESTORE_MISSING", "value": "wait" }]);
+        put(&mut container, "env", env);
+        put(&mut container, "startupProbe", probe("/startupz", 1, RESTORE_SECONDS_MAX, 2));
+    }
     if let Some(resources) = &spec.resources {
         put(&mut container, "resources", json!(resources));
     }
     container
 }
 
-fn args(cluster: &Cluster) -> Vec<String> {
+fn pod_name() -> Value {
+    json!({ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } })
+}
+
+fn restores(cluster: &Cluster, role: SetRole) -> bool {
+    role == SetRole::Voter && cluster.spec.bootstrap.is_some()
+}
+
+fn args(cluster: &Cluster, role: SetRole) -> Vec<String> {
     let host = labels::pod_host(&cluster.name, &cluster.namespace, "$(POD_NAME)");
-    vec![
+    let mut args = vec![
         format!("--addr=0.0.0.0:{}", labels::CLIENT_PORT),
         format!("--peer-addr=0.0.0.0:{}", labels::PEER_PORT),
         format!("--http-addr=0.0.0.0:{}", labels::ADMIN_PORT),
@@ -180,7 +236,11 @@ fn args(cluster: &Cluster) -> Vec<String> {
         // Only the operator founds a cluster: an empty volume never does by itself.
         "--formation=wait".to_owned(),
         format!("--config={}/{}", config_map::DIR, config_map::FILE),
-    ]
+    ];
+    if restores(cluster, role) {
+        args.push(format!("--restore={RESTORE_DIR}/state.bin"));
+    }
+    args
 }
 
 fn probe(path: &str, period_seconds: i32, failures: i32, timeout_seconds: i32) -> Value {

@@ -5,6 +5,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 
 use super::{Named, labels, metadata, typed};
+use crate::backup::duty::job::BACKUP_OF;
 use crate::observed::SetRole;
 use crate::validate::Cluster;
 
@@ -35,6 +36,10 @@ pub(super) fn network(cluster: &Cluster) -> Named<NetworkPolicy> {
     }
     let own = json!({ "podSelector": { "matchLabels": labels::selector(&cluster.name) } });
     let mut admin = vec![own.clone(), from_operator(cluster)];
+    if cluster.spec.backup.is_some() {
+        // The Jobs that move backups.
+        admin.push(json!({ "podSelector": { "matchLabels": { BACKUP_OF: cluster.name } } }));
+    }
     admin.extend(cluster.spec.network_policy.scrape_namespaces.iter().map(|name| from_namespace(name)));
     let manifest = typed(json!({
         "metadata": metadata(cluster, &name),

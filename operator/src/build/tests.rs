@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Built, Named, Sizes, build, config_map, labels};
+use crate::backup::duty::job::Images;
 use crate::crd::{KvCluster, KvClusterSpec};
 use crate::observed::{SetRole, SetSeen};
 use crate::validate::{Cluster, OWNED_KEYS, Operator, validate};
@@ -19,7 +20,11 @@ fn cluster(spec: Value) -> Cluster {
     object.metadata.namespace = Some("shop".into());
     object.metadata.uid = Some("7d1f2c3a-0000-4000-8000-000000000001".into());
     object.metadata.generation = Some(1);
-    let operator = Operator { image: "kvnode-server:0.1.0".into(), namespace: "kvnode-system".into() };
+    let operator = Operator {
+        image: "kvnode-server:0.1.0".into(),
+        namespace: "kvnode-system".into(),
+        images: Images::default(),
+    };
     validate(&object, &operator).unwrap()
 }
 
@@ -222,7 +227,7 @@ fn an_overlay_that_a_pod_template_does_not_know_is_refused() {
         (json!({ "spec": { "containers": [], "restartPolicy": "Never" } }), "restartPolicy"),
     ] {
         let spec: KvClusterSpec = serde_json::from_value(json!({ "podTemplate": overlay })).unwrap();
-        let operator = Operator { image: String::new(), namespace: String::new() };
+        let operator = Operator { image: String::new(), namespace: String::new(), images: Images::default() };
         let faults = validate(&KvCluster::new("cart", spec), &operator).unwrap_err().faults;
         assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
     }
@@ -250,4 +255,45 @@ fn quantities_are_bytes() {
     ] {
         assert_eq!(quantity_bytes(&Quantity(text.into())), bytes, "{text:?}");
     }
+}
+
+#[test]
+fn only_the_voters_of_a_cluster_that_begins_with_a_backup_fetch_it_and_only_until_it_is_formed() {
+    let spec = json!({
+        "learners": 1,
+        "bootstrap": {
+            "s3": {
+                "cluster": "old",
+                "backup": "old-hourly-1",
+                "store": { "bucket": "kvs", "credentialsSecret": "cred" },
+            },
+            "encryptionKey": { "name": "secret" },
+        },
+    });
+    let mut cluster = cluster(spec);
+    let sizes = Sizes { voters: 3, learners: Some(1) };
+    let built = build(&cluster, &BTreeMap::new(), sizes);
+    let pod = |set: &k8s_openapi::api::apps::v1::StatefulSet| {
+        serde_json::to_value(&set.spec.as_ref().unwrap().template.spec).unwrap()
+    };
+    let voter = pod(&built.children.voters);
+    let init = &voter["initContainers"][0];
+    let args: Vec<String> = serde_json::from_value(init["args"].clone()).unwrap();
+    for arg in ["restore", "--for-pod=cart-0", "--backup=old-hourly-1", "--credentials-dir=/etc/kvnode/s3"] {
+        assert!(args.iter().any(|given| given.starts_with(arg)), "{arg}: {args:?}");
+    }
+    assert!(voter["containers"][0]["args"].to_string().contains("--restore=/data/restore/state.bin"));
+    // The server sees neither the credentials nor the key.
+    let mounts = voter["containers"][0]["volumeMounts"].to_string();
+    assert!(!mounts.contains("\"s3\"") && !mounts.contains("\"key\""), "{mounts}");
+    let learner = pod(built.children.learners.manifest.as_ref().unwrap());
+    assert!(learner["initContainers"].is_null() && !learner.to_string().contains("--restore"));
+    let marked = |built: &Built| {
+        built.children.config_map.data.clone().unwrap().contains_key(config_map::RESTORE_FILE)
+    };
+    assert!(marked(&built));
+    cluster.formed = true;
+    let later = build(&cluster, &BTreeMap::new(), sizes);
+    assert!(!marked(&later));
+    assert_eq!(pod(&later.children.voters), voter, "being formed rolls no pod");
 }

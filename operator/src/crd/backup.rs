@@ -1,7 +1,7 @@
 //! `KvBackup`: one run of a backup of one cluster, and its result.
 //!
-//! The schema comes with this version so that objects and tools can be prepared; runs are made by the release that
-//! brings backups. Until then the operator leaves a KvBackup as it is, without a status.
+//! Made by a schedule of a KvCluster under a name that follows from the minute it was due, or by hand. It has no owner:
+//! it outlives its KvCluster, as the backup does.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize};
     cel,
     status = "KvBackupStatus",
     derive = "PartialEq",
-    doc = "One run of a backup of a KvCluster, and its result. This version of the operator has the schema only: it does not run backups.",
+    doc = "One run of a backup of a KvCluster, and its result. Made by the schedules of spec.backup, or by hand.",
     printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.cluster"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress"),
     printcolumn(name = "Verified", type_ = "string", json_path = ".status.verified"),
     printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys"),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.sizeBytes"),
@@ -48,35 +49,33 @@ pub struct KvBackupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub schedule: Option<String>,
-    /// How the result is proved: Checksum reads it back and compares, Restore loads it into a scratch store and
-    /// compares count and digest of the keys, Off proves nothing. Default: Checksum.
-    #[serde(default)]
-    pub verify: Verify,
-    /// What happens to the stored objects when this KvBackup is deleted. Default: Retain.
-    #[serde(default)]
-    pub deletion_policy: DeletionPolicy,
+    /// How the result is proved: Content reads it back, parses it and compares count and digest of the keys, Restore
+    /// loads it with a real server and compares the same, Checksum only compares its bytes, Off proves nothing.
+    /// Default: that of the KvCluster's spec.backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
+    /// Time that the run has, waiting and proof included, in minutes. Default: 360.
+    #[serde(default = "six_hours")]
+    #[schemars(range(min = 1, max = 10080))]
+    pub deadline_minutes: i32,
+}
+
+fn six_hours() -> i32 {
+    360
 }
 
 /// How a backup is proved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Verify {
-    /// Read back and compared.
+    /// Read back, parsed, counted, digested and compared.
     #[default]
-    Checksum,
-    /// Loaded into a scratch store and compared.
+    Content,
+    /// That, and then loaded by a real server and compared again.
     Restore,
+    /// Read back, and its bytes compared.
+    Checksum,
     /// Not proved.
     Off,
-}
-
-/// Fate of the stored objects.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum DeletionPolicy {
-    /// Keep.
-    #[default]
-    Retain,
-    /// Delete.
-    Delete,
 }
 
 /// Part of its life that a run is in.
@@ -101,9 +100,11 @@ pub enum BackupPhase {
 pub enum Verified {
     /// Not.
     No,
-    /// Read back and equal.
+    /// Its bytes were read back and are equal.
     Checksum,
-    /// Loaded and equal.
+    /// It was read back, parsed and counted, and is equal.
+    Content,
+    /// A server loaded it, and it is equal.
     Restored,
     /// Proved to be wrong.
     Failed,
@@ -149,6 +150,18 @@ pub struct KvBackupStatus {
     /// Pod that it was taken from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_pod: Option<String>,
+    /// How far the phase is, in per cent. Example: 43%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
+    /// Version of the server that wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<String>,
+    /// Where it is and as whom it was written, for bootstrap.backupRef.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<super::bucket::S3>,
+    /// Key that it is encrypted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_key: Option<super::bucket::SecretKey>,
     /// Attempts so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i32>,

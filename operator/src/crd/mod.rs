@@ -4,6 +4,7 @@
 //! crd/mod.rs     spec of KvCluster        what the user wants; every field has a default, `spec: {}` is complete
 //! crd/status.rs  status of KvCluster      what the operator saw and does; written in one place (`report`)
 //! crd/reason.rs  condition types, reasons, event reasons: the closed lists
+//! crd/bucket.rs  spec.backup, spec.bootstrap of KvCluster: buckets, schedules, what a cluster begins with
 //! crd/backup.rs  KvBackup                 one run of a backup
 //! ```
 //!
@@ -22,6 +23,7 @@
 )]
 
 pub mod backup;
+pub mod bucket;
 pub mod reason;
 pub mod status;
 
@@ -79,7 +81,9 @@ pub const GROUP: &str = "kvnode.dev";
     validation = Rule::new("self.replicas % 2 == 1")
         .message("replicas must be odd: an even number of voters tolerates no more failures than one less"),
     validation = Rule::new("self.hibernate == oldSelf.hibernate || (self.replicas == oldSelf.replicas && self.learners == oldSelf.learners)")
-        .message("replicas or learners and hibernate cannot change in the same edit: wake the cluster first, then scale it")
+        .message("replicas or learners and hibernate cannot change in the same edit: wake the cluster first, then scale it"),
+    validation = Rule::new("has(self.bootstrap) == has(oldSelf.bootstrap) && (!has(self.bootstrap) || self.bootstrap == oldSelf.bootstrap)")
+        .message("bootstrap cannot be changed, added or removed: it says what the cluster began with")
 )]
 pub struct KvClusterSpec {
     /// Voters: pods that hold all data and decide by majority. Of 3 one may be lost without an interruption, of 5 two.
@@ -128,6 +132,12 @@ pub struct KvClusterSpec {
     /// How changes of image, settings or resources reach the pods: one pod at a time, the leader last.
     #[serde(default)]
     pub rollout: Rollout,
+    /// Backups to S3: where to, when, what is kept, how each is proved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<bucket::Backup>,
+    /// What the cluster begins with: a backup instead of nothing. Cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<bucket::Bootstrap>,
     /// Who may reach the pods.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,
@@ -173,6 +183,8 @@ impl Default for KvClusterSpec {
             scheduling: Scheduling::default(),
             resources: None,
             rollout: Rollout::default(),
+            backup: None,
+            bootstrap: None,
             network_policy: NetworkPolicySpec::default(),
             hibernate: false,
             paused: false,

@@ -129,8 +129,54 @@ words! {
 }
 
 words! {
+    /// Type of a condition about backups; there while `spec.backup` is.
+    BackupCondition {
+        /// True: the bucket can be used, and the newest good backup is not older than two periods of its schedule.
+        BackupHealthy,
+        /// True: the newest backup was proved to be good.
+        BackupVerified,
+    }
+}
+
+words! {
+    /// Reason of a condition about backups.
+    BackupReason {
+        /// BackupHealthy true.
+        Recent,
+        /// BackupHealthy true: nothing is due by schedule.
+        OnDemand,
+        /// BackupHealthy unknown: none was due yet.
+        NeverRun,
+        /// BackupHealthy true, but by schedule nothing will run.
+        Suspended,
+        /// BackupHealthy false: the newest good one is older than two periods.
+        Stale,
+        /// BackupHealthy false: the newest run failed.
+        Failing,
+        /// BackupHealthy false: the probe of the bucket failed; the message says at what.
+        BucketUnusable,
+        /// BackupHealthy false: a schedule cannot be read.
+        InvalidSchedule,
+        /// BackupVerified true.
+        Verified,
+        /// BackupVerified false: the newest backup is proved to be wrong.
+        VerificationFailed,
+        /// BackupVerified unknown: no backup yet, or `verify: Off`.
+        NotVerified,
+    }
+}
+
+words! {
     /// Reason of an Event.
     EventReason {
+        /// A backup is stored and, unless turned off, proved.
+        BackupComplete,
+        /// A run was given up.
+        BackupFailed,
+        /// A backup was proved to be wrong.
+        BackupWrong,
+        /// The bucket cannot be used.
+        BucketUnusable,
         /// The cluster id was recorded; founding follows.
         ClusterIdRecorded,
         /// Volumes of an earlier KvCluster of this name were taken over.

@@ -46,6 +46,9 @@ pub struct KvClusterStatus {
     /// How the cluster was founded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub formation: Option<Formation>,
+    /// What spec.bootstrap was found to mean when the cluster began; a KvBackup may be deleted later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<super::bucket::Bootstrap>,
     /// Version that all members run; the lowest one during a rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -259,13 +262,35 @@ pub struct Endpoints {
     pub read: Option<String>,
 }
 
-/// Backups of the cluster.
+/// Backups of the cluster. Written by the part of the operator that runs them.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupStatus {
     /// The newest good one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success: Option<LastBackup>,
+    /// The newest that failed, if it is newer than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<FailedBackup>,
+    /// When a good one was proved last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_verified: Option<Time>,
+    /// When a server loaded one last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_restored: Option<Time>,
+    /// When the next one is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_run: Option<Time>,
+    /// The run that works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<String>,
+    /// From when on each schedule counts: fire times up to it are not owed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub since: Vec<ScheduleSince>,
+    /// What the bucket allowed when it was tried last, by the hash of its settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeStatus>,
 }
 
 /// One good backup.
@@ -276,4 +301,41 @@ pub struct LastBackup {
     pub name: String,
     /// When it was complete.
     pub time: Time,
+}
+
+/// One that failed.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedBackup {
+    /// Name of the KvBackup.
+    pub name: String,
+    /// When it was given up.
+    pub time: Time,
+    /// Why it failed, one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Since when a schedule counts.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleSince {
+    /// Name of the schedule.
+    pub name: String,
+    /// Since when.
+    pub time: Time,
+}
+
+/// What the preflight probe found.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeStatus {
+    /// Hash of the settings that were tried.
+    pub settings: String,
+    /// What is not possible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// True: retention can delete.
+    #[serde(default)]
+    pub may_delete: bool,
 }

@@ -116,12 +116,65 @@ fn load_balancer_fields_need_a_load_balancer() {
 }
 
 #[test]
+fn buckets_are_named_with_one_kind_of_credentials_and_a_url() {
+    let s3 = |fields: Value| {
+        let mut s3 = json!({ "bucket": "acme-kv" });
+        s3.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        spec(json!({ "backup": { "s3": s3 } }))
+    };
+    s3(json!({ "credentialsSecret": "a", "endpoint": "https://minio:9000" })).validate_cel().unwrap();
+    s3(json!({ "serviceAccountName": "a" })).validate_cel().unwrap();
+    refused(s3(json!({ "credentialsSecret": "a", "serviceAccountName": "b" })).validate_cel(), "not both");
+    refused(s3(json!({ "endpoint": "minio:9000" })).validate_cel(), "must begin with https");
+}
+
+#[test]
+fn a_cluster_begins_with_one_thing_and_keeps_to_it() {
+    let begins = |bootstrap: Value| spec(json!({ "bootstrap": bootstrap }));
+    let store = json!({ "bucket": "acme-kv" });
+    let from_bucket = begins(json!({ "s3": { "cluster": "cart", "store": store } }));
+    from_bucket.validate_cel().unwrap();
+    begins(json!({ "backupRef": "b" })).validate_cel().unwrap();
+    refused(begins(json!({})).validate_cel(), "exactly one");
+    refused(
+        begins(json!({ "backupRef": "b", "s3": { "cluster": "cart", "store": store } })).validate_cel(),
+        "exactly one",
+    );
+    refused(begins(json!({ "s3": { "store": store } })).validate_cel(), "give cluster");
+    refused(
+        begins(json!({ "backupRef": "b", "targetTime": "2026-11-21T14:05:00Z" })).validate_cel(),
+        "targetTime needs s3",
+    );
+    let nothing = spec(json!({}));
+    refused(nothing.validate_cel_update(&from_bucket), "cannot be changed, added or removed");
+    refused(from_bucket.validate_cel_update(&nothing), "cannot be changed, added or removed");
+    from_bucket.validate_cel_update(&from_bucket).unwrap();
+}
+
+#[test]
+fn the_examples_of_backups_are_valid() {
+    for text in [
+        include_str!("../../../deploy/examples/backup.yaml"),
+        include_str!("../../../deploy/examples/restore.yaml"),
+    ] {
+        let example: KvCluster = serde_yaml::from_str(text).unwrap();
+        example.validate_cel().unwrap();
+        let operator = crate::validate::Operator {
+            image: "server".into(),
+            namespace: "kvnode-system".into(),
+            images: crate::backup::duty::job::Images::default(),
+        };
+        crate::validate::validate(&example, &operator).unwrap();
+    }
+}
+
+#[test]
 fn a_backup_keeps_its_cluster_and_schedule() {
     let backup = |spec: Value| -> KvBackup {
         KvBackup::new("b", serde_json::from_value::<KvBackupSpec>(spec).unwrap())
     };
     let old = backup(json!({ "cluster": "cart" }));
-    backup(json!({ "cluster": "cart", "deletionPolicy": "Delete" })).validate_cel_update(&old).unwrap();
+    backup(json!({ "cluster": "cart", "verify": "Restore" })).validate_cel_update(&old).unwrap();
     refused(backup(json!({ "cluster": "other" })).validate_cel_update(&old), "cluster cannot be changed");
     refused(
         backup(json!({ "cluster": "cart", "schedule": "hourly" })).validate_cel_update(&old),
@@ -190,7 +243,7 @@ fn lists_that_are_maps_say_so_and_the_scale_subresource_works() {
         assert_eq!(status[field]["x-kubernetes-list-map-keys"], json!([key]), "{field}");
     }
     let maps = version.to_string().matches("x-kubernetes-list-map-keys").count();
-    assert_eq!(maps, 2, "and no other list does");
+    assert_eq!(maps, 4, "they, the schedules, and since when these count");
     assert_eq!(version["subresources"]["scale"]["labelSelectorPath"], json!(".status.selector"));
     assert!(version["subresources"]["status"].is_object());
     let columns = version["additionalPrinterColumns"].as_array().unwrap();

@@ -16,6 +16,7 @@
 //!   answer that is of another pod (an address that was given to somebody else) is none.
 
 mod children;
+mod origin;
 pub mod read;
 pub mod surroundings;
 
@@ -67,7 +68,9 @@ pub struct Sight {
 pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Option<Sight>, Error> {
     let api: Api<KvCluster> = Api::namespaced(ctx.client.clone(), &name.namespace);
     let object = asked_opt(format!("get KvCluster {}", name.name), api.get(&name.name)).await?;
-    let Some(object) = object.map(Arc::new) else { return Ok(None) };
+    let Some(mut object) = object else { return Ok(None) };
+    origin::resolve(ctx, name, &mut object).await?;
+    let object = Arc::new(object);
     ctx.probes.api_answered();
     let labelled = ListParams::default().labels(&labels::selector_text(&labels::selector(&name.name)));
     let kept = (look == Look::Usual && rests(&object)).then(|| ctx.stores.of(&name.namespace)).flatten();

@@ -12,7 +12,7 @@ use super::formation::Identity;
 use super::membership::lag_text;
 use super::step::{Blocker, Step};
 use super::view::View;
-use crate::crd::reason::{ConditionType, Reason};
+use crate::crd::reason::{BackupCondition, ConditionType, Reason};
 use crate::crd::status::{ChangeKind, MemberRole, MemberState, MemberStatus, Phase};
 
 /// A majority that has been silent for this long is called lost: shorter silences are restarts and elections.
@@ -64,7 +64,12 @@ pub(super) fn all(facts: &Facts<'_, '_>, now: Timestamp) -> (Vec<Condition>, Pha
     let generation = facts.view.cluster.generation;
     let conditions =
         verdicts.into_iter().map(|(kind, verdict)| condition(old, kind, verdict, generation, now));
-    (conditions.collect(), phase, summary)
+    // Conditions of backups are written by who runs them; they go with spec.backup.
+    let theirs = |condition: &&Condition| {
+        facts.view.cluster.spec.backup.is_some()
+            && BackupCondition::ALL.iter().any(|kind| kind.as_str() == condition.type_)
+    };
+    (conditions.chain(old.iter().filter(theirs).cloned()).collect(), phase, summary)
 }
 
 /// The conditions of a spec that is wrong. What the pods do is not looked at, so what was said of them stays.

@@ -144,6 +144,12 @@ pub(super) fn step(view: &View<'_>) -> (Step, Option<Formation>) {
         let formation = Formation { adopted: true, ..Formation::default() };
         return (Step::RecordClusterId { id: *id, adopted: true }, Some(formation));
     }
+    if view.cluster.spec.bootstrap.is_some() && view.cluster_id.is_none() {
+        // It founds itself from what was fetched, under an id of its own; then it is taken over.
+        let founder = &pods[0].name;
+        let message = format!("waiting for {founder} to load the backup");
+        return wait(Blocker::InProgress, message);
+    }
     let volumes = founding_volumes(&pods, view);
     if volumes.len() < pods.len() {
         return wait(Blocker::InProgress, "waiting for the volumes of the pods to be known".to_owned());

@@ -41,6 +41,7 @@ pub(super) fn status(view: &View<'_>, built: &Built, decision: &Decision, now: T
             _ => old.cluster_id.clone(),
         },
         formation: formation(view, decision, now),
+        bootstrap: old.bootstrap.clone().or_else(|| view.cluster.spec.bootstrap.clone()),
         version: version(&members).or_else(|| old.version.clone()),
         image: Some(built.image.clone()),
         leader: leader(view, now),
@@ -48,7 +49,7 @@ pub(super) fn status(view: &View<'_>, built: &Built, decision: &Decision, now: T
         change,
         plan: Vec::new(),
         endpoints: Some(endpoints(view)),
-        backup: old.backup.clone(),
+        backup: old.backup.clone().filter(|_| view.cluster.spec.backup.is_some()),
         conditions,
     }
 }

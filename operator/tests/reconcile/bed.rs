@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kvnode_operator::admin_client::{AdminClient, Deadlines};
+use kvnode_operator::backup::duty::job::Images;
 use kvnode_operator::context::Context;
 use kvnode_operator::error::Error;
 use kvnode_operator::health::Probes;
@@ -48,7 +49,11 @@ impl Bed {
         let stop = if listens { self.stop.child_token() } else { cancelled() };
         let ears = AdminClient::new(self.nodes.dial(None), Deadlines::default());
         let watches = Watches::new(ears, metrics.clone(), stop);
-        let operator = Operator { image: "kvnode-server:0.1.0".into(), namespace: "kvnode".into() };
+        let operator = Operator {
+            image: "kvnode-server:0.1.0".into(),
+            namespace: "kvnode".into(),
+            images: Images::default(),
+        };
         let parts = (self.server.client(), nodes, watches);
         Arc::new(Context::new(parts, metrics, Arc::new(Probes::default()), operator, "op-0"))
     }

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::load::Draft;
-use super::{Config, Consistency, Durability, Formation, LogFormat, ReadPolicy, Redirect, units};
+use super::{
+    Config, Consistency, Durability, Formation, LogFormat, ReadPolicy, Redirect, RestoreMissing, units,
+};
 
 /// One key.
 pub struct Key {
@@ -76,6 +78,10 @@ impl Word for Durability {
 
 impl Word for Formation {
     const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("wait", Self::Wait)];
+}
+
+impl Word for RestoreMissing {
+    const WORDS: &'static [(&'static str, Self)] = &[("error", Self::Error), ("wait", Self::Wait)];
 }
 
 impl Word for Redirect {
@@ -253,6 +259,9 @@ pub static KEYS: &[Key] = &[
         },
         show: |c| c.restore.as_ref().map_or_else(String::new, |p| p.display().to_string()),
     },
+    key!(word restore_missing, restore_missing, "error, wait", None,
+        "What it means that the file of restore is not there: error = the node does not start; wait = it stays unformed, \
+         for sets of nodes of which only the founder has the file."),
     Key {
         name: "formation",
         doc: "What a node with an empty data directory and nobody to join does: auto founds a one-node cluster, wait \
@@ -356,6 +365,9 @@ pub static KEYS: &[Key] = &[
     key!(size block_cache_bytes, limits.block_cache_bytes, "1MiB", "1TiB",
         Some("256MiB, or a quarter of the memory that the process may use"),
         "Cache of state read from disk."),
+    key!(size value_cache_bytes, limits.value_cache_bytes, "0", "1TiB",
+        Some("256MiB, or an 8th of the memory that the process may use"),
+        "Cache of single values read or changed lately; 0 = none."),
     key!(size log_keep_bytes, limits.log_keep_bytes, "0", "1TiB", None,
         "Raft log kept for followers that are behind, beyond what the state needs."),
     key!(size log_cache_bytes, limits.log_cache_bytes, "1MiB", "16GiB", None, "Raft log in memory."),

@@ -281,6 +281,9 @@ impl Loader {
             if !self.sources.contains_key("block_cache_bytes") {
                 limits.block_cache_bytes = limits.block_cache_bytes.min(part(4));
             }
+            if !self.sources.contains_key("value_cache_bytes") {
+                limits.value_cache_bytes = limits.value_cache_bytes.min(part(8));
+            }
         }
     }
 

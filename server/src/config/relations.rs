@@ -1,6 +1,6 @@
 //! What must hold between keys.
 
-use super::Config;
+use super::{Config, Formation, RestoreMissing};
 
 /// A relation between keys.
 pub(super) struct Relation {
@@ -53,6 +53,11 @@ pub(super) static RELATIONS: &[Relation] = &[
         keys: &["join", "restore"],
         holds: |c| c.join.is_empty() || c.restore.is_none(),
         remedy: "a node joins a cluster or founds one: give one of the two",
+    },
+    Relation {
+        keys: &["restore_missing", "formation"],
+        holds: |c| c.restore_missing == RestoreMissing::Error || c.formation == Formation::Wait,
+        remedy: "a node that founds by itself would begin empty where the backup is missing: set formation to wait",
     },
     Relation {
         keys: &["addr", "advertise_addr"],

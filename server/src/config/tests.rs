@@ -172,6 +172,9 @@ fn relations_name_both_keys_and_where_they_were_set() {
     );
     assert_eq!(faults("election_timeout_max: 150ms", &[], &[]).len(), 1);
     assert_eq!(faults("join: \"a:1\"\nrestore: f", &[], &[]).len(), 1);
+    // A founder without its backup must not begin empty.
+    assert!(faults("restore: f\nrestore_missing: wait", &[], &[])[0].contains("set formation to wait"));
+    assert!(faults("restore: f\nrestore_missing: wait\nformation: wait", &[], &[]).is_empty());
 }
 
 #[test]
@@ -179,6 +182,7 @@ fn small_memory_bounds_the_default_caches_only() {
     let mut small = Settings { memory_bytes: Some(256 << 20), ..Settings::default() };
     let limits = load(&small).unwrap().config.limits;
     assert_eq!((limits.memtable_bytes, limits.block_cache_bytes), (16 << 20, 64 << 20));
+    assert_eq!(limits.value_cache_bytes, 32 << 20);
     small.flags = vec![("block_cache_bytes", "128MiB".into())];
     assert_eq!(load(&small).unwrap().config.limits.block_cache_bytes, 128 << 20);
     let large = Settings { memory_bytes: Some(1 << 40), ..Settings::default() };

@@ -185,6 +185,10 @@ impl Source {
             set(&metrics.store_expires.with_label_values(&[&label]), stats.expires);
         }
         raise(&metrics.store_flushes, store.flushes());
+        let cache = store.value_cache();
+        set(&metrics.store_value_cache_bytes, cache.bytes);
+        raise(&metrics.store_value_cache_hits, cache.hits);
+        raise(&metrics.store_value_cache_misses, cache.misses);
         let properties = [
             (&metrics.store_memtable_bytes, "rocksdb.cur-size-all-mem-tables"),
             (&metrics.store_block_cache_bytes, "rocksdb.block-cache-usage"),

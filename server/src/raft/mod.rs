@@ -33,6 +33,7 @@ mod proposer;
 mod reader;
 mod refusal;
 mod resolver;
+mod seed;
 mod start;
 mod state_machine;
 mod sweep;
@@ -47,4 +48,5 @@ pub use group::{
 };
 pub use identity::IdentityError;
 pub(crate) use identity::replace_file;
-pub use start::{Addresses, RestoreRecords, StartError, format, start};
+pub use seed::{OpenRestore, Restore, RestoreRecords};
+pub use start::{Addresses, StartError, format, start};

@@ -31,12 +31,13 @@ use super::peer::{GROUP, Local, service};
 use super::proposer::Proposer;
 use super::reader::Reader;
 use super::resolver::Resolver;
+use super::seed::{self, OpenRestore, Target};
 use super::state_machine::StateMachine;
-use super::types::{Members, Node, Raft};
-use super::{codec, housekeeping, joining, members, sweep};
+use super::types::{Node, Raft};
+use super::{housekeeping, joining, members, sweep};
 use crate::clock;
 use crate::config::{Config, Formation};
-use crate::store::{Applier, Fatal, LogId, Record, Store, StoreOptions};
+use crate::store::{Applier, Fatal, Store, StoreOptions};
 
 /// Why a group cannot start. Every text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +79,6 @@ pub struct Addresses {
     pub peer_addr: String,
 }
 
-/// Records to found a new cluster from (`--restore`).
-pub type RestoreRecords = Box<dyn Iterator<Item = Result<Record, Fatal>> + Send>;
-
 /// Formats an empty data directory, before anything else is done in it: the node id, and whether the node is to join.
 ///
 /// # Errors
@@ -98,7 +96,7 @@ pub async fn start(
     config: Arc<Config>,
     addresses: Addresses,
     peer_listener: TcpListener,
-    restore: Option<Box<dyn FnOnce() -> Result<RestoreRecords, StartError> + Send>>,
+    restore: Option<OpenRestore>,
     shutdown: CancellationToken,
 ) -> Result<Group, StartError> {
     let io = |doing: &str| {
@@ -110,8 +108,9 @@ pub async fn start(
     dirs.create()?;
     let Opened { log, recovered, store, mut applier, doubt } =
         open(&config, &identity, &dirs, restore.is_some())?;
-    if let Some(records) = restore {
-        seed(&identity, &addresses, &log, &mut applier, records)?;
+    if let Some(open) = restore {
+        let (identity, addresses, data) = (&identity, &addresses, config.data.as_path());
+        seed::seed(&Target { identity, addresses, log: &log, store: &store, data }, &mut applier, open)?;
     }
     let position = applier.position();
     let resolver = Arc::new(Resolver::new(rand::random()));
@@ -245,6 +244,7 @@ fn store_options(config: &Config) -> StoreOptions {
         databases: config.databases,
         memtable_bytes: config.limits.memtable_bytes,
         block_cache_bytes: config.limits.block_cache_bytes,
+        value_cache_bytes: config.limits.value_cache_bytes,
     }
 }
 
@@ -301,33 +301,6 @@ fn raft_config(config: &Config, in_doubt: bool) -> Result<openraft::Config, Star
         ..openraft::Config::default()
     };
     raft.validate().map_err(|error| StartError::Timing(error.to_string()))
-}
-
-/// Fills the empty state from a snapshot, as the state at log index 0 of a cluster with one voter.
-///
-/// Crash-safe by order: the identity names the cluster last, so a crash in between starts over in a wiped state.
-fn seed(
-    identity: &Identity,
-    addresses: &Addresses,
-    log: &RaftLog,
-    applier: &mut Applier,
-    records: Box<dyn FnOnce() -> Result<RestoreRecords, StartError> + Send>,
-) -> Result<(), StartError> {
-    if let Some(id) = identity.cluster_id() {
-        tracing::info!(cluster_id = %id_text(id), "already part of a cluster, nothing to restore");
-        return Ok(());
-    }
-    let node_id = identity.node_id();
-    let id = LogId { term: 1, node: node_id, index: 0 };
-    let own = Node { addr: addresses.addr.clone(), peer_addr: addresses.peer_addr.clone(), wants_vote: true };
-    let only = Members { configs: vec![vec![node_id]], nodes: BTreeMap::from([(node_id, own)]) };
-    let meta = applier.seed(records()?, id, (id, codec::encode_members(&only)))?;
-    log.purge(id)?;
-    log.sync()?;
-    identity.adopt(rand::random_range(1..=u64::MAX), false)?;
-    let keys: u64 = meta.databases.iter().map(|db| db.keys).sum();
-    tracing::info!(keys, "restored");
-    Ok(())
 }
 
 /// Decides what an unformed node does.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::engine::{Cursor, DATA, Live, Pinned, split_key, split_value};
 use super::layout::{Active, Layout};
 use super::meta::State;
-use super::{Answer, Applier, Fatal, LogId, Query, Record, query};
+use super::{Answer, Applier, CacheStats, Fatal, LogId, Query, Record, query};
 use crate::clock::UnixMs;
 
 /// Sizes that the store is opened with.
@@ -22,6 +22,8 @@ pub struct StoreOptions {
     pub memtable_bytes: usize,
     /// RocksDB block cache.
     pub block_cache_bytes: usize,
+    /// Rows in memory; 0 = none.
+    pub value_cache_bytes: usize,
 }
 
 /// Shared read side of the state; cheap to clone through its `Arc`.
@@ -222,6 +224,12 @@ impl Store {
     pub fn flushes(&self) -> u64 {
         let before = self.flushes_before.load(Ordering::Relaxed);
         before + self.live.load().flushes.lock().ended
+    }
+
+    /// How the cache of values does.
+    #[must_use]
+    pub fn value_cache(&self) -> CacheStats {
+        self.live.load().cache.stats()
     }
 
     /// An integer property of the engine for metrics, e.g. `rocksdb.estimate-live-data-size`; summed over the column

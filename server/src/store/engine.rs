@@ -1,4 +1,4 @@
-//! RocksDB as we use it: its options, its errors, and one open database with what is published of it.
+//! RocksDB as we use it: its errors, and one open database with what is published of it.
 //!
 //! ```text
 //!   Applier (one)                                    readers (many)
@@ -7,6 +7,7 @@
 //!   +------------------------- Live --------------------------------+
 //!   | db        column families data, scan, meta, expire; no WAL    |
 //!   | layers    what is applied and not in db yet, see `gathered.rs` |
+//!   | cache     rows of db that were asked for, see `cached.rs`      |
 //!   | state     what is applied, replaced with each change           |
 //!   | epoch     odd while entries are written past the layers        |
 //!   | before    the clean snapshot that readers use meanwhile        |
@@ -18,7 +19,7 @@
 //!   in `before` until its last write. The layers are empty then.
 //! - Memtables are never written out by RocksDB itself: they have no size at which it would, there is no WAL to fill,
 //!   closing does not flush, and a failed flush is not resumed. The one exception is a full disk, see
-//!   [`Engine options`](options).
+//!   `options.rs`.
 //! - `state` never runs ahead of `layers` over `db`; `settled` is the state that `db` alone is at.
 
 use std::path::{Path, PathBuf};
@@ -29,16 +30,17 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, DBPinnableSlice, LogLevel, Options, ReadOptions,
-    SnapshotWithThreadMode,
+    BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBPinnableSlice,
+    ReadOptions, SnapshotWithThreadMode,
 };
 use self_cell::self_cell;
 
+use super::cached::ValueCache;
 use super::flush::Flushes;
 use super::gathered::{Above, Layers, Look};
 use super::layout::REMEDY;
 use super::meta::{self, State};
+use super::options::{self, MEMTABLE_NEVER_FULL};
 use super::value::Header;
 use super::{Fatal, StoreOptions, key};
 
@@ -50,9 +52,6 @@ pub(crate) const META: &str = "meta";
 pub(crate) const EXPIRE: &str = "expire";
 pub(crate) const FAMILIES: [&str; 4] = [DATA, SCAN, META, EXPIRE];
 
-/// A size that no memtable reaches: RocksDB must not flush by itself.
-const MEMTABLE_NEVER_FULL: usize = 64 << 30;
-
 /// One open database and what is published of it.
 pub(crate) struct Live {
     /// Dropped before `home`, so that a removed directory has been closed.
@@ -60,6 +59,7 @@ pub(crate) struct Live {
     home: Home,
     state: ArcSwap<State>,
     pub(crate) layers: RwLock<Layers>,
+    pub(crate) cache: ValueCache,
     /// Held while a generation is written, or a snapshot is taken that must fall between two of them.
     pub(crate) settling: Mutex<()>,
     pub(crate) settled: ArcSwap<State>,
@@ -96,14 +96,33 @@ struct Before {
 
 /// Answer of [`Live::get_now`].
 pub(crate) enum Found<'a> {
-    /// The stored value.
+    /// The value, from RocksDB.
     Value(DBPinnableSlice<'a>),
-    /// The value, not stored yet.
-    Gathered(Bytes),
+    /// The value, from memory.
+    Held(Bytes),
     /// No such key.
     Nothing,
     /// An op is hidden just now: the caller must [`Live::pin`].
     Unknown,
+}
+
+/// A row that RocksDB holds.
+pub(crate) enum Stored<'a> {
+    /// As the cache has it.
+    Held(Bytes),
+    /// Where RocksDB has it.
+    Pinned(DBPinnableSlice<'a>),
+}
+
+impl std::ops::Deref for Stored<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Stored::Held(raw) => raw,
+            Stored::Pinned(raw) => raw,
+        }
+    }
 }
 
 type Snapshot<'a> = SnapshotWithThreadMode<'a, DB>;
@@ -126,10 +145,10 @@ impl Live {
         }
         // `default` cannot be left out; with its own defaults it would ask for 64 MiB of free space as well.
         let names = FAMILIES.into_iter().chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]);
-        let families = names.map(|name| Ok(ColumnFamilyDescriptor::new(name, family_options(name, sizes)?)));
+        let families = names.map(|name| Ok(ColumnFamilyDescriptor::new(name, options::family(name, sizes)?)));
         let families: Result<Vec<_>, _> = families.collect();
         let families = families.map_err(|error| failed(&doing(), &error))?;
-        let options = options(create).map_err(|error| failed(&doing(), &error))?;
+        let options = options::database(create).map_err(|error| failed(&doing(), &error))?;
         let db =
             DB::open_cf_descriptors(&options, path, families).map_err(|error| failed(&doing(), &error))?;
         let home = Home { path: path.to_path_buf(), replaced: AtomicBool::new(false) };
@@ -138,6 +157,7 @@ impl Live {
             home,
             state: ArcSwap::from_pointee(State::new(sizes.databases)),
             layers: RwLock::default(),
+            cache: ValueCache::new(sizes.value_cache_bytes),
             settling: Mutex::new(()),
             settled: ArcSwap::from_pointee(State::new(sizes.databases)),
             memtable_bytes: AtomicUsize::new(0),
@@ -196,6 +216,7 @@ impl Live {
         let before = Before { pinned: Arc::new(self.snapshot()), state: self.state.load_full() };
         self.before.store(Some(Arc::new(before)));
         self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.cache.clear();
     }
 
     /// The newest state between two entries, all of it in RocksDB: what is gathered is written first.
@@ -216,12 +237,14 @@ impl Live {
     /// Some keys with the state at one point in time.
     pub(crate) fn look(self: &Arc<Self>, raw_keys: &[Vec<u8>]) -> Look {
         let found = self.between_entries(|| {
+            let ticket = Some(self.cache.ticket());
             let layers = self.layers.read();
-            let rows = raw_keys.iter().map(|key| layers.above(key)).collect();
-            Look { rows, pinned: Arc::new(self.snapshot()), state: self.state.load_full() }
+            let rows = raw_keys.iter().map(|key| self.in_memory(&layers, key)).collect();
+            Look { rows, ticket, pinned: Arc::new(self.snapshot()), state: self.state.load_full() }
         });
         found.unwrap_or_else(|before| Look {
             rows: vec![Above::Nothing; raw_keys.len()],
+            ticket: None,
             pinned: before.pinned.clone(),
             state: before.state.clone(),
         })
@@ -255,15 +278,48 @@ impl Live {
         if epoch & 1 == 1 {
             return Ok(Found::Unknown);
         }
+        let ticket = self.cache.ticket();
         // What is not here now is beneath, or was written later than this read began.
-        match self.layers.read().above(raw_key) {
-            Above::Value(raw) => return Ok(Found::Gathered(raw)),
+        let above = self.in_memory(&self.layers.read(), raw_key);
+        match above {
+            Above::Value(raw) => return Ok(Found::Held(raw)),
             Above::Deleted => return Ok(Found::Nothing),
             Above::Nothing => {}
         }
         let value =
             self.db.get_pinned_cf(self.family(DATA)?, raw_key).map_err(|e| self.failed("read key", &e))?;
-        Ok(if self.unchanged(epoch) { value.map_or(Found::Nothing, Found::Value) } else { Found::Unknown })
+        if !self.unchanged(epoch) {
+            return Ok(Found::Unknown);
+        }
+        Ok(value.map_or(Found::Nothing, |raw| {
+            self.cache.keep(ticket, raw_key, &raw);
+            Found::Value(raw)
+        }))
+    }
+
+    /// What memory has of a key: the layers, then the cache.
+    fn in_memory(&self, layers: &Layers, raw_key: &[u8]) -> Above {
+        match layers.above(raw_key) {
+            Above::Nothing => self.cache.get(raw_key).map_or(Above::Nothing, Above::Value),
+            above => above,
+        }
+    }
+
+    /// The row of a key that is not in the layers, for the writer alone: nothing changes beside it.
+    pub(crate) fn stored(&self, raw_key: &[u8]) -> Result<Option<Stored<'_>>, Fatal> {
+        if let Some(raw) = self.cache.get(raw_key) {
+            return Ok(Some(Stored::Held(raw)));
+        }
+        let ticket = self.cache.ticket();
+        let raw =
+            self.db.get_pinned_cf(self.family(DATA)?, raw_key).map_err(|e| self.failed("read key", &e))?;
+        // What is being written past the layers is not to be seen yet.
+        if let Some(raw) = &raw
+            && self.epoch.load(Ordering::Relaxed) & 1 == 0
+        {
+            self.cache.keep(ticket, raw_key, raw);
+        }
+        Ok(raw.map(Stored::Pinned))
     }
 
     /// Remembers or forgets why nothing can be written just now.
@@ -351,7 +407,7 @@ impl Live {
     /// space before it resumes after a full disk.
     fn lift_memtable_sizes(&self, sizes: StoreOptions) -> Result<(), Fatal> {
         #[allow(clippy::cast_precision_loss, reason = "a filter size need not be exact")]
-        let ratio = memtable_filter_bytes(sizes) as f64 / MEMTABLE_NEVER_FULL as f64;
+        let ratio = options::memtable_filter_bytes(sizes) as f64 / MEMTABLE_NEVER_FULL as f64;
         let (size, ratio) = (MEMTABLE_NEVER_FULL.to_string(), format!("{ratio:.12}"));
         for name in FAMILIES {
             let mut options = vec![("write_buffer_size", size.as_str())];
@@ -397,7 +453,8 @@ impl Live {
 }
 
 impl Pinned {
-    fn live(&self) -> &Arc<Live> {
+    /// The database it is of.
+    pub(crate) fn live(&self) -> &Arc<Live> {
         self.borrow_owner()
     }
 
@@ -512,82 +569,3 @@ const WHOLE_DB: &[&str] = &[
     "rocksdb.num-running-flushes",
     "rocksdb.num-snapshots",
 ];
-
-/// Options of the whole database.
-///
-/// On a full disk RocksDB resumes by itself when space is back, and then writes out all memtables, also what was
-/// applied after the last [`super::Applier::flush`]. That does not run ahead of the log in practice: the failed state
-/// takes no writes, and RocksDB looks for space every five seconds, by when the log has synced what was applied or has
-/// ended the process.
-fn options(create: bool) -> Result<Options, rocksdb::Error> {
-    // Not in the binding: no flush at close (it would run ahead of the log); no resume after an error other than a full
-    // disk (after a failed sync nothing is known of the file, so the node must stop).
-    let strings =
-        "avoid_flush_during_shutdown=true;max_bgerror_resume_count=0;avoid_flush_during_recovery=true";
-    let mut options = Options::default().get_options_from_string(strings)?;
-    options.create_if_missing(create);
-    options.set_error_if_exists(create);
-    // A state of 0.1.0, or a checkpoint of such a leader, lacks the family `expire`; it is filled at open.
-    options.create_missing_column_families(true);
-    options.set_atomic_flush(true);
-    options.set_paranoid_checks(true);
-    // One writer: the plain memtable insert is cheaper than the concurrent one.
-    options.set_allow_concurrent_memtable_write(false);
-    options.set_enable_write_thread_adaptive_yield(false);
-    options.set_max_background_jobs(4);
-    options.set_avoid_unnecessary_blocking_io(true);
-    // Small steady write-back instead of a burst at the end, which would stall the log's fsync on the same disk.
-    options.set_bytes_per_sync(1 << 20);
-    options.set_log_level(LogLevel::Warn);
-    options.set_keep_log_file_num(4);
-    options.set_max_log_file_size(4 << 20);
-    options.set_stats_dump_period_sec(0);
-    options.set_stats_persist_period_sec(0);
-    Ok(options)
-}
-
-/// Bytes of the filter over a memtable: about 10 bits per 100-byte record of what is gathered between flushes.
-fn memtable_filter_bytes(sizes: StoreOptions) -> usize {
-    (sizes.memtable_bytes / 80).clamp(4 << 10, 16 << 20)
-}
-
-/// Options of one column family.
-fn family_options(name: &str, sizes: StoreOptions) -> Result<Options, rocksdb::Error> {
-    let mut table = BlockBasedOptions::default();
-    // One cache per database; `scan` and `meta` are small or cold, so they get a share of a sixteenth.
-    let share = if name == DATA { sizes.block_cache_bytes } else { sizes.block_cache_bytes / 16 };
-    table.set_block_cache(&Cache::new_hyper_clock_cache(share.max(1 << 20), 0));
-    table.set_block_size(8 << 10);
-    table.set_format_version(6);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    if name == DATA {
-        table.set_bloom_filter(10.0, false);
-        table.set_whole_key_filtering(true);
-        table.set_optimize_filters_for_memory(true);
-    }
-    // Not in the binding: an insert begins where the last one of the same database ended, which is beside it, since rows
-    // come sorted.
-    let hint = "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.1";
-    let mut options = Options::default().get_options_from_string(hint)?;
-    options.set_block_based_table_factory(&table);
-    // Lifted after open, see `lift_memtable_sizes`.
-    options.set_write_buffer_size(sizes.memtable_bytes);
-    options.set_arena_block_size(1 << 20);
-    options.set_max_write_buffer_number(6);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
-    options.set_level_compaction_dynamic_level_bytes(true);
-    options.set_target_file_size_base(64 << 20);
-    options.set_max_bytes_for_level_base(256 << 20);
-    // Files in which deletions gather are rewritten soon, so that space comes back after many DEL too.
-    options.add_compact_on_deletion_collector_factory(16_384, 8_192, 0.5);
-    if name == DATA {
-        // Most lookups of new keys end at this filter, before the skip list.
-        #[allow(clippy::cast_precision_loss, reason = "a filter size need not be exact")]
-        let ratio = memtable_filter_bytes(sizes) as f64 / sizes.memtable_bytes.max(1) as f64;
-        options.set_memtable_prefix_bloom_ratio(ratio);
-        options.set_memtable_whole_key_filtering(true);
-    }
-    Ok(options)
-}

@@ -12,8 +12,8 @@
 //! goes there once.
 //!
 //! Invariants
-//! - `now` over `writing` over RocksDB is, together with the published state, one point in time: [`Live::gather`] changes
-//!   rows and state under the lock. A row leaves here only when it is in RocksDB.
+//! - `now` over `writing` over RocksDB (and its rows in `cached.rs`) is, together with the published state, one point in
+//!   time: [`Live::gather`] changes rows and state under the lock. A row leaves here only when it is in RocksDB.
 //! - Generations are written whole, in order, one at a time; the records of `meta` in the batch are the state after it.
 //! - Nothing here is durable, as nothing in a memtable is: a flush settles first.
 //! - Bounded: the applier settles itself when twice the size at which the settler is called has gathered.
@@ -26,8 +26,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use rocksdb::{WriteBatch, WriteOptions};
+use rocksdb::{DBPinnableSlice, WriteBatch, WriteOptions};
 
+use super::cached::Ticket;
 use super::engine::{DATA, EXPIRE, Live, META, Pinned, SCAN};
 use super::meta::{self, State};
 use super::{DbIndex, Fatal, Store, key, value};
@@ -215,9 +216,22 @@ pub(crate) enum Above {
 pub(crate) struct Look {
     /// Per key asked for.
     pub(crate) rows: Vec<Above>,
+    /// To keep what RocksDB gives for the others; `None` if that is not the newest.
+    pub(crate) ticket: Option<Ticket>,
     /// RocksDB beneath it.
     pub(crate) pinned: Arc<Pinned>,
     pub(crate) state: Arc<State>,
+}
+
+impl Look {
+    /// The row of a key of which memory has nothing.
+    pub(crate) fn get(&self, raw_key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Fatal> {
+        let found = self.pinned.get(raw_key)?;
+        if let (Some(ticket), Some(raw)) = (self.ticket, &found) {
+            self.pinned.live().cache.keep(ticket, raw_key, raw);
+        }
+        Ok(found)
+    }
 }
 
 impl Live {
@@ -272,6 +286,7 @@ impl Live {
             generation.write_into(&mut batch, self, state.seed)?;
             self.write(batch, state, given_up)?;
             self.settled.store(state.clone());
+            self.cache.settle(generation.rows.iter().map(|(key, row)| (&**key, row.raw.as_ref())));
             self.layers.write().writing = None;
             if last {
                 return Ok(());

@@ -24,6 +24,7 @@ pub mod op;
 pub mod rehearsal;
 
 mod apply;
+mod cached;
 mod checkpoint;
 mod decimal;
 mod engine;
@@ -35,6 +36,7 @@ mod key;
 mod keyspace;
 mod layout;
 mod meta;
+mod options;
 mod query;
 mod reclaim;
 mod transact;
@@ -45,6 +47,7 @@ mod writer;
 mod tests;
 
 pub use apply::Applier;
+pub use cached::CacheStats;
 pub use change::{Change, Condition, Expiry};
 pub use checkpoint::CheckpointInfo;
 pub use codec::DecodeError;

@@ -175,7 +175,7 @@ fn with_key<T>(
     let raw_keys = [key::data(db, user_key)];
     match live.get_now(&raw_keys[0])? {
         Found::Nothing => return Ok(take(None)),
-        Found::Gathered(raw) => {
+        Found::Held(raw) => {
             let (header, payload) = split_value(&raw)?;
             // Looked at after the value: what has not expired now had not then. What has may have been set anew.
             if header.deadline.is_none() || is_seen(header, live.state().log_time, now)? {
@@ -211,7 +211,7 @@ fn found<T>(
     match &look.rows[at] {
         Above::Value(raw) => show(raw),
         Above::Deleted => Ok(None),
-        Above::Nothing => look.pinned.get(&raw_keys[at])?.map_or(Ok(None), |raw| show(&raw)),
+        Above::Nothing => look.get(&raw_keys[at])?.map_or(Ok(None), |raw| show(&raw)),
     }
 }
 

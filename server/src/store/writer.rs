@@ -22,7 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rocksdb::WriteBatch;
 
-use super::engine::{DATA, EXPIRE, Live, SCAN, split_key, split_value};
+use super::engine::{DATA, EXPIRE, Live, SCAN, Stored, split_key, split_value};
 use super::gathered::{Below, Generation, Marks};
 use super::meta::{self, Database, State};
 use super::value::{self, Header};
@@ -172,10 +172,7 @@ impl Writer {
             let (header, payload) = split_value(raw)?;
             return Ok(!header.expired(log_time) && test(payload));
         }
-        let data = self.live.family(DATA)?;
-        let raw =
-            self.live.db.get_pinned_cf(data, &self.raw_key).map_err(|e| self.live.failed("read key", &e))?;
-        let Some(raw) = raw else { return Ok(false) };
+        let Some(raw) = self.live.stored(&self.raw_key)? else { return Ok(false) };
         let (header, payload) = split_value(&raw)?;
         Ok(!header.expired(log_time) && test(payload))
     }
@@ -228,17 +225,19 @@ impl Writer {
         if let Some(row) = self.live.layers.read().find(&self.raw_key) {
             return row.raw.as_ref().map(|raw| split_value(raw).map(|(header, _)| header)).transpose();
         }
-        let raw = self.live.db.get_pinned_cf(self.live.family(DATA)?, &self.raw_key);
-        let raw = raw.map_err(|error| self.live.failed("read key", &error))?;
+        let raw = self.live.stored(&self.raw_key)?;
         raw.map(|raw| split_value(&raw).map(|(header, _)| header)).transpose()
     }
 
     fn load_stored(&mut self, db: DbIndex, key: &[u8]) -> Result<Option<(Header, Bytes, u128)>, Fatal> {
-        let raw = self.live.db.get_pinned_cf(self.live.family(DATA)?, &self.raw_key);
-        let Some(raw) = raw.map_err(|error| self.live.failed("read key", &error))? else { return Ok(None) };
+        let Some(raw) = self.live.stored(&self.raw_key)? else { return Ok(None) };
         let (header, payload) = split_value(&raw)?;
         let digest = value::digest(&mut self.raw_value, db, header.tag, header.deadline, key, payload);
-        Ok(Some((header, Bytes::copy_from_slice(payload), digest)))
+        let payload = match &raw {
+            Stored::Held(raw) => raw.slice(value::HEADER..),
+            Stored::Pinned(_) => Bytes::copy_from_slice(payload),
+        };
+        Ok(Some((header, payload, digest)))
     }
 
     /// Empties a database; true if it held anything.
@@ -399,8 +398,7 @@ fn beneath(live: &Live, raw_key: &[u8], scratch: &mut Vec<u8>) -> Result<Option<
             changed: false,
         }));
     }
-    let raw = live.db.get_pinned_cf(live.family(DATA)?, raw_key);
-    let Some(raw) = raw.map_err(|error| live.failed("read key", &error))? else { return Ok(None) };
+    let Some(raw) = live.stored(raw_key)? else { return Ok(None) };
     let (db, user_key) = split_key(raw_key)?;
     stored(scratch, db, user_key, &raw).map(Some)
 }

@@ -2,6 +2,7 @@
 //!
 //! What times something, or takes the operator, the API server or a Kubernetes node away, plays alone.
 
+mod backups;
 mod faults;
 mod install;
 mod life;
@@ -57,6 +58,8 @@ acts![
         life::volumes_grow,
         tools::a_plan_is_shown,
     ],
+    [backups::backups_and_restore, backups::buckets_that_refuse],
+    [backups::backups_under_faults],
     [rollout::nodes_are_drained],
     [faults::operator_killed_while_scaling],
     [operators::two_operators_at_once],

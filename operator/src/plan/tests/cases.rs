@@ -514,6 +514,25 @@ fn a_wrong_spec_says_all_its_faults_and_touches_nothing() {
     assert!(plan.events.iter().any(|note| note.reason == EventReason::InvalidSpec));
 }
 
+#[test]
+fn a_cluster_that_begins_with_a_backup_is_never_founded_empty() {
+    let bootstrap = serde_json::json!({ "s3": { "cluster": "old", "store": { "bucket": "kvs" } } });
+    let bootstrap = serde_json::from_value(bootstrap).unwrap();
+    let mut model = Model::new(KvClusterSpec { bootstrap: Some(bootstrap), ..KvClusterSpec::default() });
+    for _ in 0..40 {
+        let made = model.pass(false, None);
+        assert!(
+            !matches!(made.step, Step::Initialize { .. } | Step::RecordClusterId { .. }),
+            "{}",
+            made.step
+        );
+        model.tick();
+    }
+    assert_eq!(model.founded, 0);
+    let waits = model.planned().step;
+    assert!(waits.to_string().contains("to load the backup"), "{waits}");
+}
+
 /// The plan as the annotation `kvnode.dev/plan: show` lists it; nothing of it is done.
 fn shown(model: &mut Model) -> Vec<String> {
     model.annotations.insert(labels::PLAN.into(), "show".into());

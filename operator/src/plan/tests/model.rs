@@ -14,6 +14,7 @@ use kvnode_api::status::{
     Addresses, DiskState, LeaderInfo, LogPositions, MemberInfo, Membership, NodeStatus, Phase, Role,
 };
 
+use crate::backup::duty::job::Images;
 use crate::build::{Children, labels};
 use crate::crd::status::KvClusterStatus;
 use crate::crd::{KvCluster, KvClusterSpec};
@@ -92,7 +93,11 @@ impl Model {
     pub(super) fn new(spec: KvClusterSpec) -> Self {
         Self {
             spec,
-            operator: Operator { image: "kvnode-server:1".into(), namespace: "kvnode-system".into() },
+            operator: Operator {
+                image: "kvnode-server:1".into(),
+                namespace: "kvnode-system".into(),
+                images: Images::default(),
+            },
             annotations: BTreeMap::new(),
             recorded: KvClusterStatus::default(),
             generation: 1,
@@ -124,6 +129,7 @@ impl Model {
         object.metadata.namespace = Some(SPACE.into());
         object.metadata.uid = Some("7d1f".into());
         object.metadata.generation = Some(self.generation);
+        object.status = Some(self.recorded.clone());
         validate(&object, &self.operator).unwrap()
     }
 

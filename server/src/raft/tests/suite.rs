@@ -36,6 +36,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
             databases: 1,
             memtable_bytes: config.limits.memtable_bytes,
             block_cache_bytes: config.limits.block_cache_bytes,
+            value_cache_bytes: config.limits.value_cache_bytes,
         };
         let (store, applier) = Store::open(&dir.path().join("state"), sizes).unwrap();
         let position = applier.position();

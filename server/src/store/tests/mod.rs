@@ -17,8 +17,12 @@ use super::*;
 use crate::clock::UnixMs;
 
 /// Small sizes, so that limits are met.
-pub(super) const OPTIONS: StoreOptions =
-    StoreOptions { databases: 4, memtable_bytes: 64 << 10, block_cache_bytes: 1 << 20 };
+pub(super) const OPTIONS: StoreOptions = StoreOptions {
+    databases: 4,
+    memtable_bytes: 64 << 10,
+    block_cache_bytes: 1 << 20,
+    value_cache_bytes: 1 << 20,
+};
 
 /// A store in a directory of its own, and the log that it applies.
 pub(super) struct Node {

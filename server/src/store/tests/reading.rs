@@ -65,6 +65,61 @@ fn readers_never_see_half_an_entry() {
     assert_eq!(content(&node.store).len(), 1);
 }
 
+/// One writer counts a few keys up, empties the database now and then, and has the gathered rows written all the time,
+/// while readers fill the cache of values. What a reader has seen of a key is the least that it may see from then on;
+/// once it has seen a key gone, an older value is stale.
+#[test]
+fn a_read_never_goes_back() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    let mut node = Node::new();
+    let store = node.store.clone();
+    let names: Vec<String> = (0..4).map(|n| format!("k{n}")).collect();
+    let stop = AtomicBool::new(false);
+    let read = |reader: usize| {
+        let mut least = vec![0_u64; names.len()];
+        let mut looks = 0_u64;
+        while !stop.load(Relaxed) {
+            let values = if looks % 2 == reader as u64 {
+                names.iter().map(|name| single(&store, name)).collect()
+            } else {
+                let keys = names.iter().map(|name| bytes(name)).collect();
+                match store.query(&Query::MGet { db: 0, keys, size_bytes_max: u64::MAX }).unwrap() {
+                    Answer::Values(values) => values,
+                    other => panic!("{other:?}"),
+                }
+            };
+            for (at, value) in values.into_iter().enumerate() {
+                let value = value.map(|v| std::str::from_utf8(&v).unwrap().parse::<u64>().unwrap());
+                assert!(value.is_none_or(|value| value >= least[at]), "{value:?} after {}", least[at]);
+                least[at] = value.unwrap_or(least[at] + 1);
+            }
+            looks += 1;
+        }
+        looks
+    };
+    let read = &read;
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2).map(|reader| scope.spawn(move || read(reader))).collect();
+        // A value counts by more than the readers' `+ 1` while a key is gone.
+        let value = |round: u64| (round << 32).to_string();
+        for round in 1..3000 {
+            let name = &names[usize::try_from(round).unwrap() % names.len()];
+            node.apply(vec![set(name, &value(round))]);
+            match round % 250 {
+                0 => {
+                    node.apply(vec![Op::FlushAll]);
+                }
+                _ if round % 3 == 0 => drop(node.store.view().unwrap()),
+                _ => {}
+            }
+        }
+        stop.store(true, Relaxed);
+        assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
+    });
+    assert!(node.store.value_cache().hits > 0);
+}
+
 fn single(store: &Store, key: &str) -> Option<Bytes> {
     match store.query(&Query::Get { db: 0, key: bytes(key) }).unwrap() {
         Answer::Value(value) => value,

@@ -1,0 +1,138 @@
+//! What a pass over backups sees of Jobs and their pods.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::job::{BACKUP_OF, CONTAINER, PROGRESS_PORT, PROVE};
+use super::state::JobSeen;
+use crate::backup::announce::{End, PROGRESS_PATH};
+use crate::backup::progress::Progress;
+use crate::context::Context;
+use crate::error::{Error, asked};
+
+const ASK: Duration = Duration::from_secs(1);
+const PROGRESS_BYTES_MAX: usize = 16 * 1024;
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+
+/// Jobs and their pods of one cluster.
+pub(super) struct Work {
+    jobs: Vec<Job>,
+    pods: Vec<Pod>,
+}
+
+/// Lists them.
+pub(super) async fn look(ctx: &Context, namespace: &str, cluster: &str) -> Result<Work, Error> {
+    let labelled = ListParams::default().labels(&format!("{BACKUP_OF}={cluster}"));
+    let jobs: Api<Job> = Api::namespaced(ctx.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), namespace);
+    let (jobs, pods) = tokio::try_join!(
+        asked("list Jobs", jobs.list(&labelled)),
+        asked("list pods of Jobs", pods.list(&labelled)),
+    )?;
+    Ok(Work { jobs: jobs.items, pods: pods.items })
+}
+
+impl Work {
+    /// The Job of that name, if it is there.
+    pub(super) async fn seen(&self, name: &str) -> Option<JobSeen> {
+        let job = self.jobs.iter().find(|job| job.name_any() == name)?;
+        let mut pods: Vec<&Pod> =
+            self.pods.iter().filter(|pod| pod.labels().get(JOB_NAME).is_some_and(|of| of == name)).collect();
+        pods.sort_by_key(|pod| pod.creation_timestamp().map(|at| at.0));
+        let mut seen = JobSeen::default();
+        let conditions = job.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        for condition in conditions.iter().filter(|condition| condition.status == "True") {
+            match condition.type_.as_str() {
+                "Complete" => seen.ended = Some(true),
+                "Failed" => {
+                    seen.ended = Some(false);
+                    let reason = condition.reason.clone().unwrap_or_default();
+                    seen.message =
+                        Some(format!("{reason}: {}", condition.message.clone().unwrap_or_default()));
+                }
+                _ => {}
+            }
+        }
+        seen.end = pods.iter().rev().find_map(|pod| end(pod));
+        if let Some(newest) = pods.last().filter(|_| seen.ended.is_none()) {
+            seen.stuck = stuck(newest);
+            seen.progress = progress(newest).await;
+        }
+        Some(seen)
+    }
+}
+
+fn statuses(pod: &Pod) -> Vec<ContainerStatus> {
+    let status = pod.status.clone().unwrap_or_default();
+    // What proves comes before what was proved.
+    let mut all = status.container_statuses.unwrap_or_default();
+    all.extend(status.init_container_statuses.unwrap_or_default());
+    all
+}
+
+/// The message of whoever spoke last: the one that proves, else the run; of any other container only its failure.
+fn end(pod: &Pod) -> Option<End> {
+    let statuses = statuses(pod);
+    let message = |status: &ContainerStatus| {
+        let ended = status.state.as_ref()?.terminated.as_ref()?;
+        let text = ended.message.clone().unwrap_or_default();
+        serde_json::from_str::<End>(&text).ok().or_else(|| {
+            let error = format!("{} ended with code {}: {}", status.name, ended.exit_code, text.trim());
+            (ended.exit_code != 0).then_some(End { report: None, text: None, error: Some(error) })
+        })
+    };
+    let of = |name: &str| statuses.iter().find(|status| status.name == name).and_then(&message);
+    let failed = |status: &&ContainerStatus| {
+        status
+            .state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref())
+            .is_some_and(|ended| ended.exit_code != 0)
+    };
+    of(PROVE).or_else(|| statuses.iter().find(failed).and_then(&message)).or_else(|| of(CONTAINER))
+}
+
+/// Why a container waits that should run.
+fn stuck(pod: &Pod) -> Option<String> {
+    statuses(pod).iter().find_map(|status| {
+        let waiting = status.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.clone()?;
+        let harmless = ["PodInitializing", "ContainerCreating"].contains(&reason.as_str());
+        (!harmless)
+            .then(|| format!("{}: {reason}: {}", status.name, waiting.message.clone().unwrap_or_default()))
+    })
+}
+
+async fn progress(pod: &Pod) -> Option<Progress> {
+    let ip = pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?;
+    let host =
+        if ip.contains(':') { format!("[{ip}]:{PROGRESS_PORT}") } else { format!("{ip}:{PROGRESS_PORT}") };
+    timeout(ASK, asked_progress(&host)).await.ok()?
+}
+
+async fn asked_progress(host: &str) -> Option<Progress> {
+    let stream = TcpStream::connect(host).await.ok()?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+    let work = async {
+        let request =
+            http::Request::get(PROGRESS_PATH).header("host", host).body(Empty::<Bytes>::new()).ok()?;
+        let response = sender.send_request(request).await.ok()?;
+        let body = Limited::new(response.into_body(), PROGRESS_BYTES_MAX).collect().await.ok()?;
+        serde_json::from_slice(&body.to_bytes()).ok()
+    };
+    tokio::pin!(work);
+    tokio::select! {
+        found = &mut work => found,
+        _ = connection => work.await,
+    }
+}

@@ -1,0 +1,246 @@
+//! Reads a stored object from its first to its last byte: hashes, decrypts, parses, counts, and perhaps writes it down.
+//!
+//! ```text
+//! Download --chunk--> [thread] sha256 (stored) -> [decrypt] -> sha256 (plain) -> [parse] -> [file]
+//! ```
+//!
+//! Memory: a few chunks between the network and the thread.
+
+use std::fs::File;
+use std::io::Write as _;
+
+use bytes::Bytes;
+use kvnode_api::snapshot::SnapshotMeta;
+use ring::digest::{Context, SHA256};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::crypt::{ALGORITHM, Key, Opener};
+use super::meta::{BackupMeta, hex};
+use super::progress::Reporter;
+use super::state_bin::{Content, Parser};
+use crate::s3::{Download, S3Error};
+
+const CHUNKS_WAITING: usize = 16;
+
+/// Bytes and their SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sum {
+    /// Bytes.
+    pub size_bytes: u64,
+    /// SHA-256, 64 hex digits.
+    pub sha256: String,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// The stored bytes.
+    pub stored: Sum,
+    /// The plain bytes.
+    pub plain: Sum,
+    /// What they hold, if they were parsed.
+    pub content: Option<Content>,
+}
+
+/// What is done with the bytes beside hashing them.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Decrypt with this key.
+    pub key: Option<Key>,
+    /// Parse the content.
+    pub parse: bool,
+    /// Write the plain bytes here.
+    pub into: Option<File>,
+}
+
+/// Why reading ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The store broke off: nothing is known of the object.
+    #[error("{0}")]
+    Store(#[from] S3Error),
+    /// The object is wrong.
+    #[error("{0}")]
+    Wrong(String),
+    /// The file cannot be written.
+    #[error("write the file: {0}")]
+    File(std::io::Error),
+}
+
+/// Reads the whole object.
+///
+/// # Errors
+/// See [`InspectError`].
+pub async fn inspect(
+    mut download: Download,
+    work: Work,
+    reporter: &Reporter,
+) -> Result<Inspected, InspectError> {
+    let (sender, receiver) = mpsc::channel(CHUNKS_WAITING);
+    let mut thread = JoinSet::new();
+    thread.spawn_blocking(move || read(receiver, work));
+    let mut failure = None;
+    loop {
+        match download.next().await {
+            Ok(Some(chunk)) => {
+                let count = chunk.len() as u64;
+                // The thread has found a fault: it says which.
+                if sender.send(chunk).await.is_err() {
+                    break;
+                }
+                reporter.add(count);
+            }
+            Ok(None) => break,
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    drop(sender);
+    let found = match thread.join_next().await {
+        Some(Ok(found)) => found,
+        Some(Err(error)) => Err(InspectError::Wrong(format!("the reading thread ended: {error}"))),
+        None => Err(InspectError::Wrong("the reading thread is gone".into())),
+    };
+    // A cut end is the network's word, not a property of the object.
+    match failure {
+        Some(error) => Err(error.into()),
+        None => found,
+    }
+}
+
+fn read(mut receiver: mpsc::Receiver<Bytes>, work: Work) -> Result<Inspected, InspectError> {
+    let Work { key, parse, mut into } = work;
+    let mut opener = key.map(Opener::new);
+    let mut parser = parse.then(Parser::default);
+    let (mut stored, mut plain) = (Hash::default(), Hash::default());
+    let encrypted = opener.is_some();
+    let mut take = |bytes: &[u8], parser: &mut Option<Parser>| {
+        if encrypted {
+            plain.update(bytes);
+        }
+        if let Some(parser) = parser {
+            parser.push(bytes).map_err(InspectError::Wrong)?;
+        }
+        if let Some(file) = &mut into {
+            file.write_all(bytes).map_err(InspectError::File)?;
+        }
+        Ok::<_, InspectError>(())
+    };
+    while let Some(chunk) = receiver.blocking_recv() {
+        stored.update(&chunk);
+        match &mut opener {
+            Some(opener) => take(&opener.push(&chunk).map_err(InspectError::Wrong)?, &mut parser)?,
+            None => take(&chunk, &mut parser)?,
+        }
+    }
+    if let Some(opener) = opener {
+        take(&opener.finish().map_err(InspectError::Wrong)?, &mut parser)?;
+    }
+    let content = parser.map(Parser::finish).transpose().map_err(InspectError::Wrong)?;
+    if let Some(file) = into {
+        file.sync_all().map_err(InspectError::File)?;
+    }
+    let stored = stored.sum();
+    let plain = if encrypted { plain.sum() } else { stored.clone() };
+    Ok(Inspected { stored, plain, content })
+}
+
+struct Hash {
+    context: Context,
+    size_bytes: u64,
+}
+
+impl Default for Hash {
+    fn default() -> Self {
+        Self { context: Context::new(&SHA256), size_bytes: 0 }
+    }
+}
+
+impl Hash {
+    fn update(&mut self, bytes: &[u8]) {
+        self.context.update(bytes);
+        self.size_bytes += bytes.len() as u64;
+    }
+
+    fn sum(self) -> Sum {
+        Sum { size_bytes: self.size_bytes, sha256: hex(self.context.finish().as_ref()) }
+    }
+}
+
+/// Compares what was found with what `meta.json` says; returns the keys.
+///
+/// # Errors
+/// The first difference.
+pub fn judge(meta: &BackupMeta, found: &Inspected) -> Result<u64, String> {
+    let sums = [
+        ("stored object", &found.stored, meta.object.size_bytes, &meta.object.sha256),
+        ("state.bin", &found.plain, meta.snapshot.size_bytes, &meta.snapshot.sha256),
+    ];
+    for (what, sum, size_bytes, sha256) in sums {
+        if sum.size_bytes != size_bytes {
+            return Err(format!("the {what} has {} bytes, meta.json says {size_bytes}", sum.size_bytes));
+        }
+        if sum.sha256 != *sha256 {
+            return Err(format!("the {what} has SHA-256 {}, meta.json says {sha256}", sum.sha256));
+        }
+    }
+    match &found.content {
+        Some(content) => judge_content(&meta.snapshot, content),
+        None => Ok(meta.snapshot.keys_total()),
+    }
+}
+
+/// The part of [`judge`] that is about keys.
+///
+/// # Errors
+/// The first difference.
+pub fn judge_content(snapshot: &SnapshotMeta, content: &Content) -> Result<u64, String> {
+    let cluster_id = format!("{:016x}", content.cluster_id);
+    if cluster_id != snapshot.cluster_id {
+        return Err(format!(
+            "the content is of cluster {cluster_id}, meta.json says {}",
+            snapshot.cluster_id
+        ));
+    }
+    if (content.term, content.index) != (snapshot.term, snapshot.index) {
+        return Err(format!(
+            "the content ends at term {}, index {}, meta.json says {}, {}",
+            content.term, content.index, snapshot.term, snapshot.index
+        ));
+    }
+    if content.keys != snapshot.keys {
+        return Err(format!(
+            "the content counts {} keys ({:?}), meta.json says {} ({:?})",
+            content.keys_total(),
+            content.keys,
+            snapshot.keys_total(),
+            snapshot.keys
+        ));
+    }
+    let digest = format!("{:032x}", content.digest);
+    if digest != snapshot.digest {
+        return Err(format!("the content has digest {digest}, meta.json says {}", snapshot.digest));
+    }
+    Ok(content.keys_total())
+}
+
+/// The key that an object needs.
+///
+/// # Errors
+/// One line: there is none, or it is another one.
+pub fn key_for(meta: &BackupMeta, key: Option<&Key>) -> Result<Option<Key>, String> {
+    let Some(encryption) = &meta.encryption else { return Ok(None) };
+    if encryption.algorithm != ALGORITHM {
+        return Err(format!("encryption {} is not known here", encryption.algorithm));
+    }
+    match key {
+        None => Err(format!("the backup is encrypted with key {}: give that key", encryption.key_id)),
+        Some(key) if key.id() != encryption.key_id => {
+            Err(format!("wrong key: the backup needs key {}, this is key {}", encryption.key_id, key.id()))
+        }
+        Some(key) => Ok(Some(key.clone())),
+    }
+}

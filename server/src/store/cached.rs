@@ -1,0 +1,271 @@
+//! Rows of RocksDB in memory, as they were last read or written: a hash table beneath the gathered rows.
+//!
+//! ```text
+//!   gathered.rs   now, writing      newest rows, not in RocksDB yet: whoever looks asks here first
+//!   this          young | old       what RocksDB holds of the keys asked for lately
+//!   RocksDB       memtables, files  a walk through a skip list, several times as dear as the rest of a GET
+//! ```
+//!
+//! Only a row that was found is kept, never that there is none, so keys that nobody reads or changes again cost nothing.
+//!
+//! Invariants
+//! - A row here is the one in RocksDB, or its key is in the generation being written. [`ValueCache::settle`] runs after
+//!   the batch and before the generation leaves the layers.
+//! - What was read from RocksDB before a change cannot be kept after it: a [`Ticket`] is taken before the layers are
+//!   asked, each change of RocksDB makes those before it worthless, and it does so before it touches a row here.
+//! - Empty, and refusing, while entries are written past the layers.
+//! - Bounded: `young` takes rows, and what is used of `old`, until it holds half of the bytes; then it becomes `old`, and
+//!   what was old is forgotten.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+/// Parts with a lock each.
+const SHARDS: usize = 16;
+/// Memory that a row costs besides its bytes: two allocations, its place in a table that is three quarters full.
+const ROW_OVERHEAD: usize = 144;
+/// A row above this part of what a shard may hold is not kept: it would push out too many others.
+const LARGEST_PART: usize = 16;
+
+/// Says when a read began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+/// Lookups that found a row and that did not, since the database was opened, and the bytes held now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Found.
+    pub hits: u64,
+    /// Not found.
+    pub misses: u64,
+    /// Bytes of keys, rows and their overhead.
+    pub bytes: u64,
+}
+
+/// See the module.
+pub(crate) struct ValueCache {
+    shards: [Mutex<Shard>; SHARDS],
+    /// True once a row was kept: spares the settler its walk until then.
+    used: AtomicBool,
+    changes: AtomicU64,
+    shard_bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Shard {
+    young: Part,
+    old: Part,
+    hits: u64,
+    misses: u64,
+}
+
+#[derive(Default)]
+struct Part {
+    rows: HashMap<Box<[u8]>, Bytes>,
+    bytes: usize,
+}
+
+fn cost(raw_key: &[u8], raw: &[u8]) -> usize {
+    raw_key.len() + raw.len() + ROW_OVERHEAD
+}
+
+impl ValueCache {
+    /// An empty cache of at most `bytes_max`; with 0 nothing is ever kept.
+    pub(crate) fn new(bytes_max: usize) -> ValueCache {
+        ValueCache {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            used: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
+            shard_bytes_max: bytes_max / SHARDS,
+        }
+    }
+
+    /// To be taken before the layers are asked.
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket(self.changes.load(Ordering::Acquire))
+    }
+
+    /// The row of a key, if it is here.
+    pub(crate) fn get(&self, raw_key: &[u8]) -> Option<Bytes> {
+        if self.shard_bytes_max == 0 {
+            return None;
+        }
+        let mut shard = self.shard(raw_key).lock();
+        let found = shard.find(raw_key, self.shard_bytes_max / 2);
+        *(if found.is_some() { &mut shard.hits } else { &mut shard.misses }) += 1;
+        found
+    }
+
+    /// Keeps what RocksDB gave for a key, unless RocksDB has been changed since the ticket was taken.
+    pub(crate) fn keep(&self, ticket: Ticket, raw_key: &[u8], raw: &[u8]) {
+        if cost(raw_key, raw) > self.shard_bytes_max / LARGEST_PART {
+            return;
+        }
+        let (key, raw) = (raw_key.into(), Bytes::copy_from_slice(raw));
+        let mut shard = self.shard(raw_key).lock();
+        // Under the lock: who changes RocksDB counts first and takes this lock then.
+        if self.changes.load(Ordering::Acquire) == ticket.0 {
+            shard.old.remove(raw_key);
+            shard.insert(key, raw, self.shard_bytes_max / 2);
+            self.used.store(true, Ordering::Release);
+        }
+    }
+
+    /// Takes over rows that RocksDB has just got: those of keys that are here replace what is here.
+    pub(crate) fn settle<'a>(&self, changed: impl Iterator<Item = (&'a [u8], Option<&'a Bytes>)>) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        if !self.used.load(Ordering::Acquire) {
+            return;
+        }
+        for (raw_key, raw) in changed {
+            let mut shard = self.shard(raw_key).lock();
+            let kept = raw.filter(|raw| cost(raw_key, raw) <= self.shard_bytes_max / LARGEST_PART);
+            shard.young.change(raw_key, kept);
+            shard.old.change(raw_key, kept);
+        }
+    }
+
+    /// Forgets everything, and all tickets.
+    pub(crate) fn clear(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            (shard.young, shard.old) = (Part::default(), Part::default());
+        }
+    }
+
+    /// What it holds and how it did.
+    pub(crate) fn stats(&self) -> CacheStats {
+        let mut stats = CacheStats::default();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            stats.hits += shard.hits;
+            stats.misses += shard.misses;
+            stats.bytes += (shard.young.bytes + shard.old.bytes) as u64;
+        }
+        stats
+    }
+
+    fn shard(&self, raw_key: &[u8]) -> &Mutex<Shard> {
+        // Who makes keys for one shard gets a sixteenth of the cache; the tables within hash with a secret.
+        &self.shards[crc32c::crc32c(raw_key) as usize % SHARDS]
+    }
+}
+
+impl Shard {
+    fn find(&mut self, raw_key: &[u8], young_bytes_max: usize) -> Option<Bytes> {
+        if let Some(raw) = self.young.rows.get(raw_key) {
+            return Some(raw.clone());
+        }
+        let (key, raw) = self.old.remove(raw_key)?;
+        self.insert(key, raw.clone(), young_bytes_max);
+        Some(raw)
+    }
+
+    fn insert(&mut self, key: Box<[u8]>, raw: Bytes, young_bytes_max: usize) {
+        let added = cost(&key, &raw);
+        if self.young.bytes + added > young_bytes_max {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.bytes += added;
+        if let Some(before) = self.young.rows.get(&key).map(|raw| cost(&key, raw)) {
+            self.young.bytes -= before;
+        }
+        self.young.rows.insert(key, raw);
+    }
+}
+
+impl Part {
+    fn remove(&mut self, raw_key: &[u8]) -> Option<(Box<[u8]>, Bytes)> {
+        let (key, raw) = self.rows.remove_entry(raw_key)?;
+        self.bytes -= cost(&key, &raw);
+        Some((key, raw))
+    }
+
+    /// Replaces a row that is here, or removes it.
+    fn change(&mut self, raw_key: &[u8], raw: Option<&Bytes>) {
+        let Some(row) = self.rows.get_mut(raw_key) else { return };
+        match raw {
+            Some(raw) => {
+                self.bytes = self.bytes + raw.len() - row.len();
+                *row = raw.clone();
+            }
+            None => {
+                self.remove(raw_key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    fn put(cache: &ValueCache, key: &str, raw: &str) {
+        cache.keep(cache.ticket(), key.as_bytes(), raw.as_bytes());
+    }
+
+    #[test]
+    fn a_row_read_before_a_change_is_not_kept_after_it() {
+        let cache = ValueCache::new(1 << 20);
+        let ticket = cache.ticket();
+        cache.settle([(b"other".as_slice(), None)].into_iter());
+        cache.keep(ticket, b"k", b"old");
+        assert_eq!(cache.get(b"k"), None);
+        let ticket = cache.ticket();
+        cache.clear();
+        cache.keep(ticket, b"k", b"old");
+        assert_eq!(cache.get(b"k"), None);
+        put(&cache, "k", "v");
+        assert_eq!(cache.get(b"k"), Some(bytes("v")));
+        assert_eq!(cache.stats(), CacheStats { hits: 1, misses: 2, bytes: 2 + ROW_OVERHEAD as u64 });
+    }
+
+    #[test]
+    fn a_change_replaces_what_is_here_and_adds_nothing() {
+        let cache = ValueCache::new(1 << 20);
+        for key in ["a", "b"] {
+            put(&cache, key, "1");
+        }
+        let (two, three) = (bytes("22"), bytes("3"));
+        let changed: [(&[u8], Option<&Bytes>); 3] = [(b"a", Some(&two)), (b"b", None), (b"c", Some(&three))];
+        cache.settle(changed.into_iter());
+        assert_eq!((cache.get(b"a"), cache.get(b"b"), cache.get(b"c")), (Some(two), None, None));
+        assert_eq!(cache.stats().bytes, 3 + ROW_OVERHEAD as u64);
+    }
+
+    #[test]
+    fn it_is_bounded_and_keeps_what_is_used() {
+        let max = SHARDS * 64 * 1024;
+        let cache = ValueCache::new(max);
+        for number in 0..20_000 {
+            put(&cache, "hot", "row");
+            put(&cache, &number.to_string(), "a row that nobody asks for again");
+            assert!(cache.get(b"hot").is_some(), "{number}");
+        }
+        let held = usize::try_from(cache.stats().bytes).unwrap();
+        assert!(held <= max && held >= max / 3, "{held} of {max}");
+        let counted = |part: &Part| part.rows.iter().map(|(key, raw)| cost(key, raw)).sum::<usize>();
+        let counted = cache.shards.iter().map(|shard| {
+            let shard = shard.lock();
+            counted(&shard.young) + counted(&shard.old)
+        });
+        assert_eq!(counted.sum::<usize>(), held);
+        put(&cache, "large", &"v".repeat(64 * 1024 / LARGEST_PART));
+        assert_eq!(cache.get(b"large"), None);
+    }
+
+    #[test]
+    fn with_no_bytes_it_keeps_nothing() {
+        let cache = ValueCache::new(0);
+        put(&cache, "k", "v");
+        assert_eq!((cache.get(b"k"), cache.stats()), (None, CacheStats::default()));
+    }
+}

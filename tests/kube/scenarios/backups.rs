@@ -1,0 +1,287 @@
+//! Backups to an S3 server in the same namespace, and clusters that begin with one.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kvnode_tests::wait::{eventually, until};
+use serde_json::{Value as Json, json};
+
+use crate::cluster::{Kv, PATIENCE};
+use crate::kubectl::Kubectl;
+use crate::load::Load;
+use crate::stage::Stage;
+
+/// Errors of a bucket are told within this.
+const TOLD: Duration = Duration::from_secs(20);
+/// Content of the scenarios with faults: a run takes long enough to be hit.
+const MEBIBYTES: &str = "256";
+
+/// The bucket as specs name it.
+fn store(bucket: &str, secret: &str) -> Json {
+    json!({
+        "bucket": bucket, "prefix": "prod", "endpoint": "http://s3:8333", "pathStyle": true, "credentialsSecret": secret,
+    })
+}
+
+/// Starts the S3 server and makes the bucket.
+async fn s3(stage: &Stage, bucket: &str) -> Result<()> {
+    let kubectl = stage.kubectl();
+    stage.clients()?;
+    kubectl.apply(&stage.manifest("s3.yaml", &[])?)?;
+    kubectl.run(&["wait", "pod/s3", "--for=condition=Ready", "--timeout=120s"])?;
+    make_bucket(&kubectl, bucket).await
+}
+
+async fn make_bucket(kubectl: &Kubectl, bucket: &str) -> Result<()> {
+    // The server can be asked before it can store: its first object says that it can.
+    let first = format!("http://s3:8888/buckets/{bucket}/first");
+    until("the S3 server stores", PATIENCE, async || {
+        kubectl.exec("clients", &["curl", "-sf", "-F", "file=@/etc/passwd", &first]).is_ok()
+    })
+    .await?;
+    kubectl.exec("clients", &["curl", "-sf", "-X", "DELETE", &first]).map(drop)
+}
+
+/// A run by hand.
+fn by_hand(kubectl: &Kubectl, name: &str, verify: Option<&str>) -> Result<()> {
+    let mut spec = json!({ "cluster": "cart" });
+    if let Some(verify) = verify {
+        spec["verify"] = json!(verify);
+    }
+    let object = json!({
+        "apiVersion": "kvnode.dev/v1alpha1", "kind": "KvBackup", "metadata": { "name": name }, "spec": spec,
+    });
+    kubectl.apply(&object.to_string())
+}
+
+/// Waits until a run is complete; its status.
+async fn complete(kubectl: &Kubectl, name: &str) -> Result<Json> {
+    eventually(&format!("{name} is complete"), PATIENCE * 2, async || {
+        let status = kubectl.get(&format!("kvb {name}"))?["status"].clone();
+        match status["phase"].as_str() {
+            Some("Failed") => bail!("{name} failed: {status}"),
+            Some("Complete") => Ok(Some(status)),
+            _ => Ok(None),
+        }
+    })
+    .await
+}
+
+/// `meta.json` of a stored backup, read past S3.
+fn stored_meta(kubectl: &Kubectl, status: &Json) -> Result<Json> {
+    let uri = status["uri"].as_str().context("uri")?;
+    let path = uri.strip_prefix("s3://").context("uri")?;
+    let text =
+        kubectl.exec("clients", &["curl", "-sf", &format!("http://s3:8888/buckets/{path}meta.json")])?;
+    serde_json::from_str(&text).context(text)
+}
+
+/// Keys of all databases and the digest of what a node holds now.
+fn held(cluster: &Kv) -> Result<(u64, String)> {
+    let name = &cluster.name;
+    let url = format!("http://{name}-0.{name}-raft:24920/v1/snapshots");
+    let text = cluster.kubectl.exec("clients", &["curl", "-sf", "-X", "POST", &url])?;
+    let meta: Json = serde_json::from_str(&text).with_context(|| text.clone())?;
+    let keys = meta["keys"].as_array().context("keys")?.iter().filter_map(Json::as_u64).sum();
+    Ok((keys, meta["digest"].as_str().context("digest")?.to_owned()))
+}
+
+/// By schedule, by hand, and back into a new cluster while the old one is written to.
+pub(crate) async fn backups_and_restore(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    s3(stage, "backups").await?;
+    let kubectl = stage.kubectl();
+    let spec = json!({
+        "storage": { "size": "1Gi" },
+        "backup": {
+            "s3": store("backups", "kv-backup"),
+            "schedules": [{ "name": "often", "cron": "* * * * *" }],
+            "retention": { "keepLast": 3 },
+        },
+    });
+    let cart = Kv::create(stage, "cart", &spec).await?;
+    let load = Load::start(stage, "cart:6379").await?;
+    cart.reason("BackupHealthy", "NeverRun").await?;
+    // The first run of a cluster is loaded by a server.
+    let first = eventually("a run by schedule", PATIENCE, async || {
+        let all = kubectl.list("kvb")?;
+        Ok(all.first().and_then(|run| run["metadata"]["name"].as_str()).map(str::to_owned))
+    })
+    .await?;
+    ensure!(first.starts_with("cart-often-"), "{first}");
+    let status = complete(&kubectl, &first).await?;
+    ensure!(status["verified"] == "Restored", "{status}");
+    say!("{first}: {} keys in {}, {}", status["keys"], status["duration"], status["verified"]);
+    cart.reason("BackupHealthy", "Recent").await?;
+    cart.reason("BackupVerified", "Verified").await?;
+    cart.change(&json!({ "backup": { "suspend": true } }))?;
+    by_hand(&kubectl, "by-hand", None)?;
+    let status = complete(&kubectl, "by-hand").await?;
+    ensure!(status["verified"] == "Content" && status["sourcePod"] != cart.leader()?.as_str(), "{status}");
+    let table = kubectl.run(&["get", "kvb"])?;
+    say!("{}", table.trim_end());
+    let meta = stored_meta(&kubectl, &status)?;
+    restored(stage, &status, &meta, &load).await?;
+    // The old cluster noticed nothing of all that.
+    load.mark()?.without_failure()?;
+    load.verify()?;
+    Ok(())
+}
+
+/// From a KvBackup, and from the bucket alone.
+async fn restored(stage: &Stage, status: &Json, meta: &Json, load: &Load) -> Result<()> {
+    let kubectl = stage.kubectl();
+    let by_ref = json!({ "backupRef": "by-hand" });
+    let by_bucket = json!({ "s3": {
+        "cluster": "cart", "backup": "by-hand", "store": store("backups", "kv-backup"),
+    }});
+    for (name, bootstrap) in [("copy", by_ref), ("again", by_bucket)] {
+        let copy = Kv { name: name.to_owned(), kubectl: kubectl.clone() };
+        let began = Instant::now();
+        copy.apply(&json!({ "storage": { "size": "1Gi" }, "bootstrap": bootstrap }))?;
+        copy.ready(3).await?;
+        load.progress(100).await?;
+        let (keys, digest) = held(&copy)?;
+        ensure!(Some(keys) == status["keys"].as_u64(), "{name} holds {keys} keys: {status}");
+        ensure!(meta["snapshot"]["digest"] == digest.as_str(), "{name} holds {digest}: {meta}");
+        say!("{name}: {keys} keys and digest {digest} after {:.1} s", began.elapsed().as_secs_f64());
+        ensure!(copy.redis("SET new yes")? == "OK");
+        // Its id is its own: nobody takes one cluster's nodes for the other's.
+        let id = copy.object()?["status"]["clusterId"].clone();
+        ensure!(id.is_string() && id != status["clusterId"], "{id}");
+    }
+    // Once formed, a restored cluster lives as any other.
+    let copy = Kv { name: "copy".to_owned(), kubectl };
+    let uid = copy.uid("copy-0")?;
+    copy.kubectl.run(&["delete", "pod", "copy-0", "--wait=false"])?;
+    copy.reborn("copy-0", &uid).await?;
+    copy.ready(3).await?;
+    ensure!(copy.redis("GET new")? == "yes");
+    Ok(())
+}
+
+/// What is wrong with a bucket is told within seconds, in words, and what is corrected is taken up.
+pub(crate) async fn buckets_that_refuse(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    s3(stage, "backups").await?;
+    let kubectl = stage.kubectl();
+    let secret = |name: &str, key: &str, secret: &str| {
+        kubectl.apply(
+            &json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name },
+                "stringData": { "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret },
+            })
+            .to_string(),
+        )
+    };
+    secret("wrong", "kube-writer", "wrong")?;
+    secret("reader", "kube-reader", "kube-secret")?;
+    let cart = Kv::create(stage, "cart", &json!({ "replicas": 1, "storage": { "size": "1Gi" } })).await?;
+    for (bucket, secret, word) in [
+        ("nobody-made-it", "kv-backup", "NoSuchBucket"),
+        ("backups", "reader", "AccessDenied"),
+        ("backups", "missing", "missing"),
+        ("backups", "wrong", "CredentialsRefused"),
+    ] {
+        cart.change(&json!({ "backup": { "s3": store(bucket, secret) } }))?;
+        let began = Instant::now();
+        let told = eventually(&format!("{word} is told"), PATIENCE, async || {
+            let told = cart.reason("BackupHealthy", "BucketUnusable").await?;
+            Ok(told.contains(word).then_some(told))
+        })
+        .await?;
+        say!("{told}");
+        stage.promises.measured(&format!("a bucket that refuses ({word}) is told"), TOLD, began.elapsed());
+        ensure!(!told.contains("kube-secret"), "a secret is told");
+    }
+    // A run by hand waits meanwhile, and works once the Secret is right: nobody touches the object.
+    by_hand(&kubectl, "waits", Some("Checksum"))?;
+    secret("wrong", "kube-writer", "kube-secret")?;
+    let status = complete(&kubectl, "waits").await?;
+    ensure!(status["verified"] == "Checksum", "{status}");
+    until("no credentials are in any object but Secrets", PATIENCE, async || {
+        let all = kubectl.run(&["get", "kvc,kvb,jobs,pods,sts,events", "--output", "yaml"]);
+        all.is_ok_and(|text| !text.contains("kube-secret"))
+    })
+    .await
+}
+
+/// The Job's pod, the source and the operator are killed while a run works, and the founder while it loads.
+pub(crate) async fn backups_under_faults(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    s3(stage, "backups").await?;
+    let kubectl = stage.kubectl();
+    let spec = json!({ "storage": { "size": "2Gi" }, "backup": { "s3": store("backups", "kv-backup") } });
+    let cart = Kv::create(stage, "cart", &spec).await?;
+    cart.kubectl.exec("clients", &["kube-load", "fill", "cart-leader:6379", MEBIBYTES])?;
+    let killed = ["pod", "source", "operator"];
+    for what in killed {
+        let name = format!("kill-{what}");
+        by_hand(&kubectl, &name, None)?;
+        // As soon as it works, and again when it is under way.
+        for moment in ["Running", "Uploading"] {
+            let reached = eventually(&format!("{name} is {moment} or further"), PATIENCE, async || {
+                let phase = kubectl.get(&format!("kvb {name}"))?["status"]["phase"].clone();
+                let phase = phase.as_str().unwrap_or("Pending").to_owned();
+                Ok((phase != "Pending" && (moment == "Running" || phase != "Running")).then_some(phase))
+            })
+            .await?;
+            say!("{name}: killed while {reached}");
+            kill(stage, what, &name).await?;
+        }
+        let status = complete(&kubectl, &name).await?;
+        ensure!(status["verified"] == "Content", "{status}");
+        say!("{name}: {} keys, attempts {}, {}", status["keys"], status["attempts"], status["duration"]);
+        cart.ready(3).await?;
+    }
+    let listed =
+        kubectl.exec("clients", &["curl", "-sf", "http://s3:8888/buckets/backups/?recursive=true"])?;
+    ensure!(!listed.contains(".uploads/"), "{listed}");
+    // The founder is killed while it fetches and while it loads.
+    let copy = Kv { name: "copy".to_owned(), kubectl: kubectl.clone() };
+    copy.apply(&json!({ "storage": { "size": "2Gi" }, "bootstrap": { "backupRef": "kill-operator" } }))?;
+    for part in ["init", "pod"] {
+        until(&format!("copy-0 has begun: {part}"), PATIENCE, async || {
+            let found = kubectl.get("pod copy-0").unwrap_or_default();
+            let init = &found["status"]["initContainerStatuses"][0]["state"];
+            let main = &found["status"]["containerStatuses"][0]["state"];
+            let wanted = if part == "init" { init } else { main };
+            wanted["running"].is_object() || main["running"].is_object()
+        })
+        .await?;
+        kubectl.run(&["delete", "pod", "copy-0", "--force", "--grace-period=0"])?;
+    }
+    copy.ready(3).await?;
+    let (keys, digest) = held(&copy)?;
+    let status = kubectl.get("kvb kill-operator")?["status"].clone();
+    let meta = stored_meta(&kubectl, &status)?;
+    ensure!(
+        Some(keys) == status["keys"].as_u64() && meta["snapshot"]["digest"] == digest.as_str(),
+        "{digest}"
+    );
+    Ok(())
+}
+
+async fn kill(stage: &Stage, what: &str, run: &str) -> Result<()> {
+    let kubectl = stage.kubectl();
+    let now = ["--force", "--grace-period=0", "--ignore-not-found"];
+    match what {
+        "pod" => {
+            let selector = format!("batch.kubernetes.io/job-name={run}");
+            kubectl.run(&[&["delete", "pod", "--selector", &selector], &now[..]].concat())?;
+        }
+        "source" => {
+            let source = kubectl.get(&format!("kvb {run}"))?["status"]["sourcePod"].clone();
+            let Some(pod) = source.as_str().and_then(|source| source.split('.').next()) else {
+                return Ok(());
+            };
+            kubectl.run(&[&["delete", "pod", pod], &now[..]].concat())?;
+        }
+        _ => {
+            let selector = "app.kubernetes.io/name=kvnode-operator";
+            stage.system().run(&[&["delete", "pod", "--selector", selector], &now[..]].concat())?;
+            stage.operator_leads().await?;
+        }
+    }
+    Ok(())
+}
