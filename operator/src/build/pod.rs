@@ -169,9 +169,10 @@ fn spread(cluster: &Cluster, role: SetRole, pod: &mut Value) {
 
 /// The name of the pod; and, unless the spec says otherwise, clients from other pods although there is no password yet.
 /// In the environment, since an older server ignores there what it does not know.
-fn env(cluster: &Cluster) -> Value {
+fn env(cluster: &Cluster) -> Vec<Value> {
     let open = json!({ "name": "KVNODE_PROTECTED_MODE", "value": "false" });
-    if cluster.spec.config.contains_key("protected_mode") { json!([pod_name()]) } else { json!([pod_name(), open]) }
+    let is_told = cluster.spec.config.contains_key("protected_mode");
+    std::iter::once(pod_name()).chain((!is_told).then_some(open)).collect()
 }
 
 fn container(cluster: &Cluster, role: SetRole) -> Value {
@@ -206,8 +207,9 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
     });
     if restores(cluster, role) {
         // All pods have the same flags, but only the founder gets the file: the others wait to be told, as always.
-        let env = json!([pod_name(), { "name": "KVNODE_RESTORE_MISSING", "value": "wait" }]);
-        put(&mut container, "env", env);
+        let mut env = env(cluster);
+        env.push(json!({ "name": "KVNODE_RESTORE_MISSING", "value": "wait" }));
+        put(&mut container, "env", json!(env));
         put(&mut container, "startupProbe", probe("/startupz", 1, RESTORE_SECONDS_MAX, 2));
     }
     if let Some(resources) = &spec.resources {
