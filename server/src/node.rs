@@ -78,6 +78,7 @@ pub struct Node {
     _lock: lock::DirLock,
 }
 
+#[derive(Default)]
 struct Tasks {
     clients_stop: CancellationToken,
     clients: TaskTracker,
@@ -257,12 +258,7 @@ impl Node {
             peer_addr: group.peer_addr().to_owned(),
         };
         let dispatcher = dispatcher(parts);
-        let tasks = Tasks {
-            clients_stop: CancellationToken::new(),
-            clients: TaskTracker::new(),
-            admin_stop: CancellationToken::new(),
-            admin: TaskTracker::new(),
-        };
+        let tasks = Tasks::default();
         let control = Control::new(group.clone(), http_addr, shutdown.clone());
         metrics.register(Arc::new(scrape::Source {
             config: config.clone(),
