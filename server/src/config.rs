@@ -141,6 +141,14 @@ pub struct Config {
     pub log_filter: String,
     /// Form of log lines.
     pub log_format: LogFormat,
+    /// Passwords of the user `default`, one per line.
+    pub requirepass_file: Option<PathBuf>,
+    /// Rules of the users.
+    pub acl_file: Option<PathBuf>,
+    /// Without a password only loopback may connect.
+    pub protected_mode: bool,
+    /// Time after which a failed login is answered.
+    pub auth_failure_delay: Duration,
 }
 
 /// Form of log lines on standard error.
@@ -182,6 +190,10 @@ impl Default for Config {
             snapshots_keep: 2,
             log_filter: "info,openraft=error".into(),
             log_format: LogFormat::Text,
+            requirepass_file: None,
+            acl_file: None,
+            protected_mode: true,
+            auth_failure_delay: Duration::from_millis(250),
         }
     }
 }
@@ -264,6 +276,8 @@ pub struct Limits {
     pub checkpoint_bytes_per_second: u64,
     /// Connections to the admin API at once.
     pub http_connections_max: usize,
+    /// Time in which a client must log in.
+    pub auth_timeout: Duration,
 }
 
 impl Default for Timing {
@@ -308,6 +322,7 @@ impl Default for Limits {
             disk_quota_bytes: 0,
             checkpoint_bytes_per_second: 0,
             http_connections_max: 128,
+            auth_timeout: Duration::from_secs(10),
         }
     }
 }

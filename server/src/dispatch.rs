@@ -20,6 +20,7 @@
 //!   writes a few (`run`).
 //! - A [`Fatal`] of the store is told to the node, which stops; the client gets an error.
 
+pub mod access;
 pub mod clients;
 pub mod config_table;
 pub mod counters;
@@ -102,6 +103,8 @@ pub struct DispatcherParts<R> {
     pub group: R,
     /// Configuration.
     pub config: Arc<Config>,
+    /// Users.
+    pub access: Arc<access::Access>,
     /// Writer of snapshots.
     pub snapshots: Arc<dyn SnapshotService>,
     /// What the client listener counts.
@@ -142,6 +145,7 @@ pub struct Connection {
     session: Session,
     client: Arc<Client>,
     subscriptions: pubsub::Subscriptions,
+    standing: access::Standing,
 }
 
 impl<R: Replica> Dispatcher<R> {
@@ -186,6 +190,24 @@ impl<R: Replica> Dispatcher<R> {
         self.clients.count()
     }
 
+    /// Registers a connection; one from inside this process needs no password.
+    pub(crate) fn open_as(
+        &self,
+        id: u64,
+        (peer, local): (SocketAddr, SocketAddr),
+        cancel: CancellationToken,
+        inside: bool,
+    ) -> Connection {
+        let standing = self.standing(inside);
+        let client = self.clients.open(id, peer, local, cancel, standing.login.clone());
+        Connection {
+            session: Session::default(),
+            client,
+            subscriptions: pubsub::Subscriptions::default(),
+            standing,
+        }
+    }
+
     /// Waits for a BGSAVE that still runs. Called at shutdown, after the last connection is closed.
     pub async fn drain(&self) {
         self.background.close();
@@ -206,6 +228,7 @@ impl<R: Replica> Dispatcher<R> {
                 break;
             }
             let started = monotonic();
+            self.renew(connection);
             let rest = requests.get(taken..).unwrap_or_default();
             if let Some(request) = rest.first().filter(|_| connection.session.multi.is_some())
                 && let Some((slot, reply)) = self.queue(connection, request)
@@ -251,7 +274,13 @@ impl<R: Replica> Dispatcher<R> {
         let mut run = Run::default();
         for request in requests {
             let (slot, parsed) = match command::resolve(&request.args) {
-                Ok(found) => (Some(found.slot), command::parse(found.spec, &request.args, &context)),
+                Ok(found) => {
+                    if let Err(refused) = Self::admit(connection, &found, &request.args) {
+                        run.push_refused(refused);
+                        continue;
+                    }
+                    (Some(found.slot), command::parse(found.spec, &request.args, &context))
+                }
                 Err(error) => (None, Err(error)),
             };
             match (slot, parsed) {
@@ -332,6 +361,10 @@ impl<R: Replica> Dispatcher<R> {
             let request = requests.get(answered);
             let reply = match item.step {
                 Step::Ready(reply) => reply,
+                Step::Refused(refused) => match request {
+                    Some(request) => self.refusal(connection, &refused, request),
+                    None => refused.reply(),
+                },
                 Step::Write => match &mut outcomes {
                     Ok(outcomes) => {
                         outcomes.next().map_or_else(lost_outcome, |outcome| render::outcome(&outcome))
@@ -399,7 +432,7 @@ impl<R: Replica> Dispatcher<R> {
     ) -> Flow {
         let started = monotonic();
         let is_reset = matches!(action, Action::Node(command::NodeOp::ResetStatistics));
-        let (reply, flow) = match action {
+        let (reply, mut flow) = match action {
             Action::Session(SessionOp::Exec) => {
                 let (reply, flow) = self.exec(connection).await;
                 (Some(reply), flow)
@@ -427,6 +460,9 @@ impl<R: Replica> Dispatcher<R> {
         let failed = matches!(reply, Some(Reply::Error(_)));
         if !is_reset {
             self.counters.executed(slot, 1, u64::from(failed), latency);
+        }
+        if self.delay(connection).await == Flow::Close {
+            flow = Flow::Close;
         }
         if let Some(reply) = reply {
             self.emit(connection, Some(slot), &reply, sink);
@@ -496,8 +532,15 @@ impl<R: Replica> Handler for Dispatcher<R> {
     type Session = Connection;
 
     fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, cancel: CancellationToken) -> Connection {
-        let client = self.clients.open(id, peer, local, cancel, monotonic());
-        Connection { session: Session::default(), client, subscriptions: pubsub::Subscriptions::default() }
+        self.open_as(id, (peer, local), cancel, false)
+    }
+
+    fn refuses(&self, peer: SocketAddr) -> Option<&'static str> {
+        self.protected_from(peer.ip())
+    }
+
+    fn is_stranger(&self, connection: &Connection) -> bool {
+        connection.standing.login.user().is_none()
     }
 
     async fn turn(
@@ -526,7 +569,7 @@ impl<R: Replica> Handler for Dispatcher<R> {
 /// Slot of the first key of a request; 0 without keys.
 fn first_slot(words: &[Bytes]) -> u16 {
     let Ok(found) = command::resolve(words) else { return 0 };
-    found.spec.keys.keys(words).next().map_or(0, |key| slot::of(key))
+    found.spec.keys_of(words).next().map_or(0, |key| slot::of(key))
 }
 
 /// Not reached: the number of outcomes was checked.

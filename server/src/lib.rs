@@ -38,12 +38,14 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod probe;
+pub mod secret;
 pub mod telemetry;
 pub mod tls;
 
 pub mod net;
 pub mod resp;
 
+pub mod acl;
 pub mod command;
 pub mod dispatch;
 pub mod session;

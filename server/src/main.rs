@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use kvnode_server::cli::{Cli, Command};
 use kvnode_server::command::{docs, table};
 use kvnode_server::config::{self, Config, KEYS, Loaded, Source};
+use kvnode_server::dispatch::access::Access;
 use kvnode_server::error::{ErrorKind, NodeError, OneLine};
 use kvnode_server::snapshot::{ParseOptions, SnapshotError, Summary, write_redis_commands};
 use kvnode_server::{node, telemetry};
@@ -79,6 +80,10 @@ fn run(cli: &Cli) -> Result<ExitCode, NodeError> {
         complain("--fastlog has no effect: there is one kind of log; leave the flag out");
     }
     if cli.command == Some(Command::CheckConfig) {
+        if let Err(error) = Access::open(&loaded.config) {
+            complain(&format!("{error}: set the file right"));
+            return Ok(ExitCode::from(ErrorKind::Config.exit_code()));
+        }
         return print(&in_effect(&loaded));
     }
     serve(loaded.config)

@@ -28,6 +28,7 @@ use crate::admin::serve::ServeLimits;
 use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{Config, RestoreMissing};
+use crate::dispatch::access::Access;
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::error::{ErrorKind, NodeError};
 use crate::metrics::Metrics;
@@ -44,6 +45,8 @@ pub use snapshots::Snapshots;
 
 /// Time that clients get to take their last replies.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Between two looks at the files of the users.
+const USERS_LOOK: Duration = Duration::from_secs(1);
 /// Raft tasks are told to stop, then awaited for this long.
 const GROUP_STOP: Duration = Duration::from_secs(30);
 
@@ -78,6 +81,7 @@ pub struct Node {
     _lock: lock::DirLock,
 }
 
+#[derive(Default)]
 struct Tasks {
     clients_stop: CancellationToken,
     clients: TaskTracker,
@@ -224,6 +228,9 @@ impl Node {
         let config = Arc::new(config);
         // Its end is not that of the caller's token: the node may have to start again.
         let shutdown = shutdown.child_token();
+        let access = Arc::new(Access::open(&config).map_err(|error| {
+            NodeError::new(ErrorKind::Config, error, "set the file right and start again")
+        })?);
         let lock = lock::DirLock::take(&config.data).await?;
         raft::format(&config).map_err(start_error)?;
         look_at_disk(&config)?;
@@ -248,13 +255,20 @@ impl Node {
         let snapshots = Snapshots::new(group.clone(), config.clone(), metrics.snapshot_duration.clone());
         snapshots.clear_leftovers();
         let net_stats = Arc::new(net::Stats::default());
-        let dispatcher = dispatcher(&config, &group, &snapshots, &net_stats, &shutdown, &fatal);
-        let tasks = Tasks {
-            clients_stop: CancellationToken::new(),
-            clients: TaskTracker::new(),
-            admin_stop: CancellationToken::new(),
-            admin: TaskTracker::new(),
+        let parts = DispatcherParts {
+            group: group.clone(),
+            config: config.clone(),
+            access,
+            snapshots: Arc::new(snapshots.clone()),
+            net: net_stats.clone(),
+            shutdown: shutdown.clone(),
+            fatal: stop_on_fatal(&fatal, &shutdown),
+            started: clock::wall(),
+            addr: group.addr().to_owned(),
+            peer_addr: group.peer_addr().to_owned(),
         };
+        let dispatcher = dispatcher(parts);
+        let tasks = Tasks::default();
         let control = Control::new(group.clone(), http_addr, shutdown.clone());
         metrics.register(Arc::new(scrape::Source {
             config: config.clone(),
@@ -275,6 +289,9 @@ impl Node {
         let tls_addr = if config.tls_only { Some(addr) } else { beside.as_ref().map(|(_, addr)| *addr) };
         for listener in client_listeners(listener, &tls, beside.map(|(socket, _)| socket)) {
             tasks.clients.spawn(listener.run(DRAIN));
+        }
+        if dispatcher.access().has_files() {
+            tasks.clients.spawn(watch_users(dispatcher.clone(), tasks.clients_stop.clone()));
         }
         let node_id = format!("{:016x}", group.node_id());
         let ready = Ready { addr, tls_addr, peer_addr, http_addr, node_id, pid: std::process::id() };
@@ -404,30 +421,21 @@ fn client_listeners<H: net::Handler>(
     }
 }
 
-fn dispatcher(
-    config: &Arc<Config>,
-    group: &Group,
-    snapshots: &Snapshots,
-    net_stats: &Arc<net::Stats>,
-    shutdown: &CancellationToken,
+/// What the dispatcher tells of an error after which the node must stop.
+fn stop_on_fatal(
     fatal: &Arc<Mutex<Option<String>>>,
-) -> Arc<Dispatcher<Group>> {
+    shutdown: &CancellationToken,
+) -> Arc<dyn Fn(Fatal) + Send + Sync> {
     let (note, stop) = (fatal.clone(), shutdown.clone());
-    let parts = DispatcherParts {
-        group: group.clone(),
-        config: config.clone(),
-        snapshots: Arc::new(snapshots.clone()),
-        net: net_stats.clone(),
-        shutdown: shutdown.clone(),
-        fatal: Arc::new(move |error: Fatal| {
-            tracing::error!(%error, "the state cannot be read");
-            *note.lock() = Some(error.to_string());
-            stop.cancel();
-        }),
-        started: clock::wall(),
-        addr: group.addr().to_owned(),
-        peer_addr: group.peer_addr().to_owned(),
-    };
+    Arc::new(move |error: Fatal| {
+        tracing::error!(%error, "the state cannot be read");
+        *note.lock() = Some(error.to_string());
+        stop.cancel();
+    })
+}
+
+fn dispatcher(parts: DispatcherParts<Group>) -> Arc<Dispatcher<Group>> {
+    let group = parts.group.clone();
     let dispatcher = Arc::new(Dispatcher::new(parts));
     // Weak: the dispatcher holds the group.
     let subscribers = Arc::downgrade(&dispatcher);
@@ -437,4 +445,20 @@ fn dispatcher(
         }
     });
     dispatcher
+}
+
+/// Looks at the files of the users until `stop`. By their content: Kubernetes swaps a link, and tells nobody.
+async fn watch_users(dispatcher: Arc<Dispatcher<Group>>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(USERS_LOOK) => {}
+        }
+        let looking = Arc::clone(&dispatcher);
+        match tokio::task::spawn_blocking(move || looking.reload_users(false)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "users stay as they are"),
+            Err(error) => tracing::error!(%error, "read the users"),
+        }
+    }
 }

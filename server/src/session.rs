@@ -34,6 +34,8 @@ pub struct Multi {
     pub spoiled: bool,
     /// Database that the next request means (SELECT may be queued too).
     pub db: DbIndex,
+    /// State of the users under which the requests were permitted.
+    pub users_seen: u64,
 }
 
 /// A request of a transaction.

@@ -10,6 +10,8 @@
 //!
 //! Each script runs in RESP2 and in RESP3, on empty servers.
 
+mod table;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -36,9 +38,12 @@ struct Step {
     expected: Option<String>,
 }
 
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance")
+}
+
 fn scripts() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance/scripts");
-    let entries = std::fs::read_dir(dir).expect("the scripts are in the repository");
+    let entries = std::fs::read_dir(here().join("scripts")).expect("the scripts are in the repository");
     let mut files: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
     files.sort();
     files
@@ -197,6 +202,28 @@ fn a_follower_of_three_answers_as_redis() {
         let Some(redis) = Redis::start(&[]).await? else { return Ok(()) };
         let follower = cluster.followers().await?[0];
         play_all(cluster.nodes[follower].addr(), &redis).await
+    });
+}
+
+/// Users from the same file on both.
+#[test]
+fn users_of_an_acl_file_may_what_they_may_in_redis() {
+    scenario(0, &[], async |cluster| {
+        let rules = here().join("users/users.acl");
+        let rules = rules.to_str().context("the path of the repository is text")?;
+        let Some(redis) = Redis::start(&["--aclfile", rules]).await? else { return Ok(()) };
+        let config = cluster.path().join("config.yaml");
+        std::fs::write(&config, format!("acl_file: {rules}\nauth_failure_delay: 0\n"))?;
+        cluster.flags.extend(["--config".to_owned(), config.display().to_string()]);
+        cluster.grow(1).await?;
+        let mut wrong = Vec::new();
+        for resp3 in [false, true] {
+            wrong.extend(
+                play(&here().join("users/users.txt"), resp3, cluster.nodes[0].addr(), &redis.addr).await?,
+            );
+        }
+        ensure!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+        Ok(())
     });
 }
 

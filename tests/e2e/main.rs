@@ -1,6 +1,7 @@
 //! End to end: real processes, one file per behaviour.
 
 mod commands;
+mod cves;
 mod demo;
 mod expiry;
 mod failover;
@@ -21,6 +22,7 @@ mod startup;
 mod stopping;
 mod tls;
 mod transactions;
+mod users;
 mod voters;
 
 mod words;

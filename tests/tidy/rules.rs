@@ -17,7 +17,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resp", &["error"]),
     ("store", &["clock", "error"]),
     ("snapshot", &["store", "clock", "error"]),
-    ("command", &["resp", "store", "clock", "error", "config"]),
+    ("secret", &[]),
+    ("command", &["resp", "store", "clock", "error", "config", "secret"]),
+    // Rules name rows of the command table; globs are the store's.
+    ("acl", &["command", "resp", "store", "clock", "secret"]),
     // What a connection watches is a type of the store.
     ("session", &["command", "resp", "config", "store"]),
     ("metrics", &["clock", "error"]),
@@ -32,8 +35,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "dispatch",
         &[
-            "command", "session", "raft", "snapshot", "store", "resp", "metrics", "config", "clock", "error",
-            "net",
+            "command", "acl", "session", "raft", "snapshot", "store", "resp", "metrics", "config", "clock",
+            "error", "net", "secret",
         ],
     ),
     ("net", &["resp", "session", "dispatch", "config", "metrics", "clock", "error", "tls"]),

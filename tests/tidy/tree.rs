@@ -39,7 +39,7 @@ pub(crate) fn markdown_files() -> Vec<PathBuf> {
 pub(crate) fn played_text() -> String {
     let mut files = Vec::new();
     for (part, extension) in
-        [("conformance/scripts", "txt"), ("e2e", "rs"), ("clients", "py"), ("clients", "cjs"), ("src", "rs")]
+        [("conformance", "txt"), ("e2e", "rs"), ("clients", "py"), ("clients", "cjs"), ("src", "rs")]
     {
         walk(&repository().join("tests").join(part), extension, &mut files);
     }

@@ -178,6 +178,14 @@ fn spread(cluster: &Cluster, role: SetRole, pod: &mut Value) {
     put(pod, "topologySpreadConstraints", json!([constraint]));
 }
 
+/// The name of the pod; and, unless the spec says otherwise, clients from other pods although there is no password yet.
+/// In the environment, since an older server ignores there what it does not know.
+fn env(cluster: &Cluster) -> Vec<Value> {
+    let open = json!({ "name": "KVNODE_PROTECTED_MODE", "value": "false" });
+    let is_told = cluster.spec.config.contains_key("protected_mode");
+    std::iter::once(pod_name()).chain((!is_told).then_some(open)).collect()
+}
+
 fn container(cluster: &Cluster, role: SetRole) -> Value {
     let spec = &cluster.spec;
     let mut container = json!({
@@ -185,7 +193,7 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
         "image": spec.image.as_ref().unwrap_or(&cluster.operator.image),
         "imagePullPolicy": spec.image_pull_policy.as_str(),
         "args": args(cluster, role),
-        "env": [pod_name()],
+        "env": env(cluster),
         "ports": ports(cluster),
         // What the server says when it refuses to start becomes the message of the condition Stalled.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -211,8 +219,9 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
     }
     if restores(cluster, role) {
         // All pods have the same flags, but only the founder gets the file: the others wait to be told, as always.
-        let env = json!([pod_name(), { "name": "KVNODE_RESTORE_MISSING", "value": "wait" }]);
-        put(&mut container, "env", env);
+        let mut env = env(cluster);
+        env.push(json!({ "name": "KVNODE_RESTORE_MISSING", "value": "wait" }));
+        put(&mut container, "env", json!(env));
         put(&mut container, "startupProbe", probe(cluster, "/startupz", 1, RESTORE_SECONDS_MAX, 2));
     }
     if let Some(resources) = &spec.resources {

@@ -111,7 +111,8 @@ pub(crate) static BITPOS: Spec = Spec {
 pub(crate) static BITOP: Spec = Spec {
     name: "BITOP",
     arity: Arity::AtLeast(4),
-    keys: KeyRange::from(2, 1, &["OW", "update"]),
+    keys: KeyRange::one(2, &["OW", "update"]),
+    more_keys: KeyRange::from(3, 1, &["RO", "access"]),
     since: "2.6.0",
     usage: "BITOP operation destkey key [key ...]",
     summary: "Combines values bit by bit and stores the result; returns its length",
@@ -136,6 +137,8 @@ pub(crate) static BITOP: Spec = Spec {
 pub(crate) static BITFIELD: Spec = Spec {
     name: "BITFIELD",
     arity: Arity::AtLeast(2),
+    keys: KeyRange::one(1, &["RW", "access", "update", "variable_flags"]),
+    access: Some(bitfield_access),
     reply: ReplyShape::Array,
     since: "3.2.0",
     usage: "BITFIELD key [GET encoding offset] [OVERFLOW WRAP|SAT|FAIL] [SET encoding offset value] \
@@ -151,6 +154,12 @@ pub(crate) static BITFIELD: Spec = Spec {
     },
     ..BIT_WRITE
 };
+
+/// Only SET and INCRBY write.
+fn bitfield_access(words: &[Bytes]) -> &'static [&'static str] {
+    let writes = |word: &Bytes| word.eq_ignore_ascii_case(b"SET") || word.eq_ignore_ascii_case(b"INCRBY");
+    if words.iter().skip(2).any(writes) { &["RW", "access", "update"] } else { &["RO", "access"] }
+}
 
 pub(crate) static BITFIELD_RO: Spec = Spec {
     name: "BITFIELD_RO",

@@ -4,10 +4,11 @@ use bytes::Bytes;
 
 use super::args::{printable, strict_int};
 use super::{
-    Action, Args, Arity, CommandError, Context, Flags, Group, KillFilter, NodeOp, Parsed, ReplyMode,
-    ReplyShape, SessionOp, Spec,
+    Action, Args, Arity, CommandError, Context, Credentials, Flags, Group, KillFilter, NodeOp, Parsed,
+    ReplyMode, ReplyShape, SessionOp, Spec,
 };
 use crate::resp::{Protocol, Reply};
+use crate::secret::Secret;
 
 /// What most rows here share: any node, any time, constant time.
 const ROW: Spec = Spec {
@@ -136,32 +137,19 @@ pub(crate) static AUTH: Spec = Spec {
     flags: LOGIN,
     since: "1.0.0",
     usage: "AUTH [username] password",
-    summary: "Logs in; no passwords can be set yet, so only user default exists and needs none",
+    summary: "Logs in, as the user default if none is named",
+    difference: "a failed login is answered after auth_failure_delay; after ten the connection closes",
     parse: auth,
     ..ROW
 };
 
 fn auth(args: &mut Args<'_>, _: &Context) -> Parsed {
-    match args.left() {
-        1 => Err(CommandError::Text(
-            "ERR AUTH <password> called without any password configured for the default user. Are you sure your \
-             configuration is correct?"
-                .to_owned(),
-        )),
-        2 => {
-            login(&args.bytes()?)?;
-            Ok(Action::Reply(Reply::Ok))
-        }
-        _ => Err(CommandError::Syntax),
-    }
-}
-
-/// The only user is `default`; it has no password, so any is right.
-fn login(user: &Bytes) -> Result<(), CommandError> {
-    if user.as_ref() == b"default" {
-        return Ok(());
-    }
-    Err(CommandError::Text("WRONGPASS invalid username-password pair or user is disabled.".to_owned()))
+    let user = match args.left() {
+        1 => None,
+        2 => Some(args.bytes()?),
+        _ => return Err(CommandError::Syntax),
+    };
+    Ok(Action::Session(SessionOp::Auth(Credentials { user, password: Secret::new(args.bytes()?) })))
 }
 
 pub(crate) static HELLO: Spec = Spec {
@@ -176,7 +164,7 @@ pub(crate) static HELLO: Spec = Spec {
 };
 
 fn hello(args: &mut Args<'_>, _: &Context) -> Parsed {
-    let (mut protocol, mut name) = (None, None);
+    let (mut protocol, mut name, mut login) = (None, None, None);
     if args.left() > 0 {
         let version = args.bytes()?;
         let version = strict_int(&version).ok_or_else(|| {
@@ -190,8 +178,8 @@ fn hello(args: &mut Args<'_>, _: &Context) -> Parsed {
     }
     while let Some(word) = args.peek() {
         if args.left() >= 3 && args.keyword("AUTH") {
-            login(&args.bytes()?)?;
-            args.bytes()?;
+            let user = Some(args.bytes()?);
+            login = Some(Credentials { user, password: Secret::new(args.bytes()?) });
         } else if args.left() >= 2 && args.keyword("SETNAME") {
             name = Some(client_name(args)?);
         } else {
@@ -201,7 +189,7 @@ fn hello(args: &mut Args<'_>, _: &Context) -> Parsed {
             )));
         }
     }
-    Ok(Action::Session(SessionOp::Hello { protocol, name }))
+    Ok(Action::Session(SessionOp::Hello { protocol, name, login }))
 }
 
 /// Takes a name for CLIENT LIST, whose format a blank or a control byte would break.
@@ -362,11 +350,7 @@ fn client_kill(args: &mut Args<'_>, _: &Context) -> Parsed {
         } else if args.keyword("TYPE") {
             filter.possible &= client_type(args)?;
         } else if args.keyword("USER") {
-            let user = args.bytes()?;
-            if user.as_ref() != b"default" {
-                let text = format!("ERR No such user '{}'", printable(&user));
-                return Err(CommandError::Text(text));
-            }
+            filter.user = Some(args.bytes()?);
         } else if args.keyword("ADDR") {
             filter.addr = Some(args.text()?);
         } else if args.keyword("LADDR") {

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
+use super::spec::CATEGORIES;
 use super::table::{self, TABLE};
 use super::{CommandError, Group, KeyRange, Spec, resolve};
 use crate::resp::Reply;
@@ -58,41 +59,45 @@ pub fn info(names: &[Bytes]) -> Reply {
 /// The ten elements of a command in COMMAND INFO: name, arity, flags, first key, last key, step, ACL categories, tips,
 /// key specifications, subcommands.
 fn describe(spec: &Spec) -> Reply {
+    let (first, last, step) = spec.key_range();
     Reply::Array(vec![
         bulk(spec.name.to_ascii_lowercase()),
         Reply::Integer(spec.arity.as_redis()),
-        simple_set(spec.flags.names()),
-        Reply::Integer(spec.keys.first),
-        Reply::Integer(spec.keys.last),
-        Reply::Integer(spec.keys.step),
+        simple_set(spec.flags.names().chain(spec.keys.is_counted().then_some("movablekeys"))),
+        Reply::Integer(first),
+        Reply::Integer(last),
+        Reply::Integer(step),
         simple_set(spec.flags.categories()),
         Reply::Array(Vec::new()),
-        key_specs(&spec.keys),
+        Reply::Array([&spec.keys, &spec.more_keys].into_iter().filter_map(key_spec).collect()),
         Reply::Array(spec.subcommands.iter().map(|sub| describe(sub)).collect()),
     ])
 }
 
-/// One key specification: begin at a fixed word, then a range relative to it.
-fn key_specs(keys: &KeyRange) -> Reply {
+/// One key specification: begin at a fixed word, then a range relative to it, or a number of keys and the keys.
+fn key_spec(keys: &KeyRange) -> Option<Reply> {
     if keys.first == 0 {
-        return Reply::Array(Vec::new());
+        return None;
     }
-    let last = if keys.last < 0 { keys.last } else { keys.last - keys.first };
+    let step = (bulk("keystep"), Reply::Integer(keys.step));
+    let (begin, kind, find) = if keys.is_counted() {
+        let find = vec![(bulk("keynumidx"), Reply::Integer(0)), (bulk("firstkey"), Reply::Integer(1)), step];
+        (keys.first - 1, "keynum", find)
+    } else {
+        let last = if keys.last < 0 { keys.last } else { keys.last - keys.first };
+        let find = vec![(bulk("lastkey"), Reply::Integer(last)), step, (bulk("limit"), Reply::Integer(0))];
+        (keys.first, "range", find)
+    };
     let begin = vec![
         (bulk("type"), bulk("index")),
-        (bulk("spec"), Reply::Map(vec![(bulk("index"), Reply::Integer(keys.first))])),
+        (bulk("spec"), Reply::Map(vec![(bulk("index"), Reply::Integer(begin))])),
     ];
-    let range = vec![
-        (bulk("lastkey"), Reply::Integer(last)),
-        (bulk("keystep"), Reply::Integer(keys.step)),
-        (bulk("limit"), Reply::Integer(0)),
-    ];
-    let find = vec![(bulk("type"), bulk("range")), (bulk("spec"), Reply::Map(range))];
-    Reply::Array(vec![Reply::Map(vec![
+    let find = vec![(bulk("type"), bulk(kind)), (bulk("spec"), Reply::Map(find))];
+    Some(Reply::Map(vec![
         (bulk("flags"), simple_set(keys.access.iter().copied())),
         (bulk("begin_search"), Reply::Map(begin)),
         (bulk("find_keys"), Reply::Map(find)),
-    ])])
+    ]))
 }
 
 /// COMMAND DOCS; names that do not exist are left out, as Redis does.
@@ -251,7 +256,22 @@ pub fn get_keys(words: &[Bytes]) -> Result<Reply, CommandError> {
     if found.spec.keys.first == 0 {
         return Err(text("ERR The command has no key arguments"));
     }
-    Ok(Reply::Array(found.spec.keys.keys(words).cloned().map(Reply::Bulk).collect()))
+    Ok(Reply::Array(found.spec.keys_of(words).cloned().map(Reply::Bulk).collect()))
+}
+
+/// ACL CAT: the categories, or the commands of one.
+///
+/// # Errors
+/// `ERR Unknown category`.
+pub fn acl_categories(category: Option<&Bytes>) -> Result<Reply, CommandError> {
+    let Some(wanted) = category else {
+        return Ok(Reply::Array(CATEGORIES.into_iter().map(bulk).collect()));
+    };
+    let known = CATEGORIES.into_iter().find(|name| name.as_bytes().eq_ignore_ascii_case(wanted));
+    let known = known.ok_or_else(|| {
+        CommandError::Text(format!("ERR Unknown category '{}'", super::args::printable(wanted)))
+    })?;
+    Ok(list(&Filter::Category(Bytes::from_static(known.as_bytes()))))
 }
 
 /// COMMAND LIST.

@@ -1,6 +1,9 @@
 //! Commands on keys of any type: DEL UNLINK PDEL EXISTS TYPE KEYS SCAN RANDOMKEY DBSIZE FLUSHDB FLUSHALL OBJECT.
 
+use bytes::Bytes;
+
 use super::args::lenient_count;
+use super::spec::Access;
 use super::{
     Action, Args, Arity, CommandError, Context, Flags, Group, KeyRange, Parsed, ReplyShape, Spec, View,
 };
@@ -48,6 +51,7 @@ pub(crate) static UNLINK: Spec = Spec {
 
 pub(crate) static PDEL: Spec = Spec {
     name: "PDEL",
+    glob: Some(|_| Access { read: false, write: true }),
     arity: Arity::Exactly(2),
     flags: Flags::WRITE.with(Flags::KEYSPACE).with(Flags::DANGEROUS),
     reply: ReplyShape::Integer,
@@ -129,6 +133,7 @@ pub(crate) static RANDOMKEY: Spec = Spec {
 
 pub(crate) static KEYS: Spec = Spec {
     name: "KEYS",
+    glob: Some(keys_access),
     arity: Arity::AtLeast(2),
     flags: Flags::READONLY.with(Flags::KEYSPACE).with(Flags::DANGEROUS),
     reply: ReplyShape::Array,
@@ -142,6 +147,11 @@ pub(crate) static KEYS: Spec = Spec {
     parse: keys,
     ..Spec::ROW
 };
+
+/// Names alone are shown to whoever may call it, as in Redis; values only to whoever may read them.
+fn keys_access(words: &[Bytes]) -> Access {
+    Access { read: words.iter().skip(2).any(|word| word.eq_ignore_ascii_case(b"WITHVALUES")), write: false }
+}
 
 fn keys(args: &mut Args<'_>, context: &Context) -> Parsed {
     let pattern = args.bytes()?;

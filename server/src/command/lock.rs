@@ -11,7 +11,7 @@ pub(crate) static DELEX: Spec = Spec {
     name: "DELEX",
     arity: Arity::AtLeast(2),
     flags: REMOVES,
-    keys: KeyRange::one(1, &["RM", "delete"]),
+    keys: KeyRange::one(1, &["RW", "access", "delete"]),
     since: "8.4.0",
     usage: "DELEX key [IFEQ match-value] [IFNE match-value] [IFDEQ digest] [IFDNE digest]",
     summary: "Deletes a key if a condition holds of its value",
@@ -28,7 +28,7 @@ pub(crate) static DELIFEQ: Spec = Spec {
     name: "DELIFEQ",
     arity: Arity::Exactly(3),
     flags: REMOVES,
-    keys: KeyRange::one(1, &["RM", "delete"]),
+    keys: KeyRange::one(1, &["RW", "access", "delete"]),
     since: "9.0.0",
     usage: "DELIFEQ key value",
     summary: "Deletes a key that has this value",
@@ -55,7 +55,7 @@ pub(crate) static DIGEST: Spec = Spec {
 pub(crate) static MSETEX: Spec = Spec {
     name: "MSETEX",
     arity: Arity::AtLeast(4),
-    keys: KeyRange::NONE,
+    keys: KeyRange::counted(2, 2, &["OW", "update"]),
     since: "8.4.0",
     usage: "MSETEX numkeys key value [key value ...] [NX|XX] [EX seconds] [PX milliseconds] [EXAT unix-time-seconds] \
             [PXAT unix-time-milliseconds] [KEEPTTL]",

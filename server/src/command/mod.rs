@@ -16,6 +16,7 @@
 //!   [`Action::Read`] (a test walks the table).
 //! - A text that echoes what a client typed is cleaned of control bytes and cut at 128 bytes.
 
+pub mod acl;
 pub mod args;
 pub mod bitmap;
 pub mod connection;
@@ -41,8 +42,10 @@ mod tests;
 use bytes::Bytes;
 
 use crate::resp::{Protocol, Reply};
+use crate::secret::Secret;
 use crate::store::change::FieldStep;
 use crate::store::{DbIndex, Op, Query};
+pub use acl::AclOp;
 pub use args::Args;
 pub use pubsub::PubSubOp;
 pub use script::{Eval, ScriptOp, Source};
@@ -149,7 +152,11 @@ pub enum SessionOp {
         protocol: Option<Protocol>,
         /// New connection name (SETNAME).
         name: Option<Bytes>,
+        /// Login (AUTH).
+        login: Option<Credentials>,
     },
+    /// AUTH.
+    Auth(Credentials),
     /// RESET.
     Reset,
     /// QUIT.
@@ -188,6 +195,15 @@ pub enum SessionOp {
     Unwatch,
 }
 
+/// A user's name and password as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Name; `None` = only a password was given, for the default user.
+    pub user: Option<Bytes>,
+    /// Password.
+    pub password: Secret,
+}
+
 /// Which clients CLIENT KILL closes: all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KillFilter {
@@ -197,7 +213,9 @@ pub struct KillFilter {
     pub addr: Option<String>,
     /// Local address, `ip:port`.
     pub local_addr: Option<String>,
-    /// False for a type or user that no client of ours has.
+    /// Name of the user that the client is logged in as.
+    pub user: Option<Bytes>,
+    /// False for a type that no client of ours has.
     pub possible: bool,
     /// Spare the caller.
     pub skip_me: bool,
@@ -266,6 +284,8 @@ pub enum NodeOp {
         /// Patience; 0 = for ever.
         timeout_ms: u64,
     },
+    /// ACL.
+    Acl(AclOp),
     /// SLOWLOG GET; `None` = all.
     SlowLogGet(Option<usize>),
     /// SLOWLOG LEN.

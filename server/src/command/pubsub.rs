@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::spec::Channels;
 use super::{Action, Args, Arity, CommandError, Flags, Group, Parsed, ReplyShape, Spec};
 
 /// What a messaging command asks for.
@@ -48,6 +49,7 @@ const ROW: Spec = Spec {
 
 pub(crate) static SUBSCRIBE: Spec = Spec {
     name: "SUBSCRIBE",
+    channels: Channels::Listened,
     usage: "SUBSCRIBE channel [channel ...]",
     summary: "Listens to channels, on whichever node they are published",
     difference: "not inside MULTI",
@@ -57,6 +59,7 @@ pub(crate) static SUBSCRIBE: Spec = Spec {
 
 pub(crate) static PSUBSCRIBE: Spec = Spec {
     name: "PSUBSCRIBE",
+    channels: Channels::Patterns,
     usage: "PSUBSCRIBE pattern [pattern ...]",
     summary: "Listens to the channels that match a glob",
     difference: "not inside MULTI",
@@ -90,6 +93,7 @@ pub(crate) static PUNSUBSCRIBE: Spec = Spec {
 
 pub(crate) static PUBLISH: Spec = Spec {
     name: "PUBLISH",
+    channels: Channels::Published,
     arity: Arity::Exactly(3),
     flags: Flags::ALWAYS.with(Flags::FAST).with(Flags::PUBSUB),
     reply: ReplyShape::Integer,
@@ -141,6 +145,7 @@ static PUBSUB_CHANNELS: Spec = Spec {
 static PUBSUB_HELP: Spec = Spec {
     name: "PUBSUB|HELP",
     arity: Arity::Exactly(2),
+    flags: Flags::ALWAYS,
     since: "6.2.0",
     usage: "PUBSUB HELP",
     summary: "Prints this help",

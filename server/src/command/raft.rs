@@ -6,7 +6,7 @@ use super::{Action, Args, Arity, ClusterOp, CommandError, Flags, Group, NodeOp, 
 /// What the questions share: answered by any node from what it knows.
 const QUESTION: Spec = Spec {
     arity: Arity::Exactly(1),
-    flags: Flags::ALWAYS.with(Flags::NOSCRIPT),
+    flags: Flags::ALWAYS.with(Flags::NOSCRIPT).with(Flags::DANGEROUS),
     group: Group::Raft,
     since: "0.1.0",
     difference: "not in Redis",

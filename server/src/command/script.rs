@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Action, Args, Arity, CommandError, Flags, Group, Parsed, ReplyShape, Spec};
+use super::{Action, Args, Arity, CommandError, Flags, Group, KeyRange, Parsed, ReplyShape, Spec};
 use crate::resp::Reply;
 
 /// What a scripting command asks for.
@@ -43,6 +43,7 @@ pub enum Source {
 const ROW: Spec = Spec {
     arity: Arity::AtLeast(3),
     flags: Flags::NOSCRIPT.with(Flags::NO_MULTI).with(Flags::SCRIPTING),
+    keys: KeyRange::counted(3, 1, &["RW", "access", "update"]),
     reply: ReplyShape::Any,
     group: Group::Scripting,
     difference: "Lua 5.1 without load and files; data commands of single keys, TIME and PUBLISH; not inside MULTI; the \
@@ -70,6 +71,7 @@ pub(crate) static EVALSHA: Spec = Spec {
 
 pub(crate) static EVAL_RO: Spec = Spec {
     name: "EVAL_RO",
+    keys: KeyRange::counted(3, 1, &["RO", "access"]),
     since: "7.0.0",
     usage: "EVAL_RO script numkeys [key [key ...]] [arg [arg ...]]",
     summary: "Runs a Lua script that only reads",
@@ -79,6 +81,7 @@ pub(crate) static EVAL_RO: Spec = Spec {
 
 pub(crate) static EVALSHA_RO: Spec = Spec {
     name: "EVALSHA_RO",
+    keys: KeyRange::counted(3, 1, &["RO", "access"]),
     since: "7.0.0",
     usage: "EVALSHA_RO sha1 numkeys [key [key ...]] [arg [arg ...]]",
     summary: "Runs a Lua script that this node has seen and that only reads",

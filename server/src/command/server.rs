@@ -57,7 +57,11 @@ pub(crate) static TIME: Spec = Spec {
 pub(crate) static ROLE: Spec = Spec {
     name: "ROLE",
     arity: Arity::Exactly(1),
-    flags: Flags::ALWAYS.with(Flags::NOSCRIPT).with(Flags::FAST).with(Flags::DANGEROUS),
+    flags: Flags::ALWAYS
+        .with(Flags::NOSCRIPT)
+        .with(Flags::FAST)
+        .with(Flags::DANGEROUS)
+        .with(Flags::ADMIN_CATEGORY),
     reply: ReplyShape::Array,
     since: "2.8.12",
     usage: "ROLE",
@@ -70,7 +74,7 @@ pub(crate) static ROLE: Spec = Spec {
 pub(crate) static LASTSAVE: Spec = Spec {
     name: "LASTSAVE",
     arity: Arity::Exactly(1),
-    flags: Flags::ALWAYS.with(Flags::FAST).with(Flags::DANGEROUS),
+    flags: Flags::ALWAYS.with(Flags::FAST).with(Flags::DANGEROUS).with(Flags::ADMIN_CATEGORY),
     reply: ReplyShape::Integer,
     since: "1.0.0",
     usage: "LASTSAVE",
@@ -114,38 +118,6 @@ pub(crate) static DEBUG: Spec = Spec {
     difference: "always refused",
     parse: |_, _| Err(CommandError::Text("ERR DEBUG command not allowed".to_owned())),
     ..ADMIN
-};
-
-pub(crate) static ACL: Spec = Spec {
-    name: "ACL",
-    since: "6.0.0",
-    usage: "ACL subcommand",
-    summary: "Container of commands on users; there is only the user default yet",
-    subcommands: &[&ACL_HELP, &ACL_WHOAMI],
-    ..Spec::CONTAINER
-};
-
-static ACL_HELP: Spec = Spec {
-    name: "ACL|HELP",
-    arity: Arity::Exactly(2),
-    reply: ReplyShape::Array,
-    since: "6.0.0",
-    usage: "ACL HELP",
-    summary: "Prints this help",
-    parse: |_, _| Ok(Action::Reply(super::help(&ACL))),
-    ..QUESTION
-};
-
-static ACL_WHOAMI: Spec = Spec {
-    name: "ACL|WHOAMI",
-    arity: Arity::Exactly(2),
-    flags: Flags::ALWAYS.with(Flags::NOSCRIPT),
-    reply: ReplyShape::Bulk,
-    since: "6.0.0",
-    usage: "ACL WHOAMI",
-    summary: "Returns the user of the connection",
-    parse: |_, _| Ok(Action::Reply(Reply::Bulk("default".into()))),
-    ..QUESTION
 };
 
 pub(crate) static COMMAND: Spec = Spec {

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 
+use super::args::strict_int;
 use super::{Args, CommandError, Context, Parsed};
 use crate::resp::Reply;
 
@@ -88,6 +89,9 @@ impl Flags {
     /// Category @scripting.
     pub const SCRIPTING: Self = Self(1 << 23);
 
+    /// Category @admin without the flag.
+    pub const ADMIN_CATEGORY: Self = Self(1 << 24);
+
     /// Answers on any node at any time.
     pub const ALWAYS: Self = Self::LOADING.with(Self::STALE);
     /// Administration of this node.
@@ -123,7 +127,7 @@ impl Flags {
         Self::WIRE.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
     }
 
-    /// ACL categories with `@`, in Redis' order.
+    /// ACL categories with `@`, in the order of [`CATEGORIES`].
     pub fn categories(self) -> impl Iterator<Item = &'static str> {
         [
             (self.has(Self::KEYSPACE), "@keyspace"),
@@ -132,7 +136,7 @@ impl Flags {
             (self.has(Self::STRING), "@string"),
             (self.has(Self::BITMAP), "@bitmap"),
             (self.has(Self::PUBSUB), "@pubsub"),
-            (self.has(Self::ADMIN), "@admin"),
+            (self.has(Self::ADMIN) || self.has(Self::ADMIN_CATEGORY), "@admin"),
             (self.has(Self::FAST), "@fast"),
             (!self.has(Self::FAST), "@slow"),
             (self.has(Self::DANGEROUS) || self.has(Self::ADMIN), "@dangerous"),
@@ -143,6 +147,73 @@ impl Flags {
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))
     }
+}
+
+/// ACL categories that a rule may name: all of Redis, also those that no command here is in.
+pub const CATEGORIES: [&str; 21] = [
+    "keyspace",
+    "read",
+    "write",
+    "set",
+    "sortedset",
+    "list",
+    "hash",
+    "string",
+    "bitmap",
+    "hyperloglog",
+    "geo",
+    "stream",
+    "pubsub",
+    "admin",
+    "fast",
+    "slow",
+    "blocking",
+    "dangerous",
+    "connection",
+    "transaction",
+    "scripting",
+];
+
+/// What happens to a value, as far as permissions go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// It is shown.
+    pub read: bool,
+    /// It is changed.
+    pub write: bool,
+}
+
+impl Access {
+    /// Neither: a command that only tells whether a key exists.
+    pub const NONE: Self = Self { read: false, write: false };
+    /// Both.
+    pub const BOTH: Self = Self { read: true, write: true };
+
+    /// From the key-spec flags of Redis.
+    #[must_use]
+    pub fn of(flags: &[&str]) -> Self {
+        let has = |wanted: &[&str]| flags.iter().any(|flag| wanted.contains(flag));
+        Self { read: has(&["access"]), write: has(&["update", "insert", "delete"]) }
+    }
+
+    /// True if whoever may do this may do `other`.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        (self.read || !other.read) && (self.write || !other.write)
+    }
+}
+
+/// Which words of a request are channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channels {
+    /// None.
+    None,
+    /// Word 1 is published to.
+    Published,
+    /// All words are listened to.
+    Listened,
+    /// All words are patterns that are listened to.
+    Patterns,
 }
 
 /// Where the keys of a request stand, as Redis counts (the name is word 0; `last` -1 is the last word; 0 = no keys).
@@ -174,13 +245,34 @@ impl KeyRange {
         Self { first, last: -1, step, access }
     }
 
-    /// The keys among the words of a request that passed the arity check.
-    pub fn keys<'a>(&self, words: &'a [Bytes]) -> impl Iterator<Item = &'a Bytes> + use<'a> {
+    /// Keys from word `first` on, every `step` words, as many as the word before them says.
+    #[must_use]
+    pub const fn counted(first: i64, step: i64, access: &'static [&'static str]) -> Self {
+        Self { first, last: Self::COUNTED, step, access }
+    }
+
+    const COUNTED: i64 = i64::MIN;
+
+    /// True if a word of the request tells the number of keys.
+    #[must_use]
+    pub const fn is_counted(&self) -> bool {
+        self.last == Self::COUNTED
+    }
+
+    /// The keys, with their places, among the words of a request that passed the arity check.
+    pub fn places<'a>(&self, words: &'a [Bytes]) -> impl Iterator<Item = (usize, &'a Bytes)> + use<'a> {
         let first = usize::try_from(self.first).unwrap_or(0);
         let last = usize::try_from(self.last).unwrap_or(words.len().saturating_sub(1));
         let step = usize::try_from(self.step).unwrap_or(1).max(1);
-        let count = if first == 0 { 0 } else { (last + 1).saturating_sub(first).div_ceil(step) };
-        words.iter().skip(first).step_by(step).take(count)
+        let count = if first == 0 {
+            0
+        } else if self.is_counted() {
+            let told = words.get(first - 1).and_then(|word| strict_int(word));
+            told.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+        } else {
+            (last + 1).saturating_sub(first).div_ceil(step)
+        };
+        words.iter().enumerate().skip(first).step_by(step).take(count)
     }
 }
 
@@ -215,6 +307,10 @@ pub enum ReplyShape {
     Array,
     /// A map.
     Map,
+    /// A map or nil (ACL GETUSER).
+    MapOrNil,
+    /// OK or an array (ACL LOG).
+    OkOrArray,
     /// Nothing: the connection closes.
     Nothing,
     /// A count, or OK in an old form (CLIENT KILL).
@@ -247,6 +343,8 @@ impl ReplyShape {
                 Self::Any => true,
                 Self::Array => matches!(reply, Reply::Array(_)),
                 Self::Map => matches!(reply, Reply::Map(_)),
+                Self::MapOrNil => matches!(reply, Reply::Map(_) | Reply::NilArray) || nil,
+                Self::OkOrArray => matches!(reply, Reply::Ok | Reply::Array(_)),
                 Self::OkOrInteger => integer || matches!(reply, Reply::Ok),
                 Self::Nothing | Self::Container => false,
             }
@@ -322,6 +420,14 @@ pub struct Spec {
     pub flags: Flags,
     /// Where its keys stand.
     pub keys: KeyRange,
+    /// Where further keys stand, which are used in another way.
+    pub more_keys: KeyRange,
+    /// What is done to its keys where the words tell: key-spec flags in place of those of `keys`.
+    pub access: Option<fn(&[Bytes]) -> &'static [&'static str]>,
+    /// What is done to all keys that match word 1, a glob.
+    pub glob: Option<fn(&[Bytes]) -> Access>,
+    /// Its channels.
+    pub channels: Channels,
     /// Form of its reply.
     pub reply: ReplyShape,
     /// Group.
@@ -347,6 +453,10 @@ impl Spec {
         arity: Arity::AtLeast(1),
         flags: Flags::NONE,
         keys: KeyRange::NONE,
+        more_keys: KeyRange::NONE,
+        access: None,
+        glob: None,
+        channels: Channels::None,
         reply: ReplyShape::Ok,
         group: Group::Server,
         since: "",
@@ -359,6 +469,41 @@ impl Spec {
 
     /// Base of a container of subcommands.
     pub const CONTAINER: Self = Self { arity: Arity::AtLeast(2), reply: ReplyShape::Container, ..Self::ROW };
+
+    /// The keys of a request that passed the arity check.
+    pub fn keys_of<'a>(&self, words: &'a [Bytes]) -> impl Iterator<Item = &'a Bytes> + use<'a> {
+        self.keys.places(words).chain(self.more_keys.places(words)).map(|(_, key)| key)
+    }
+
+    /// The keys with their places, and what is done to them.
+    pub fn key_uses<'a>(
+        &self,
+        words: &'a [Bytes],
+    ) -> impl Iterator<Item = (usize, &'a Bytes, Access)> + use<'a> {
+        let first = Access::of(self.access.map_or(self.keys.access, |tell| tell(words)));
+        let more = Access::of(self.more_keys.access);
+        let used = |access: Access| move |(at, key): (usize, &'a Bytes)| (at, key, access);
+        self.keys.places(words).map(used(first)).chain(self.more_keys.places(words).map(used(more)))
+    }
+
+    /// The glob of a request that names keys by one, its place, and what is done to those that match.
+    #[must_use]
+    pub fn glob_use<'a>(&self, words: &'a [Bytes]) -> Option<(usize, &'a Bytes, Access)> {
+        let access = self.glob?(words);
+        let pattern = words.get(1).filter(|_| access != Access::NONE)?;
+        Some((1, pattern, access))
+    }
+
+    /// First, last and step as COMMAND prints them: what a client that knows ranges only can be told.
+    #[must_use]
+    pub fn key_range(&self) -> (i64, i64, i64) {
+        let (keys, more) = (&self.keys, &self.more_keys);
+        match (keys.is_counted(), more.first) {
+            (true, _) => (0, 0, 0),
+            (false, 0) => (keys.first, keys.last, keys.step),
+            (false, _) => (keys.first, more.last, more.step),
+        }
+    }
 
     /// Name of the container of a subcommand, or of the command itself.
     #[must_use]

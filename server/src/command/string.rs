@@ -96,7 +96,8 @@ pub(crate) static SET: Spec = Spec {
     name: "SET",
     arity: Arity::AtLeast(3),
     flags: Flags::WRITE.with(Flags::DENYOOM).with(Flags::STRING),
-    keys: KeyRange::one(1, &["RW", "access", "update"]),
+    keys: KeyRange::one(1, &["RW", "access", "update", "variable_flags"]),
+    access: Some(set_access),
     reply: ReplyShape::OkOrBulkOrNil,
     group: Group::String,
     since: "1.0.0",
@@ -107,6 +108,17 @@ pub(crate) static SET: Spec = Spec {
     parse: set,
     ..Spec::ROW
 };
+
+/// GET shows the old value, a comparison tells of it.
+fn set_access(words: &[Bytes]) -> &'static [&'static str] {
+    let looks =
+        |word: &Bytes| ["GET", "IFEQ", "IFNE", "IFDEQ", "IFDNE"].iter().any(|option| is(word, option));
+    if words.iter().skip(3).any(looks) { &["RW", "access", "update"] } else { &["OW", "update"] }
+}
+
+fn is(word: &Bytes, option: &str) -> bool {
+    word.eq_ignore_ascii_case(option.as_bytes())
+}
 
 fn set(args: &mut Args<'_>, context: &Context) -> Parsed {
     let (key, value) = (args.new_key(context)?, args.bytes()?);
@@ -151,6 +163,7 @@ pub(crate) static SETNX: Spec = Spec {
     name: "SETNX",
     arity: Arity::Exactly(3),
     flags: Flags::WRITE.with(Flags::DENYOOM).with(Flags::FAST).with(Flags::STRING),
+    keys: KeyRange::one(1, &["OW", "insert"]),
     since: "1.0.0",
     usage: "SETNX key value",
     summary: "Sets the value of a key that does not exist",
@@ -165,6 +178,7 @@ pub(crate) static SETNX: Spec = Spec {
 pub(crate) static SETEX: Spec = Spec {
     name: "SETEX",
     arity: Arity::Exactly(4),
+    keys: KeyRange::one(1, &["OW", "update"]),
     reply: ReplyShape::Ok,
     since: "2.0.0",
     usage: "SETEX key seconds value",
@@ -176,6 +190,7 @@ pub(crate) static SETEX: Spec = Spec {
 pub(crate) static PSETEX: Spec = Spec {
     name: "PSETEX",
     arity: Arity::Exactly(4),
+    keys: KeyRange::one(1, &["OW", "update"]),
     reply: ReplyShape::Ok,
     since: "2.6.0",
     usage: "PSETEX key milliseconds value",

@@ -6,13 +6,13 @@
 use std::cmp::Ordering;
 
 use super::{
-    Spec, bitmap, connection, expiry, keyspace, lock, number, pubsub, raft, relocate, script, server, string,
-    transaction,
+    Spec, acl, bitmap, connection, expiry, keyspace, lock, number, pubsub, raft, relocate, script, server,
+    string, transaction,
 };
 
 /// All commands; subcommands hang on their containers.
 pub static TABLE: [&Spec; 115] = [
-    &server::ACL,
+    &acl::ACL,
     &string::APPEND,
     &connection::AUTH,
     &server::BGSAVE,

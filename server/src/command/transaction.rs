@@ -21,6 +21,7 @@ pub(crate) static MULTI: Spec = Spec {
 
 pub(crate) static EXEC: Spec = Spec {
     name: "EXEC",
+    flags: Flags::ALWAYS.with(Flags::NOSCRIPT).with(Flags::TRANSACTION),
     reply: ReplyShape::ArrayOrNil,
     since: "1.2.0",
     usage: "EXEC",

@@ -62,6 +62,11 @@ trait Word: Copy + PartialEq + 'static {
     }
 }
 
+impl Word for bool {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("true", true), ("yes", true), ("false", false), ("no", false)];
+}
+
 impl Word for Consistency {
     const WORDS: &'static [(&'static str, Self)] =
         &[("low", Self::Low), ("medium", Self::Medium), ("med", Self::Medium), ("high", Self::High)];
@@ -353,6 +358,35 @@ pub static KEYS: &[Key] = &[
         show: |c| c.log_filter.clone(),
     },
     key!(word log_format, log_format, "text, json", None, "Form of log lines on standard error."),
+    Key {
+        name: "requirepass_file",
+        doc: "File with the password of the user default; each line is one, so that two are valid while clients change \
+              over. Read again when it changes. Passwords are never given by flag, environment or this file.",
+        allowed: "a path",
+        derived: None,
+        set: |d, text| {
+            d.config.requirepass_file = Some(path(text)?);
+            Ok(())
+        },
+        show: |c| c.requirepass_file.as_ref().map_or_else(String::new, |p| p.display().to_string()),
+    },
+    Key {
+        name: "acl_file",
+        doc: "File with the users and what they may do, in lines as Redis writes them: user app on #sha256 ~app:* \
+              +@read. Read again when it changes.",
+        allowed: "a path",
+        derived: None,
+        set: |d, text| {
+            d.config.acl_file = Some(path(text)?);
+            Ok(())
+        },
+        show: |c| c.acl_file.as_ref().map_or_else(String::new, |p| p.display().to_string()),
+    },
+    key!(word protected_mode, protected_mode, "true (or yes), false (or no)", None,
+        "Refuses clients that are not on loopback while the user default needs no password."),
+    key!(time auth_failure_delay, auth_failure_delay, "0", "10s", "Time after which a failed login is answered."),
+    key!(time auth_timeout, limits.auth_timeout, "1s", "10m",
+        "Time in which a client must log in, when it has to; until then its requests are kept small."),
     key!(time heartbeat, timing.heartbeat, "1ms", "60s", "Interval of the leader's heartbeats."),
     key!(time election_timeout_min, timing.election_timeout_min, "10ms", "300s",
         "Shortest silence of the leader after which a follower campaigns; also the leader's lease."),

@@ -14,6 +14,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::acl::Login;
+use crate::clock::monotonic;
 use crate::command::{KillFilter, table};
 use crate::resp::Protocol;
 use crate::session::Session;
@@ -32,6 +34,7 @@ pub struct Client {
     /// Slot of the last command.
     last_slot: AtomicUsize,
     facts: Mutex<Facts>,
+    login: Mutex<Login>,
 }
 
 /// What a client says of itself, and what it chose.
@@ -65,6 +68,17 @@ impl Client {
     /// CLIENT SETINFO LIB-VER.
     pub fn set_library_version(&self, version: &Bytes) {
         self.facts.lock().library_version = own(version);
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn login(&self) -> Login {
+        self.login.lock().clone()
+    }
+
+    /// Notes who it is.
+    pub fn set_login(&self, login: &Login) {
+        *self.login.lock() = login.clone();
     }
 
     /// Copies what the session chose.
@@ -114,13 +128,14 @@ impl Client {
         let mut line = format!("id={} addr={} laddr={} name=", self.id, self.peer, self.local);
         let _ = write!(
             line,
-            "{} age={} idle={idle} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 cmd={} user=default redir=-1 resp={} \
+            "{} age={} idle={idle} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 cmd={} user={} redir=-1 resp={} \
              lib-name={} lib-ver={}",
             String::from_utf8_lossy(&facts.name),
             age.as_secs(),
             if facts.stale_reads { "r" } else { "N" },
             facts.db,
             command.map_or_else(|| "NULL".to_owned(), str::to_ascii_lowercase),
+            self.login.lock().name(),
             if facts.resp3 { 3 } else { 2 },
             String::from_utf8_lossy(&facts.library_name),
             String::from_utf8_lossy(&facts.library_version),
@@ -149,17 +164,18 @@ impl Clients {
         peer: SocketAddr,
         local: SocketAddr,
         cancel: CancellationToken,
-        now: Instant,
+        login: Login,
     ) -> Arc<Client> {
         let client = Arc::new(Client {
             id,
             peer,
             local,
-            opened: now,
+            opened: monotonic(),
             cancel,
             active_ms: AtomicU64::new(0),
             last_slot: AtomicUsize::new(usize::MAX),
             facts: Mutex::default(),
+            login: Mutex::new(login),
         });
         self.by_id.lock().insert(id, Arc::clone(&client));
         self.opened.fetch_add(1, Ordering::Relaxed);
@@ -169,6 +185,12 @@ impl Clients {
     /// Forgets a connection.
     pub fn close(&self, id: u64) {
         self.by_id.lock().remove(&id);
+    }
+
+    /// All connections.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Client>> {
+        self.by_id.lock().values().cloned().collect()
     }
 
     /// Connections now.
@@ -191,7 +213,7 @@ impl Clients {
     /// CLIENT LIST, by id; each line ends in LF.
     #[must_use]
     pub fn list(&self, ids: Option<&[u64]>, now: Instant) -> String {
-        let clients: Vec<Arc<Client>> = self.by_id.lock().values().cloned().collect();
+        let clients = self.all();
         let mut text = String::new();
         for client in clients.iter().filter(|client| ids.is_none_or(|ids| ids.contains(&client.id))) {
             text.push_str(&client.line(now));
@@ -203,7 +225,7 @@ impl Clients {
     /// CLIENT KILL: signals the connections that match, the caller's excepted, and returns how many matched and
     /// whether the caller is one of them.
     pub fn kill(&self, filter: &KillFilter, caller: u64) -> (usize, bool) {
-        let clients: Vec<Arc<Client>> = self.by_id.lock().values().cloned().collect();
+        let clients = self.all();
         let mut killed = 0;
         let mut caller_too = false;
         for client in clients.iter().filter(|client| client.matches(filter)) {
@@ -224,6 +246,7 @@ impl Client {
     fn matches(&self, filter: &KillFilter) -> bool {
         filter.possible
             && filter.id.is_none_or(|id| id == self.id)
+            && filter.user.as_ref().is_none_or(|user| *user == self.login.lock().name().as_bytes())
             && filter.addr.as_ref().is_none_or(|addr| *addr == self.peer.to_string())
             && filter.local_addr.as_ref().is_none_or(|addr| *addr == self.local.to_string())
     }
@@ -232,14 +255,14 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::monotonic;
+    use crate::acl::Users;
 
     fn open(clients: &Clients, id: u64) -> (Arc<Client>, CancellationToken) {
         let cancel = CancellationToken::new();
         let port = 1000 + u16::try_from(id).unwrap();
         let peer = SocketAddr::from(([127, 0, 0, 1], port));
         let local = SocketAddr::from(([127, 0, 0, 1], 4920));
-        (clients.open(id, peer, local, cancel.clone(), monotonic()), cancel)
+        (clients.open(id, peer, local, cancel.clone(), Login::unproved(&Users::default())), cancel)
     }
 
     fn filter() -> KillFilter {
@@ -264,6 +287,7 @@ mod tests {
             assert!(line.contains(part), "{part:?} in {line:?}");
         }
         assert_eq!(clients.list(Some(&[8]), monotonic()), "");
+        assert!(line.contains(" user=default "), "{line}");
         clients.close(7);
         assert_eq!((clients.count(), clients.opened()), (0, 1));
     }
@@ -277,6 +301,8 @@ mod tests {
         assert_eq!(clients.kill(&KillFilter { possible: false, ..filter() }, 1), (0, false));
         assert_eq!(clients.kill(&filter(), 1), (1, false));
         assert!(cancel_two.is_cancelled() && !cancel_one.is_cancelled());
+        let other = KillFilter { user: Some(Bytes::from_static(b"other")), ..filter() };
+        assert_eq!(clients.kill(&other, 1), (0, false));
         let me = KillFilter { addr: Some("127.0.0.1:1001".to_owned()), skip_me: false, ..filter() };
         assert_eq!(clients.kill(&me, 1), (1, true));
         assert!(!cancel_one.is_cancelled(), "the caller closes after its reply");

@@ -3,10 +3,11 @@
 //! Invariant: a value shown is in force. Parameters that Redis has and we have not (maxmemory) are shown with the value
 //! that says so, since clients ask for them at start.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use crate::acl;
 use crate::command::args::{printable, strict_int};
 use crate::config::{Config, Consistency, Durability, Formation, ReadPolicy, Redirect};
 use crate::resp::Reply;
@@ -24,6 +25,8 @@ pub struct Live {
     pub slowlog_max_len: AtomicI64,
     /// Default LIMIT of a plain KEYS; 0 = all.
     pub keys_default_limit: AtomicU64,
+    /// Without a password only loopback may connect.
+    pub protected_mode: AtomicBool,
 }
 
 impl Live {
@@ -34,6 +37,7 @@ impl Live {
             slowlog_slower_than_us: AtomicI64::new(10_000),
             slowlog_max_len: AtomicI64::new(128),
             keys_default_limit: AtomicU64::new(config.keys_default_limit),
+            protected_mode: AtomicBool::new(config.protected_mode),
         }
     }
 }
@@ -47,6 +51,8 @@ enum Change {
     Never,
     /// To an integer within bounds.
     Integer { least: i64, most: i64, store: Store },
+    /// To yes (1) or no (0).
+    YesOrNo(Store),
 }
 
 /// One parameter.
@@ -70,7 +76,11 @@ fn followers_read_only(config: &Config, _: &Live) -> String {
 }
 
 /// All parameters, sorted by name.
-static PARAMETERS: [Parameter; 32] = [
+static PARAMETERS: [Parameter; 35] = [
+    fixed("aclfile", |config, _| {
+        config.acl_file.as_ref().map_or_else(String::new, |path| path.display().to_string())
+    }),
+    fixed("acllog-max-len", |_, _| acl::log::ENTRIES_MAX.to_string()),
     fixed("appendfsync", |config, _| {
         match config.durability {
             Durability::High => "always",
@@ -124,6 +134,11 @@ static PARAMETERS: [Parameter; 32] = [
     fixed("maxmemory-policy", |_, _| "noeviction".to_owned()),
     fixed("notify-keyspace-events", |_, _| String::new()),
     fixed("port", |config, _| config.addr.port().to_string()),
+    Parameter {
+        name: "protected-mode",
+        get: |_, live| yes(live.protected_mode.load(Ordering::Relaxed)),
+        change: Change::YesOrNo(|live, on| live.protected_mode.store(on != 0, Ordering::Relaxed)),
+    },
     fixed("proto-max-bulk-len", |config, _| config.limits.bulk_bytes_max.to_string()),
     fixed("read-policy", |config, _| {
         match config.read_policy {
@@ -142,6 +157,7 @@ static PARAMETERS: [Parameter; 32] = [
     }),
     fixed("replica-read-only", followers_read_only),
     fixed("reply-bytes-max", |config, _| config.limits.reply_bytes_max.to_string()),
+    // Never shown: whoever may ask is logged in.
     fixed("requirepass", |_, _| String::new()),
     fixed("save", |_, _| String::new()),
     fixed("slave-read-only", followers_read_only),
@@ -204,6 +220,14 @@ pub fn set(config: &Config, live: &Live, pairs: &[(Bytes, Bytes)]) -> Reply {
         match &parameter.change {
             Change::Never if (parameter.get)(config, live).as_bytes() == value.as_ref() => {}
             Change::Never => return refused(parameter.name, "can't set immutable config"),
+            Change::YesOrNo(store) => {
+                let words = [(&b"yes"[..], 1), (b"no", 0)];
+                let found = words.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
+                let Some((_, on)) = found else {
+                    return refused(parameter.name, "argument must be 'yes' or 'no'");
+                };
+                stores.push((parameter.name, *store, *on));
+            }
             Change::Integer { least, most, store } => match strict_int(value) {
                 None => return refused(parameter.name, "argument couldn't be parsed into an integer"),
                 Some(n) if n < *least || n > *most => {

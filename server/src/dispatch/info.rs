@@ -7,6 +7,7 @@ use super::clients::Clients;
 use super::counters::Counters;
 use super::process::Usage;
 use super::views;
+use crate::acl::Reason;
 use crate::clock::UnixMs;
 use crate::command::REDIS_VERSION;
 use crate::config::{Config, Redirect};
@@ -25,6 +26,8 @@ pub struct Facts<'a> {
     pub clients: &'a Clients,
     /// What the client listener has counted.
     pub net: &'a net::Stats,
+    /// Failed logins, refused requests by reason, since CONFIG RESETSTAT.
+    pub refusals: (u64, [u64; Reason::ALL.len()]),
     /// Per database, index = number: keys that can be seen, and those of them with a deadline.
     pub databases: &'a [(u64, u64)],
     /// Keys removed because they had expired.
@@ -198,6 +201,11 @@ fn stats(text: &mut Text, facts: &Facts<'_>) {
     text.field("keyspace_hits", totals.hits);
     text.field("keyspace_misses", totals.misses);
     text.field("total_error_replies", totals.errors);
+    let (logins_failed, [commands, keys, channels]) = facts.refusals;
+    text.field("acl_access_denied_auth", logins_failed);
+    text.field("acl_access_denied_cmd", commands);
+    text.field("acl_access_denied_key", keys);
+    text.field("acl_access_denied_channel", channels);
 }
 
 fn replication(text: &mut Text, facts: &Facts<'_>) {

@@ -54,6 +54,7 @@ impl<R: Replica> Dispatcher<R> {
                     None => return (None, Flow::Close),
                 }
             }
+            NodeOp::Acl(op) => self.acl_op(connection, op),
             NodeOp::Info(sections) => match self.info(&sections).await {
                 Ok(text) => Reply::Verbatim(text.into()),
                 Err(fatal) => return self.stopped_by(fatal),
@@ -80,6 +81,7 @@ impl<R: Replica> Dispatcher<R> {
             NodeOp::ResetStatistics => {
                 self.counters.reset();
                 self.clients.reset();
+                self.parts.access.reset();
                 Reply::Ok
             }
             NodeOp::Leader => views::leader(&status()),
@@ -112,6 +114,7 @@ impl<R: Replica> Dispatcher<R> {
             | NodeOp::Transfer(_)
             | NodeOp::ShrinkLog
             | NodeOp::Snapshot
+            | NodeOp::Acl(_)
             | NodeOp::Info(_)
             | NodeOp::Wait { .. } => Reply::Error("ERR not a question".to_owned()),
         }
@@ -132,6 +135,7 @@ impl<R: Replica> Dispatcher<R> {
             counters: &self.counters,
             clients: &self.clients,
             net: &self.parts.net,
+            refusals: self.parts.access.refusals_since_reset(),
             databases: &databases,
             expired_keys: self.parts.group.expired_keys(),
             usage: process::usage(),

@@ -155,6 +155,21 @@ impl Registry {
         }
     }
 
+    /// Closes the clients that listen to a name which they may not: `refused(client, name, is_pattern)`.
+    pub(super) fn close_those(&self, refused: impl Fn(&Client, &[u8], bool) -> bool) {
+        for is_pattern in [false, true] {
+            for (name, clients) in self.listeners(is_pattern).read().iter() {
+                for (_, client) in clients.values().filter(|(_, client)| refused(client, name, is_pattern)) {
+                    tracing::info!(
+                        client = client.id,
+                        "subscription is not permitted any more, connection closes"
+                    );
+                    client.close();
+                }
+            }
+        }
+    }
+
     /// Hands a message to who listens here; their number.
     pub(super) fn deliver(&self, channel: &Bytes, payload: &Bytes) -> usize {
         let mut count = 0;

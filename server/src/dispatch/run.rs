@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::access::Refused;
 use super::counters::Counters;
 use crate::command::View;
 use crate::config::Config;
@@ -24,6 +25,8 @@ pub(super) enum Step {
     Ready(Reply),
     /// The next outcome of the run's proposal.
     Write,
+    /// It is refused.
+    Refused(Refused),
     /// A query behind the run's barrier.
     Read(Query, View),
 }
@@ -84,6 +87,10 @@ impl Run {
 
     pub(super) fn push_ready(&mut self, slot: Option<usize>, reply: Reply) {
         self.items.push(Item { slot, step: Step::Ready(reply) });
+    }
+
+    pub(super) fn push_refused(&mut self, refused: Refused) {
+        self.items.push(Item { slot: None, step: Step::Refused(refused) });
     }
 
     pub(super) fn push_read(&mut self, slot: usize, query: Query, view: View) {

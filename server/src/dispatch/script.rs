@@ -26,6 +26,7 @@ use tokio::sync::{MutexGuard, Semaphore};
 use super::fault::Fault;
 use super::replica::Replica;
 use super::{Connection, Dispatcher};
+use crate::acl::log::Place;
 use crate::command::{Eval, ScriptOp, Source};
 use crate::net::Flow;
 use crate::resp::Reply;
@@ -151,8 +152,9 @@ impl<R: Replica> Dispatcher<R> {
                 context,
                 write_bytes_max: self.parts.config.limits.request_bytes_max,
                 now: self.log_clock.now().max(self.parts.group.log_time()),
+                user: connection.standing.login.user().filter(|user| !user.is_unlimited()).cloned(),
             };
-            match self.run_once(job).await {
+            match self.run_once(connection, job).await {
                 Ok(Some(ended)) => return ended,
                 Ok(None) => {}
                 Err(fault) => return (self.refuse(&fault, None), Flow::Continue),
@@ -163,7 +165,7 @@ impl<R: Replica> Dispatcher<R> {
     }
 
     /// One run; `None` if it must be repeated.
-    async fn run_once(&self, job: lua::Job) -> Result<Option<(Reply, Flow)>, Fault> {
+    async fn run_once(&self, connection: &Connection, job: lua::Job) -> Result<Option<(Reply, Flow)>, Fault> {
         let (group, now) = (self.parts.group.clone(), job.now);
         let run = move || lua::run(&job, Box::new(move |query| group.query(query, now)));
         // Never closed, so an error cannot come; what it writes is proposed without the permit.
@@ -181,7 +183,7 @@ impl<R: Replica> Dispatcher<R> {
                 (self.parts.fatal)(fatal);
                 Ok(Some((Reply::Error(text), Flow::Close)))
             }
-            lua::Ended::Done { reply, watched, steps, messages } => {
+            lua::Ended::Done { reply, watched, steps, messages, denials } => {
                 let stands = if steps.is_empty() {
                     watched.len() < 2 || self.still_so(&watched).await?
                 } else {
@@ -190,6 +192,9 @@ impl<R: Replica> Dispatcher<R> {
                 };
                 if !stands {
                     return Ok(None);
+                }
+                for denial in &denials {
+                    self.denied(connection, denial, Place::Script);
                 }
                 for (channel, message) in messages {
                     self.publish(&channel, &message);

@@ -6,6 +6,7 @@ use super::clients::Client;
 use super::replica::Replica;
 use super::{Connection, Dispatcher, views};
 use crate::clock::monotonic;
+use crate::command::args::printable;
 use crate::command::{self, SessionOp};
 use crate::config::Redirect;
 use crate::net::Flow;
@@ -22,7 +23,12 @@ impl<R: Replica> Dispatcher<R> {
             }
             // Served by `perform`, which waits for the group.
             SessionOp::Exec | SessionOp::Watch(_) => Reply::Error("ERR not in a transaction".to_owned()),
-            SessionOp::Hello { protocol, name } => {
+            SessionOp::Auth(credentials) => self.auth(connection, &credentials),
+            SessionOp::Hello { protocol, name, login } => {
+                if let Some(refused) = self.hello_login(connection, login.as_ref()) {
+                    return (Some(refused), Flow::Continue);
+                }
+                let Connection { session, client, .. } = connection;
                 session.protocol = protocol.unwrap_or(session.protocol);
                 if let Some(name) = name {
                     client.set_name(&name);
@@ -33,6 +39,7 @@ impl<R: Replica> Dispatcher<R> {
                 session.reset();
                 client.reset();
                 self.silence(connection);
+                self.forget_login(connection);
                 Reply::Simple("RESET")
             }
             SessionOp::Quit => return (Some(Reply::Ok), Flow::Close),
@@ -73,6 +80,10 @@ impl<R: Replica> Dispatcher<R> {
     }
 
     fn kill(&self, client: &Client, filter: &command::KillFilter) -> (Option<Reply>, Flow) {
+        if let Some(user) = filter.user.as_ref().filter(|user| self.access().users().find(user).is_none()) {
+            let text = format!("ERR No such user '{}'", printable(user));
+            return (Some(Reply::Error(text)), Flow::Continue);
+        }
         let (killed, caller_too) = self.clients.kill(filter, client.id);
         let flow = if caller_too { Flow::Close } else { Flow::Continue };
         let reply = match (filter.old_form, killed) {

@@ -49,8 +49,14 @@ impl SlowLog {
         length_max: usize,
     ) {
         let mut inner = self.inner.lock();
-        let entry =
-            Entry { id: inner.next, at, latency, words: shorten(request), client: client.0, name: client.1 };
+        let entry = Entry {
+            id: inner.next,
+            at,
+            latency,
+            words: shorten(&redacted(request)),
+            client: client.0,
+            name: client.1,
+        };
         inner.next += 1;
         inner.entries.push_front(entry);
         inner.entries.truncate(length_max);
@@ -74,6 +80,23 @@ impl SlowLog {
     pub fn reset(&self) {
         self.inner.lock().entries.clear();
     }
+}
+
+/// Without passwords: of commands that carry one, nothing but the name is kept (as Redis).
+fn redacted(request: &[Bytes]) -> Vec<Bytes> {
+    let is = |at: usize, word: &str| {
+        request.get(at).is_some_and(|typed| typed.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    let names = if is(0, "AUTH") {
+        1
+    } else if is(0, "HELLO") || is(0, "ACL") && is(1, "SETUSER") {
+        2
+    } else {
+        return request.to_vec();
+    };
+    let hidden = Bytes::from_static(b"(redacted)");
+    let hide = |(at, word): (usize, &Bytes)| if at < names { word.clone() } else { hidden.clone() };
+    request.iter().enumerate().map(hide).collect()
 }
 
 impl Entry {

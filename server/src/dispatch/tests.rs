@@ -1,5 +1,7 @@
 //! A dispatcher over a scripted group: order, gathering, errors, connection state. No network, no disk.
 
+mod users;
+
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
@@ -172,6 +174,7 @@ impl Bench {
     fn new(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         change(&mut config);
+        let access = Arc::new(access::Access::open(&config).unwrap());
         let group = FakeGroup::default();
         let shutdown = CancellationToken::new();
         let fatals: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -181,6 +184,7 @@ impl Bench {
         let dispatcher = Dispatcher::new(DispatcherParts {
             group: group.clone(),
             config: Arc::new(config),
+            access,
             snapshots: Arc::clone(&snapshots) as Arc<dyn SnapshotService>,
             net: Arc::clone(&net),
             shutdown: shutdown.clone(),
@@ -371,28 +375,6 @@ async fn a_broken_store_is_told_to_the_node() {
     assert_eq!(replies, [error("ERR the node stops: read block 7: checksum mismatch")]);
     assert_eq!(flow, Flow::Close);
     assert_eq!(*bench.fatals.lock(), ["read block 7: checksum mismatch"]);
-}
-
-#[tokio::test]
-async fn hello_tells_the_protocol_and_what_the_node_is() {
-    let mut bench = Bench::new(|config| config.redirect = Redirect::Moved);
-    *bench.group.0.role.lock() = Some(Role::Follower);
-    let Reply::Map(map) = bench.reply("HELLO 3 SETNAME me").await else { panic!() };
-    let expected = [
-        ("server", bulk("redis")),
-        ("version", bulk("7.2.0")),
-        ("proto", Reply::Integer(3)),
-        ("id", Reply::Integer(1)),
-        ("mode", bulk("cluster")),
-        ("role", bulk("replica")),
-        ("modules", Reply::Array(Vec::new())),
-    ];
-    assert_eq!(map, expected.map(|(key, value)| (bulk(key), value)));
-    assert_eq!(bench.connection.session.protocol, Protocol::Resp3);
-    assert_eq!(bench.reply("CLIENT GETNAME").await, bulk("me"));
-    bench.reply("RESET").await;
-    assert_eq!(bench.connection.session.protocol, Protocol::Resp2);
-    assert_eq!(bench.reply("CLIENT GETNAME").await, Reply::Nil);
 }
 
 #[tokio::test]

@@ -28,11 +28,17 @@ impl<R: Replica> Dispatcher<R> {
         connection: &mut Connection,
         request: &Request,
     ) -> Option<(Option<usize>, Reply)> {
+        let found = command::resolve(&request.args);
+        if let Ok(found) = &found
+            && let Err(refused) = Self::admit(connection, found, &request.args)
+            && found.spec.name != "EXEC"
+        {
+            return Some((None, self.refusal(connection, &refused, request)));
+        }
         let mut context = self.context(&connection.session);
         let bytes_max = self.parts.config.limits.request_bytes_max;
         let multi = connection.session.multi.as_mut()?;
         context.db = multi.db;
-        let found = command::resolve(&request.args);
         let parsed =
             found.and_then(|found| Ok((found, command::parse(found.spec, &request.args, &context)?)));
         let (found, action) = match parsed {
@@ -78,7 +84,8 @@ impl<R: Replica> Dispatcher<R> {
                 Reply::Error("ERR MULTI calls can not be nested".to_owned())
             }
             SessionOp::Multi => {
-                session.multi = Some(Multi { db: session.db, ..Multi::default() });
+                let users_seen = connection.standing.seen;
+                session.multi = Some(Multi { db: session.db, users_seen, ..Multi::default() });
                 Reply::Ok
             }
             SessionOp::Discard if session.multi.is_none() => {
@@ -137,6 +144,12 @@ impl<R: Replica> Dispatcher<R> {
         let watched = std::mem::take(&mut connection.session.watched);
         if multi.spoiled {
             let text = "EXECABORT Transaction discarded because of previous errors.";
+            return (Reply::Error(text.to_owned()), Flow::Continue);
+        }
+        let is_unlimited = connection.standing.login.user().is_some_and(|user| user.is_unlimited());
+        if multi.users_seen != connection.standing.seen && !is_unlimited {
+            let text = "EXECABORT Transaction discarded because of: NOPERM ACLs rules changed between the moment the \
+                        transaction was accumulated and the EXEC call";
             return (Reply::Error(text.to_owned()), Flow::Continue);
         }
         let steps: Vec<Step> = multi.queue.iter().filter_map(|queued| step(&queued.action)).collect();

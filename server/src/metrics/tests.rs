@@ -47,6 +47,8 @@ fn touch(metrics: &Metrics) {
     metrics.snapshots.with_label_values(&["ok"]).inc();
     metrics.checkpoints_sent.with_label_values(&["ok"]).inc();
     metrics.checkpoints_received.with_label_values(&["ok"]).inc();
+    metrics.requests_denied.with_label_values(&["key"]).inc();
+    metrics.users_reloads.with_label_values(&["ok"]).inc();
     metrics.http_requests.with_label_values(&["200"]).inc();
 }
 

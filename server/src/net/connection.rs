@@ -109,6 +109,8 @@ pub(super) enum End {
     Stalled,
     /// Too many bytes of unfinished requests are waiting in this process.
     OverBudget,
+    /// The client did not log in in time.
+    NotLoggedIn,
 }
 
 /// A client's byte stream.
@@ -159,6 +161,8 @@ pub(super) struct Connection<S> {
     stall: Option<Stall>,
     /// When the client was last heard.
     heard: Instant,
+    /// Runs while the client has to log in.
+    login_by: Option<Pin<Box<Sleep>>>,
     /// Runs once the connection was asked to stop.
     last_call: Option<Pin<Box<Sleep>>>,
 }
@@ -177,13 +181,7 @@ impl<S: ClientStream> Connection<S> {
         kill: CancellationToken,
         stop: CancellationToken,
     ) -> Self {
-        let limits = &shared.limits;
-        let decoder = RequestDecoder::new(DecoderLimits {
-            args_max: limits.args_max,
-            bulk_bytes_max: limits.bulk_bytes_max,
-            request_bytes_max: limits.request_bytes_max,
-            inline_bytes_max: limits.inline_bytes_max,
-        });
+        let decoder = RequestDecoder::new(decoder_limits(&shared.limits));
         let share = shared.budget.share();
         Self {
             stream,
@@ -198,6 +196,7 @@ impl<S: ClientStream> Connection<S> {
             read_bytes: READ_BYTES_MIN,
             stall: None,
             heard: Instant::now(),
+            login_by: None,
             last_call: None,
         }
     }
@@ -210,6 +209,7 @@ impl<S: ClientStream> Connection<S> {
             End::Malformed | End::CrossProtocol => Stats::add(&stats.protocol_errors, 1),
             End::Stalled => Stats::add(&stats.stalled, 1),
             End::OverBudget => Stats::add(&stats.over_budget, 1),
+            End::NotLoggedIn => Stats::add(&stats.not_logged_in, 1),
             End::Gone | End::Handler | End::Killed | End::Stopped | End::Aborted => {}
         }
         if !matches!(end, End::Gone | End::Stalled) {
@@ -220,6 +220,9 @@ impl<S: ClientStream> Connection<S> {
 
     async fn serve<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> End {
         loop {
+            if let Err(end) = self.look_at_login(handler.is_stranger(session)) {
+                return end;
+            }
             let decoded = self.decode_turn();
             let came = match self.run_turn(handler, session, decoded == Decoded::All).await {
                 Ok(came) => came,
@@ -238,9 +241,32 @@ impl<S: ClientStream> Connection<S> {
         }
     }
 
-    /// Moves the complete requests of the buffer into the turn, up to its limits.
+    /// Keeps a client that has to log in small and short-lived, and lets it go once it has.
+    fn look_at_login(&mut self, is_stranger: bool) -> Result<(), End> {
+        match &self.login_by {
+            None if !is_stranger => {}
+            None => {
+                self.login_by = Some(Box::pin(sleep(self.shared.limits.auth_timeout)));
+                self.decoder.set_limits(decoder_limits(&self.shared.limits).before_login());
+            }
+            Some(deadline) if is_stranger => {
+                if deadline.is_elapsed() || deadline.deadline() <= Instant::now() {
+                    return Err(End::NotLoggedIn);
+                }
+            }
+            Some(_) => {
+                self.login_by = None;
+                self.decoder.set_limits(decoder_limits(&self.shared.limits));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the complete requests of the buffer into the turn, up to its limits. Of a stranger's one at a time: the first
+    /// may be the login, under which the next one is read.
     fn decode_turn(&mut self) -> Decoded {
-        let requests_max = self.shared.limits.turn_requests_max.max(1);
+        let is_stranger = self.login_by.is_some();
+        let requests_max = if is_stranger { 1 } else { self.shared.limits.turn_requests_max.max(1) };
         let begin = self.buffer.len();
         while self.requests.len() < requests_max && begin - self.buffer.len() < TURN_BYTES_MAX {
             match self.decoder.decode(&mut self.buffer) {
@@ -315,10 +341,11 @@ impl<S: ClientStream> Connection<S> {
     /// Writes `out`, slice by slice; the client has `output_stall` for each slice once the socket is full.
     async fn write(&mut self) -> Result<(), End> {
         let limits = &self.shared.limits;
+        let patience = if self.login_by.is_some() { limits.auth_timeout } else { limits.output_stall };
         for slice in self.out.chunks(limits.output_bytes_pause.max(1)) {
             tokio::select! {
                 biased;
-                written = timeout(limits.output_stall, write_whole(&mut self.stream, slice)) => match written {
+                written = timeout(patience, write_whole(&mut self.stream, slice)) => match written {
                     Ok(Ok(())) => Stats::add(&self.shared.stats.written_bytes, slice.len()),
                     Ok(Err(_)) => return Err(End::Gone),
                     Err(_) => return Err(End::Stalled),
@@ -350,7 +377,8 @@ impl<S: ClientStream> Connection<S> {
                 return self.write().await;
             }
             () = self.stop.cancelled() => return Ok(()),
-            () = wait_for(self.stall.as_mut()) => return Err(End::Stalled),
+            () = wait_for(self.stall.as_mut().map(|stall| &mut stall.deadline)) => return Err(End::Stalled),
+            () = wait_for(self.login_by.as_mut()) => return Err(End::NotLoggedIn),
             () = sleep(IDLE), if is_bloated => {
                 self.slim_down();
                 return Ok(());
@@ -405,7 +433,8 @@ impl<S: ClientStream> Connection<S> {
     async fn make_room(&mut self) -> Result<usize, End> {
         let held = self.decoder.held_bytes() + self.buffer.len();
         self.share.release_to(held);
-        let wanted = self.read_bytes.max(held.min(READ_BYTES_MAX));
+        let is_stranger = self.login_by.is_some();
+        let wanted = if is_stranger { READ_BYTES_MIN } else { self.read_bytes.max(held.min(READ_BYTES_MAX)) };
         let room = if self.share.try_cover(held + wanted) {
             wanted
         } else {
@@ -502,10 +531,21 @@ async fn write_whole<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std
     stream.flush().await
 }
 
-/// Pends for ever without a stall deadline.
-async fn wait_for(stall: Option<&mut Stall>) {
-    match stall {
-        Some(stall) => stall.deadline.as_mut().await,
+/// What the decoder keeps of the limits.
+fn decoder_limits(limits: &Limits) -> DecoderLimits {
+    DecoderLimits {
+        args_max: limits.args_max,
+        bulk_bytes_max: limits.bulk_bytes_max,
+        request_bytes_max: limits.request_bytes_max,
+        inline_bytes_max: limits.inline_bytes_max,
+        before_login: false,
+    }
+}
+
+/// Pends for ever without a deadline.
+async fn wait_for(deadline: Option<&mut Pin<Box<Sleep>>>) {
+    match deadline {
+        Some(deadline) => deadline.as_mut().await,
         None => std::future::pending().await,
     }
 }

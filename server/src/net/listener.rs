@@ -175,8 +175,14 @@ impl<H: Handler> Listener<H> {
     /// Starts the task of a client, or turns it away.
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         let id = self.shared.stats.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(why) = self.handler.refuses(peer) {
+            Stats::add(&self.shared.stats.protected, 1);
+            self.turn_away(stream, why);
+            return;
+        }
         let Ok(permit) = Arc::clone(&self.clients).try_acquire_owned() else {
-            self.turn_away(stream);
+            Stats::add(&self.shared.stats.rejected, 1);
+            self.turn_away(stream, "ERR max number of clients reached");
             return;
         };
         // A client that is gone already has no address; its task would end at its first read.
@@ -205,8 +211,7 @@ impl<H: Handler> Listener<H> {
     }
 
     /// Says why and closes. The client's first bytes are swallowed, or an RST would overtake the line.
-    fn turn_away(&self, mut stream: TcpStream) {
-        Stats::add(&self.shared.stats.rejected, 1);
+    fn turn_away(&self, mut stream: TcpStream, why: &'static str) {
         if self.tls.is_some() {
             // A line in the clear would be read as a broken handshake, and a handshake is what there is no room for.
             return;
@@ -214,7 +219,7 @@ impl<H: Handler> Listener<H> {
         let Ok(permit) = Arc::clone(&self.farewells).try_acquire_owned() else { return };
         self.tracker.spawn(async move {
             let farewell = async {
-                stream.write_all(b"-ERR max number of clients reached\r\n").await?;
+                stream.write_all(format!("-{why}\r\n").as_bytes()).await?;
                 stream.shutdown().await?;
                 let mut sink = [0; 1024];
                 while stream.read(&mut sink).await? > 0 {}

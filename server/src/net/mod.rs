@@ -44,6 +44,19 @@ pub trait Handler: Send + Sync + 'static {
     /// finished, its replies are written as far as the socket takes them at once.
     fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, kill: CancellationToken) -> Self::Session;
 
+    /// Why a client at this address is not let in: an error line without its dash.
+    fn refuses(&self, peer: SocketAddr) -> Option<&'static str> {
+        let _ = peer;
+        None
+    }
+
+    /// Whether the client still has to log in: until then it is held to small requests, one at a time, and to
+    /// `auth_timeout`.
+    fn is_stranger(&self, session: &Self::Session) -> bool {
+        let _ = session;
+        false
+    }
+
     /// Runs requests in order, drains them from the front of `requests` and appends their replies to `out`.
     ///
     /// It may stop early, with requests left, when `out` is long enough to be written (`output_bytes_pause`); it is
@@ -103,6 +116,10 @@ pub struct Stats {
     pub stalled: AtomicU64,
     /// Connections closed because the budget of request bytes was exhausted.
     pub over_budget: AtomicU64,
+    /// Connections turned away because the node is protected (`protected_mode`).
+    pub protected: AtomicU64,
+    /// Connections closed because the client did not log in in time.
+    pub not_logged_in: AtomicU64,
     /// Panics in handlers.
     pub panics: AtomicU64,
 }

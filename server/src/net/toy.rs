@@ -1,8 +1,8 @@
 //! A handler for the tests of this module: a few commands that misbehave on demand.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
@@ -23,6 +23,10 @@ pub(super) struct Toy {
     pub(super) replied_bytes: AtomicUsize,
     /// Output after which a turn is left early.
     pub(super) pause_bytes: usize,
+    /// Clients have to say LOGIN.
+    pub(super) locked: AtomicBool,
+    /// Nobody is let in, for this reason.
+    pub(super) refusal: OnceLock<&'static str>,
 }
 
 impl Toy {
@@ -35,6 +39,8 @@ impl Toy {
             requests: AtomicUsize::new(0),
             replied_bytes: AtomicUsize::new(0),
             pause_bytes: 128 * 1024,
+            locked: AtomicBool::new(false),
+            refusal: OnceLock::new(),
         })
     }
 }
@@ -47,6 +53,7 @@ pub(super) fn loopback() -> SocketAddr {
 pub(super) struct ToySession {
     id: u64,
     kill: CancellationToken,
+    logged_in: bool,
 }
 
 impl Handler for Toy {
@@ -54,7 +61,15 @@ impl Handler for Toy {
 
     fn open(&self, id: u64, _peer: SocketAddr, _local: SocketAddr, kill: CancellationToken) -> ToySession {
         self.opened.fetch_add(1, Ordering::SeqCst);
-        ToySession { id, kill }
+        ToySession { id, kill, logged_in: !self.locked.load(Ordering::SeqCst) }
+    }
+
+    fn refuses(&self, _peer: SocketAddr) -> Option<&'static str> {
+        self.refusal.get().copied()
+    }
+
+    fn is_stranger(&self, session: &ToySession) -> bool {
+        !session.logged_in
     }
 
     async fn turn(&self, session: &mut ToySession, requests: &mut Vec<Request>, out: &mut BytesMut) -> Flow {
@@ -84,6 +99,10 @@ impl Handler for Toy {
                 b"PANIC" => panic!("asked to"),
                 b"KILL" => {
                     session.kill.cancel();
+                    Reply::Ok
+                }
+                b"LOGIN" => {
+                    session.logged_in = true;
                     Reply::Ok
                 }
                 b"QUIT" => {

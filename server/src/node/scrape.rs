@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::snapshots::Snapshots;
+use crate::acl::Reason;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::metrics::{Metrics, Scrape, raise, replace, set};
@@ -62,6 +63,7 @@ impl Scrape for Source {
         let status = self.group.status();
         self.commands(metrics);
         self.clients(metrics);
+        self.access(metrics);
         Self::positions(metrics, &status);
         self.members(metrics, &status);
         self.proposals(metrics);
@@ -111,11 +113,24 @@ impl Source {
             ("protocol", &stats.protocol_errors),
             ("stalled", &stats.stalled),
             ("budget", &stats.over_budget),
+            ("protected", &stats.protected),
+            ("login", &stats.not_logged_in),
             ("panic", &stats.panics),
         ];
         for (reason, counter) in reasons {
             raise(&metrics.clients_rejected.with_label_values(&[reason]), get(counter));
         }
+    }
+
+    fn access(&self, metrics: &Metrics) {
+        let count = self.dispatcher.access().count();
+        raise(&metrics.logins_failed, count.logins_failed);
+        for (reason, denied) in Reason::ALL.iter().zip(count.denied) {
+            raise(&metrics.requests_denied.with_label_values(&[reason.name()]), denied);
+        }
+        raise(&metrics.users_reloads.with_label_values(&["ok"]), count.reloads);
+        raise(&metrics.users_reloads.with_label_values(&["failed"]), count.reloads_failed);
+        set(&metrics.users_faulty, u64::from(count.faulty));
     }
 
     fn positions(metrics: &Metrics, status: &Status) {

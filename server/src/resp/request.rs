@@ -61,6 +61,31 @@ pub struct DecoderLimits {
     pub request_bytes_max: usize,
     /// Bytes of an inline line, and of a length line.
     pub inline_bytes_max: usize,
+    /// They are those of a client that has not logged in, and errors say so.
+    pub before_login: bool,
+}
+
+impl DecoderLimits {
+    /// What a client may send before it has logged in: enough for AUTH and HELLO, too little to cost memory (Redis 6.2.6
+    /// has the same two limits since CVE-2021-32675).
+    #[must_use]
+    pub fn before_login(self) -> Self {
+        Self {
+            args_max: self.args_max.min(10),
+            bulk_bytes_max: self.bulk_bytes_max.min(16 * 1024),
+            request_bytes_max: self.request_bytes_max.min(64 * 1024),
+            inline_bytes_max: self.inline_bytes_max.min(16 * 1024),
+            before_login: true,
+        }
+    }
+
+    fn count_error(&self) -> ProtocolError {
+        ProtocolError::new(if self.before_login { "unauthenticated multibulk length" } else { INVALID_COUNT })
+    }
+
+    fn length_error(&self) -> ProtocolError {
+        ProtocolError::new(if self.before_login { "unauthenticated bulk length" } else { INVALID_LENGTH })
+    }
 }
 
 /// Where the decoder stands, between two steps.
@@ -115,6 +140,11 @@ impl RequestDecoder {
         }
     }
 
+    /// Other limits from the next length or line on.
+    pub fn set_limits(&mut self, limits: DecoderLimits) {
+        self.limits = limits;
+    }
+
     /// Takes one request off `buffer`, or `None` if it is not complete yet.
     ///
     /// # Errors
@@ -163,7 +193,7 @@ impl RequestDecoder {
             return Ok(Step::Advanced);
         };
         if count > self.limits.args_max {
-            return Err(ProtocolError::new(INVALID_COUNT));
+            return Err(self.limits.count_error());
         }
         if count == 0 {
             self.taken_bytes = 0;
@@ -187,7 +217,7 @@ impl RequestDecoder {
         let length = parse_length(&buffer[1..end], INVALID_LENGTH)?;
         let length = usize::try_from(length).map_err(|_| ProtocolError::new(INVALID_LENGTH))?;
         if length > self.limits.bulk_bytes_max {
-            return Err(ProtocolError::new(INVALID_LENGTH));
+            return Err(self.limits.length_error());
         }
         self.take_line(buffer, end);
         if self.taken_bytes.saturating_add(length) > self.limits.request_bytes_max {
@@ -232,7 +262,7 @@ impl RequestDecoder {
         let args = inline::split(line.strip_suffix(b"\r").unwrap_or(line))
             .ok_or_else(|| ProtocolError::new("unbalanced quotes in request"))?;
         if args.len() > self.limits.args_max {
-            return Err(ProtocolError::new(INVALID_COUNT));
+            return Err(self.limits.count_error());
         }
         self.searched_bytes = 0;
         buffer.advance(line_feed + 1);

@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mlua::{HookTriggers, Lua, LuaOptions, StdLib, Value, Variadic, VmState};
@@ -15,6 +16,7 @@ use sha1::{Digest, Sha1};
 
 use super::super::render;
 use super::json;
+use crate::acl::{self, Denial, User};
 use crate::clock::UnixMs;
 use crate::command::{self, Action, Context, Eval, Flags, NodeOp, PubSubOp};
 use crate::resp::Reply;
@@ -27,6 +29,8 @@ const INSTRUCTIONS_MAX: u64 = 100_000_000;
 const INSTRUCTIONS_PER_LOOK: u32 = 10_000;
 /// Memory of one run.
 const MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Refusals of one run that are noted.
+const DENIALS_MAX: usize = 16;
 /// Levels of nesting in a reply.
 const DEPTH_MAX: u32 = 64;
 
@@ -35,7 +39,13 @@ const PRELUDE: &str = include_str!("prelude.lua");
 /// How a run ended.
 pub(super) enum Ended {
     /// With a reply, and what it wants to have happened if all that it saw is still so.
-    Done { reply: Reply, watched: Vec<Watched>, steps: Vec<Step>, messages: Vec<(Bytes, Bytes)> },
+    Done {
+        reply: Reply,
+        watched: Vec<Watched>,
+        steps: Vec<Step>,
+        messages: Vec<(Bytes, Bytes)>,
+        denials: Vec<Denial>,
+    },
     /// The log time must go forward first.
     Due,
     /// The node must stop.
@@ -51,6 +61,8 @@ pub(super) struct Job {
     /// Bytes that one entry may bring.
     pub(super) write_bytes_max: usize,
     pub(super) now: UnixMs,
+    /// Whose permissions each command needs; `None` = of one who may do everything.
+    pub(super) user: Option<Arc<User>>,
 }
 
 /// The commands' side of a run.
@@ -61,6 +73,8 @@ struct Host {
     write_bytes_max: usize,
     now: UnixMs,
     messages: Vec<(Bytes, Bytes)>,
+    user: Option<Arc<User>>,
+    denials: Vec<Denial>,
     stop: Option<Stop>,
 }
 
@@ -73,6 +87,8 @@ pub(super) fn run(job: &Job, fetch: Fetch<'static>) -> Ended {
         write_bytes_max: job.write_bytes_max,
         now: job.now,
         messages: Vec::new(),
+        user: job.user.clone(),
+        denials: Vec::new(),
         stop: None,
     }));
     // A script that fails keeps what it has written before, as in Redis.
@@ -84,6 +100,8 @@ pub(super) fn run(job: &Job, fetch: Fetch<'static>) -> Ended {
         write_bytes_max: 0,
         now: job.now,
         messages: Vec::new(),
+        user: None,
+        denials: Vec::new(),
         stop: None,
     });
     match host.stop {
@@ -91,7 +109,7 @@ pub(super) fn run(job: &Job, fetch: Fetch<'static>) -> Ended {
         Some(Stop::Fatal(fatal)) => Ended::Fatal(fatal),
         Some(Stop::NotRehearsed) | None => {
             let (watched, steps) = host.rehearsal.finish();
-            Ended::Done { reply, watched, steps, messages: host.messages }
+            Ended::Done { reply, watched, steps, messages: host.messages, denials: host.denials }
         }
     }
 }
@@ -217,6 +235,13 @@ impl Host {
         };
         if found.spec.flags.has(Flags::NOSCRIPT) {
             return error("This Redis command is not allowed from script");
+        }
+        if let Some(denial) = self.user.as_ref().and_then(|user| acl::permits(user, &found, words).err()) {
+            let reply = error(&format!("ACL failure in script: {}", denial.text()));
+            if self.denials.len() < DENIALS_MAX {
+                self.denials.push(denial);
+            }
+            return reply;
         }
         let action = match command::parse(found.spec, words, &self.context) {
             Ok(action) => action,

@@ -36,6 +36,7 @@ fn job(script: &'static str, keys: &[&'static str], args: &[&'static str], read_
         },
         write_bytes_max: 10_000,
         now: UnixMs(5_000_123),
+        user: None,
     }
 }
 

@@ -387,3 +387,80 @@ async fn a_burst_leaves_no_memory_behind() {
     assert_eq!(&connection.buffer[..], b"ECHO");
     assert!(connection.buffer.capacity() + connection.out.capacity() <= FREE_BYTES);
 }
+
+/// A bench whose clients have to log in.
+fn locked() -> Bench {
+    let bench = Bench::new(Limits::default());
+    bench.toy.locked.store(true, Ordering::SeqCst);
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_log_in_is_closed_whether_it_talks_or_not() {
+    let bench = locked();
+    let started = Instant::now();
+    let (mut silent, silent_task) = bench.connect();
+    let (mut talking, talking_task) = bench.connect();
+    assert_eq!(read_to_end(&mut silent).await, "");
+    assert_eq!(silent_task.await.unwrap(), End::NotLoggedIn);
+    assert_eq!(started.elapsed(), Limits::default().auth_timeout);
+    // Its time is over too; what it says now is not looked at.
+    let _ = talking.write_all(b"ECHO a\r\n").await;
+    assert_eq!(read_to_end(&mut talking).await, "");
+    assert_eq!(talking_task.await.unwrap(), End::NotLoggedIn);
+    assert_eq!(bench.stats().not_logged_in.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn talking_gains_no_time() {
+    let bench = locked();
+    let (mut client, task) = bench.connect();
+    let started = Instant::now();
+    let mut answered = 0;
+    while client.write_all(b"ECHO a\r\n").await.is_ok() {
+        let mut reply = [0; 7];
+        if client.read_exact(&mut reply).await.is_err() {
+            break;
+        }
+        answered += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(answered > 50, "{answered}");
+    assert!(started.elapsed() <= Limits::default().auth_timeout + Duration::from_secs(1));
+    drop(client);
+    assert_eq!(task.await.unwrap(), End::NotLoggedIn);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_before_login_end_with_the_login_even_within_one_packet() {
+    let bench = locked();
+    for bad in ["*11\r\n", "*2\r\n$3\r\nLEN\r\n$16385\r\n"] {
+        let (mut client, task) = bench.connect();
+        client.write_all(bad.as_bytes()).await.unwrap();
+        let told = read_to_end(&mut client).await;
+        assert!(told.starts_with("-ERR Protocol error: unauthenticated "), "{told}");
+        drop(client);
+        assert_eq!(task.await.unwrap(), End::Malformed);
+    }
+    let (mut client, task) = bench.connect();
+    let large = format!("LOGIN\r\n*2\r\n$3\r\nLEN\r\n$100000\r\n{}\r\n", "x".repeat(100_000));
+    client.write_all(large.as_bytes()).await.unwrap();
+    expect(&mut client, "+OK\r\n:100000\r\n").await;
+    tokio::time::sleep(Limits::default().auth_timeout * 2).await;
+    client.write_all(b"ECHO a\r\n").await.unwrap();
+    expect(&mut client, "$1\r\na\r\n").await;
+    drop(client);
+    assert_eq!(task.await.unwrap(), End::Gone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_before_login_is_small_as_a_whole_too() {
+    let bench = locked();
+    let (mut client, task) = bench.connect();
+    let argument = format!("$16384\r\n{}\r\n", "x".repeat(16_384));
+    let _ = client.write_all(format!("*5\r\n{}", argument.repeat(5)).as_bytes()).await;
+    let told = read_to_end(&mut client).await;
+    assert_eq!(told, "-ERR Protocol error: too big request\r\n");
+    drop(client);
+    assert_eq!(task.await.unwrap(), End::Malformed);
+}

@@ -101,6 +101,20 @@ async fn a_pipeline_of_100_000_requests_is_answered_in_order() {
 }
 
 #[tokio::test]
+async fn who_may_not_connect_is_told_why_and_takes_no_place() {
+    let server = Server::start(Limits { clients_max: 1, ..Limits::default() }, DRAIN).await;
+    server.toy.refusal.set("DENIED stay out").unwrap();
+    for _ in 0..3 {
+        let mut client = server.connect().await;
+        let _ = client.write_all(b"ECHO a\r\n").await;
+        assert_eq!(read_to_end(&mut client).await, "-DENIED stay out\r\n");
+    }
+    assert_eq!(server.stats.protected.load(Ordering::Relaxed), 3);
+    assert_eq!(server.stats.rejected.load(Ordering::Relaxed), 0);
+    assert_eq!(server.toy.opened.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn one_client_too_many_is_told_and_the_place_is_free_again_later() {
     let server = Server::start(Limits { clients_max: 1, ..Limits::default() }, DRAIN).await;
     let mut first = server.connect().await;

@@ -11,6 +11,7 @@ const LIMITS: DecoderLimits = DecoderLimits {
     bulk_bytes_max: 64 * 1024 * 1024,
     request_bytes_max: 128 * 1024 * 1024,
     inline_bytes_max: 64 * 1024,
+    before_login: false,
 };
 
 /// Decodes the pieces as they arrive; what was decoded, and the error that ended it.
@@ -109,7 +110,13 @@ fn requests_before_a_malformed_frame_stand() {
 
 #[test]
 fn limits_are_inclusive() {
-    let limits = DecoderLimits { args_max: 2, bulk_bytes_max: 4, request_bytes_max: 22, inline_bytes_max: 8 };
+    let limits = DecoderLimits {
+        args_max: 2,
+        bulk_bytes_max: 4,
+        request_bytes_max: 22,
+        inline_bytes_max: 8,
+        before_login: false,
+    };
     let error = |input: &[u8]| decode(limits, input).1.map(|error| error.0);
     assert_eq!(error(b"*3\r\n"), Some("invalid multibulk length".to_owned()));
     assert_eq!(error(b"*1\r\n$5\r\n"), Some("invalid bulk length".to_owned()));
@@ -266,7 +273,7 @@ proptest! {
         input in noise(),
         cuts in vec(any::<prop::sample::Index>(), 0..20),
     ) {
-        let limits = DecoderLimits { args_max: 9, bulk_bytes_max: 16, request_bytes_max: 48, inline_bytes_max: 32 };
+        let limits = DecoderLimits { args_max: 9, bulk_bytes_max: 16, request_bytes_max: 48, inline_bytes_max: 32, before_login: false };
         let whole = feed(&mut RequestDecoder::new(limits), [input.as_slice()]);
         let mut decoder = RequestDecoder::new(limits);
         let cut = feed(&mut decoder, cut(&input, &cuts));
