@@ -23,8 +23,8 @@ COPY operator/Cargo.toml operator/
 COPY tests/Cargo.toml tests/
 RUN if [ ! -x /dist/kvnode-server ] || [ ! -x /dist/kvnode-operator ]; then \
       sed -i 's/, "tests"//' Cargo.toml && \
-      mkdir -p server/src server/api/src operator/src && \
-      for part in server server/api operator; do touch $part/src/lib.rs; done && \
+      mkdir -p server/src server/api/src operator/src tests/src && \
+      for part in server server/api operator tests; do touch $part/src/lib.rs; done && \
       for part in server operator; do echo 'fn main() {}' > $part/src/main.rs; done && \
       cargo build --release -p kvnode-server -p kvnode-operator; \
     fi
@@ -46,6 +46,9 @@ RUN for program in kvnode-server kvnode-operator; do \
       ldd /dist/$program | grep -o '/[^ ]* (0x' | cut -d ' ' -f 1 | while read -r library; do \
         mkdir -p $root${library%/*} && cp -L $library $root$library || exit 1; \
       done && \
+      if [ $program = kvnode-operator ] && [ -f /etc/ssl/certs/ca-certificates.crt ]; then \
+        mkdir -p $root/etc/ssl/certs && cp -L /etc/ssl/certs/ca-certificates.crt $root/etc/ssl/certs/; \
+      fi && \
       echo 'hosts: files dns' > $root/etc/nsswitch.conf && \
       echo 'nonroot:x:65532:65532:nonroot:/:/sbin/nologin' > $root/etc/passwd && \
       echo 'nonroot:x:65532:' > $root/etc/group || exit 1; \

@@ -63,8 +63,10 @@ make_operator() {
   [ -x "$operator" ] || { say "no operator at $operator: its image is missing"; return 0; }
   stale "$images/operator.tar" "$operator" || return 0
   program=$(slim "$operator")
+  roots=/etc/ssl/certs/ca-certificates.crt
+  [ -f $roots ] || roots=/dev/null
   image "kvnode-operator:$version" "$images/operator.tar" --program "$program=/usr/local/bin/kvnode-operator" \
-    --entrypoint /usr/local/bin/kvnode-operator
+    --file "$roots=/etc/ssl/certs/ca-certificates.crt" --entrypoint /usr/local/bin/kvnode-operator
   rm "$program"
 }
 

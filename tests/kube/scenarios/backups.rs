@@ -179,7 +179,7 @@ pub(crate) async fn buckets_that_refuse(stage: &Stage) -> Result<()> {
         ("nobody-made-it", "kv-backup", "NoSuchBucket"),
         ("backups", "reader", "AccessDenied"),
         ("backups", "missing", "missing"),
-        ("backups", "wrong", "CredentialsRefused"),
+        ("backups", "wrong", "SignatureDoesNotMatch"),
     ] {
         cart.change(&json!({ "backup": { "s3": store(bucket, secret) } }))?;
         let began = Instant::now();
