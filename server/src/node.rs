@@ -425,8 +425,8 @@ async fn watch_users(dispatcher: Arc<Dispatcher<Group>>, stop: CancellationToken
         }
         let looking = Arc::clone(&dispatcher);
         match tokio::task::spawn_blocking(move || looking.reload_users(false)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "users stay as they are"),
+            // A fault is told where it is found.
+            Ok(_) => {}
             Err(error) => tracing::error!(%error, "read the users"),
         }
     }
