@@ -5,6 +5,8 @@ use std::sync::Arc;
 use kube::Client;
 
 use crate::admin_client::AdminClient;
+use crate::admin_client::sessions::Sessions;
+use crate::admin_client::trust::Trust;
 use crate::apply::memory::Memory;
 use crate::backoff::Failures;
 use crate::events::Recorder;
@@ -22,6 +24,10 @@ pub struct Context {
     pub client: Client,
     /// The nodes.
     pub nodes: AdminClient,
+    /// Which of them speak TLS; the same that `nodes` dials by.
+    pub trust: Trust,
+    /// What we show them.
+    pub sessions: Sessions,
     /// The open streams.
     pub watches: Watches,
     /// Events.
@@ -46,7 +52,7 @@ impl Context {
     /// With everything at its beginning. `instance` is the name of this process in Events.
     #[must_use]
     pub fn new(
-        (client, nodes, watches): (Client, AdminClient, Watches),
+        (client, nodes, trust, watches): (Client, AdminClient, Trust, Watches),
         metrics: Arc<Metrics>,
         probes: Arc<Probes>,
         operator: Operator,
@@ -56,6 +62,8 @@ impl Context {
             recorder: Recorder::new(client.clone(), instance, metrics.clone()),
             client,
             nodes,
+            trust,
+            sessions: Sessions::default(),
             watches,
             metrics,
             probes,
@@ -70,6 +78,8 @@ impl Context {
     /// Forgets a cluster that is gone.
     pub fn forget(&self, cluster: &ClusterName) {
         self.watches.forget(cluster);
+        self.trust.forget(cluster);
+        self.sessions.forget(cluster);
         self.memory.forget(cluster);
         self.failures.forget(cluster);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::admin_client::NodeError;
+use crate::pki::PkiError;
 
 /// Longest wait for one answer of the API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +30,9 @@ pub enum Error {
     /// A node refused a verb, or did not answer.
     #[error("{0}")]
     Node(#[from] NodeError),
+    /// A certificate cannot be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
     /// A step names a pod that is not there any more.
     #[error("{doing}: {pod} has no address")]
     NoAddress {
@@ -79,6 +83,7 @@ impl Error {
             },
             Error::Late { .. } => "api_late",
             Error::Node(error) => error.kind(),
+            Error::Pki(_) => "certificate",
             Error::NoAddress { .. } => "no_address",
         }
     }

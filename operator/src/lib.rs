@@ -40,6 +40,7 @@ pub mod metrics;
 pub mod name;
 pub mod observe;
 pub mod observed;
+pub mod pki;
 pub mod plan;
 pub mod reconcile;
 pub mod report;

@@ -136,12 +136,14 @@ impl Metrics {
                 "Backups that ended: complete, failed or wrong",
             ),
             backup_seconds: to.seconds("backup_seconds", "Seconds that a backup took, proof included"),
-            backups_unhealthy: to
-                .gauge("backups_unhealthy", "Clusters whose condition BackupHealthy is false"),
-            backups_unverified: to
-                .gauge("backups_unverified", "Clusters whose condition BackupVerified is false"),
+            backups_unhealthy: to.gauge("backups_unhealthy", "Clusters with BackupHealthy=False"),
+            backups_unverified: to.gauge("backups_unverified", "Clusters with BackupVerified=False"),
             registry: registry.clone(),
         };
+        // An increase is only seen from a series that was there before.
+        for result in ["complete", "failed", "wrong"] {
+            metrics.backup_runs.with_label_values(&[result]);
+        }
         Arc::new(metrics)
     }
 

@@ -68,8 +68,23 @@ pub struct Observed {
     pub hosts: Option<BTreeMap<String, HostSeen>>,
     /// Objects with the name of a child, as `kind/name`, that another object controls. Nothing is applied over them.
     pub taken: BTreeSet<String>,
+    /// Certificates, with `spec.tls`.
+    pub tls: Option<TlsSeen>,
     /// The newest change of leader, if the watch streams saw one.
     pub handover: Option<Handover>,
+}
+
+/// The certificate of a cluster, and how many pods showed it to the operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSeen {
+    /// End of the certificate in the Secret.
+    pub not_after: Option<Timestamp>,
+    /// Pods that showed it in a handshake.
+    pub served: usize,
+    /// Pods that answered.
+    pub running: usize,
+    /// Why the operator cannot talk to them.
+    pub fault: Option<String>,
 }
 
 /// A StatefulSet.

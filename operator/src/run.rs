@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin_client::AdminClient;
+use crate::admin_client::trust::Trust;
+use crate::admin_client::{AdminClient, Deadlines};
 use crate::backup::duty::job::Images;
 use crate::backup::duty::{self, Duty};
 use crate::cli;
@@ -82,7 +83,8 @@ pub async fn run(args: &cli::Run, stop: CancellationToken) -> Result<(), Ended> 
     }
     metrics.leading.set(1);
     let working = CancellationToken::new();
-    let nodes = AdminClient::tcp();
+    let trust = Trust::default();
+    let nodes = AdminClient::new(Arc::new(trust.clone()), Deadlines::default());
     let watches = Watches::new(nodes.clone(), metrics.clone(), working.clone());
     let images = Images {
         operator: args.operator_image.clone(),
@@ -90,7 +92,7 @@ pub async fn run(args: &cli::Run, stop: CancellationToken) -> Result<(), Ended> 
         allow_local_endpoints: args.allow_local_endpoints,
     };
     let operator = Operator { image: args.server_image.clone(), namespace, images: images.clone() };
-    let parts = (client, nodes, watches.clone());
+    let parts = (client, nodes, trust, watches.clone());
     let ctx = Arc::new(Context::new(parts, metrics.clone(), probes.clone(), operator, &me));
     let duty = Duty::new(ctx.clone(), images);
     let ended = lead((ctx, duty), scope(args), &mut keeper, stop, working).await;

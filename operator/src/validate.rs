@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::backup::duty::job::Images;
 use crate::backup::schedule::Cron;
 use crate::build::labels;
+use crate::crd::tls::{ClientTls, TlsMode};
 use crate::crd::{KvCluster, KvClusterSpec};
 
 /// Least size of a volume, as in the schema.
@@ -50,6 +51,24 @@ pub struct Cluster {
     pub operator: Operator,
 }
 
+impl Cluster {
+    /// Name of the Secret with the certificate; `None` without TLS.
+    #[must_use]
+    pub fn tls_secret(&self) -> Option<String> {
+        match self.spec.tls.mode {
+            TlsMode::Off => None,
+            TlsMode::Managed => Some(labels::tls_secret(&self.name)),
+            TlsMode::Secret => self.spec.tls.secret_name.clone(),
+        }
+    }
+
+    /// How clients connect.
+    #[must_use]
+    pub fn client_tls(&self) -> ClientTls {
+        if self.spec.tls.mode == TlsMode::Off { ClientTls::Off } else { self.spec.tls.clients }
+    }
+}
+
 /// Everything wrong with a spec; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
@@ -74,6 +93,9 @@ pub fn validate(object: &KvCluster, operator: &Operator) -> Result<Cluster, Inva
     }
     if !(0..=16).contains(&spec.learners) {
         faults.push(format!("spec.learners: {} is not a number from 0 to 16", spec.learners));
+    }
+    if (spec.tls.mode == TlsMode::Secret) != spec.tls.secret_name.is_some() {
+        faults.push("spec.tls.secretName: goes with spec.tls.mode Secret, and only with it".to_owned());
     }
     let storage_bytes = storage(spec, &mut faults);
     settings(spec, &mut faults);
@@ -157,6 +179,18 @@ pub const OWNED_KEYS: &[&str] = &[
     "join",
     "restore",
     "formation",
+    "tls_addr",
+    "tls_cert_file",
+    "tls_key_file",
+    "tls_client_ca_file",
+    "tls_client_auth",
+    "peer_tls",
+    "peer_tls_cert_file",
+    "peer_tls_key_file",
+    "peer_tls_ca_file",
+    "http_tls_cert_file",
+    "http_tls_key_file",
+    "http_tls_client_ca_file",
 ];
 
 fn resources(spec: &KvClusterSpec, faults: &mut Vec<String>) {

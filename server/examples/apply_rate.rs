@@ -31,7 +31,12 @@ fn cpu_micros() -> f64 {
 
 #[allow(clippy::cast_precision_loss, reason = "a figure for the eye")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let options = StoreOptions { databases: 16, memtable_bytes: 64 << 20, block_cache_bytes: 256 << 20 };
+    let options = StoreOptions {
+        databases: 16,
+        memtable_bytes: 64 << 20,
+        block_cache_bytes: 256 << 20,
+        value_cache_bytes: 256 << 20,
+    };
     for per_entry in [1, 64, 1024] {
         let dir = std::env::temp_dir().join(format!("kvnode-apply-rate-{}", std::process::id()));
         let (store, mut applier) = Store::open(&dir, options)?;

@@ -21,10 +21,12 @@ pub mod load;
 mod relations;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod units;
 
 pub use keys::{KEYS, Key, example_yaml};
 pub use load::{ConfigError, Fault, Loaded, Settings, Source, load};
+pub use tls::{ClientAuth, PeerTls, TlsConfig, TlsFiles};
 
 /// How fresh a read is (`--consistency`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,6 +93,10 @@ pub enum ReadPolicy {
 pub struct Config {
     /// Client listener (`--addr`).
     pub addr: SocketAddr,
+    /// `addr` is off: clients connect by TLS only, and `addr` repeats `tls_addr`.
+    pub tls_only: bool,
+    /// Client listener that speaks TLS (`tls_addr`).
+    pub tls_addr: Option<SocketAddr>,
     /// Peer listener (`--peer-addr`); default: client port + 10000, or 0 if that is 0.
     pub peer_addr: SocketAddr,
     /// Admin listener (`--http-addr`); default: client port + 20000, or 0 if that is 0.
@@ -121,6 +127,8 @@ pub struct Config {
     pub read_policy: ReadPolicy,
     /// Number of databases (`--databases`).
     pub databases: u8,
+    /// Certificates.
+    pub tls: TlsConfig,
     /// Raft timing.
     pub timing: Timing,
     /// Every limit.
@@ -158,6 +166,8 @@ impl Default for Config {
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             addr: at(4920),
+            tls_only: false,
+            tls_addr: None,
             peer_addr: at(4920 + load::PEER_PORT_OFFSET),
             http_addr: at(4920 + load::HTTP_PORT_OFFSET),
             advertise_addr: None,
@@ -173,6 +183,7 @@ impl Default for Config {
             redirect: Redirect::Forward,
             read_policy: ReadPolicy::Strict,
             databases: 16,
+            tls: TlsConfig::default(),
             timing: Timing::default(),
             limits: Limits::default(),
             keys_default_limit: 0,

@@ -40,6 +40,7 @@ pub mod error;
 pub mod probe;
 pub mod secret;
 pub mod telemetry;
+pub mod tls;
 
 pub mod net;
 pub mod resp;

@@ -145,6 +145,12 @@ metrics! {
     client_read_bytes: IntCounter = "kvnode_client_read_bytes_total" [] false, "Bytes read from clients.";
     client_written_bytes: IntCounter = "kvnode_client_written_bytes_total" [] false, "Bytes written to clients.";
 
+    tls_certificate_expiry: prometheus::GaugeVec = "kvnode_tls_certificate_expiry_timestamp_seconds" ["listener"] false,
+        "Unix time at which the certificate in use ends, or the first of its chain.";
+    tls_certificate_stale: IntGaugeVec = "kvnode_tls_certificate_stale" ["listener"] false,
+        "1 while the certificate files hold something that cannot be used; the certificate before it stays in use.";
+    tls_refused: IntCounterVec = "kvnode_tls_handshakes_refused_total" ["listener"] false,
+        "TLS handshakes of others that came to nothing.";
     logins_failed: IntCounter = "kvnode_logins_failed_total" [] false, "AUTH and HELLO AUTH that were refused.";
     requests_denied: IntCounterVec = "kvnode_requests_denied_total" ["reason"] false,
         "Requests that the user may not make (NOPERM), by what it may not have.";

@@ -38,6 +38,7 @@ use crate::raft::log::LogError;
 use crate::raft::{self, Addresses, Group, IdentityError, OpenRestore, Restore, StartError, Stopped};
 use crate::snapshot;
 use crate::store::{self, Fatal};
+use crate::tls::Tls;
 
 pub use control::Control;
 pub use snapshots::Snapshots;
@@ -54,6 +55,8 @@ const GROUP_STOP: Duration = Duration::from_secs(30);
 pub struct Ready {
     /// Client listener.
     pub addr: SocketAddr,
+    /// Client listener that speaks TLS; the same as `addr` where there is no other.
+    pub tls_addr: Option<SocketAddr>,
     /// Peer listener.
     pub peer_addr: SocketAddr,
     /// Admin listener.
@@ -100,6 +103,7 @@ pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), 
         }
         // Where clients and members know it, also if the kernel chose the ports.
         (config.addr, config.peer_addr, config.http_addr) = (ready.addr, ready.peer_addr, ready.http_addr);
+        config.tls_addr = ready.tls_addr;
     }
 }
 
@@ -230,7 +234,12 @@ impl Node {
         let lock = lock::DirLock::take(&config.data).await?;
         raft::format(&config).map_err(start_error)?;
         look_at_disk(&config)?;
+        let tls = Tls::load(&config)?;
         let (clients, addr) = bind(config.addr, "addr").await?;
+        let beside = match config.tls_addr.filter(|_| !config.tls_only) {
+            Some(addr) => Some(bind(addr, "tls-addr").await?),
+            None => None,
+        };
         let (peers, peer_addr) = bind(config.peer_addr, "peer-addr").await?;
         let (http, http_addr) = bind(config.http_addr, "http-addr").await?;
         let addresses = Addresses {
@@ -238,7 +247,8 @@ impl Node {
             peer_addr: advertised(config.advertise_peer_addr.as_ref(), peer_addr, "advertise-peer-addr")?,
         };
         let restore = restore_source(&config);
-        let group = raft::start(config.clone(), addresses, peers, restore, shutdown.clone()).await;
+        let group =
+            raft::start(config.clone(), addresses, peers, tls.peers.clone(), restore, shutdown.clone()).await;
         let group = group.map_err(start_error)?;
         let fatal = Arc::new(Mutex::new(None));
         let metrics = Arc::new(Metrics::new());
@@ -266,20 +276,25 @@ impl Node {
             dispatcher: dispatcher.clone(),
             net: net_stats.clone(),
             snapshots: snapshots.clone(),
+            tls: tls.clone(),
         }));
         let admin_max = config.limits.http_connections_max;
         let admin =
             Admin::new(control, Arc::new(snapshots.clone()), metrics, admin_max, tasks.admin_stop.clone());
-        tasks.admin.spawn(admin::serve(http, admin, ServeLimits::new(admin_max)));
+        tasks.admin.spawn(admin::serve(http, admin, ServeLimits::new(admin_max), tls.admin.clone()));
+        tasks.admin.spawn(tls.clone().watch(tasks.admin_stop.clone()));
         let stop = tasks.clients_stop.clone();
         let listener =
             net::Listener::new(clients, dispatcher.clone(), &config.limits, net_stats.clone(), stop);
-        tasks.clients.spawn(listener.run(DRAIN));
+        let tls_addr = if config.tls_only { Some(addr) } else { beside.as_ref().map(|(_, addr)| *addr) };
+        for listener in client_listeners(listener, &tls, beside.map(|(socket, _)| socket)) {
+            tasks.clients.spawn(listener.run(DRAIN));
+        }
         if dispatcher.access().has_files() {
             tasks.clients.spawn(watch_users(dispatcher.clone(), tasks.clients_stop.clone()));
         }
         let node_id = format!("{:016x}", group.node_id());
-        let ready = Ready { addr, peer_addr, http_addr, node_id, pid: std::process::id() };
+        let ready = Ready { addr, tls_addr, peer_addr, http_addr, node_id, pid: std::process::id() };
         Ok(Self {
             group,
             dispatcher,
@@ -387,6 +402,22 @@ impl Node {
                 Err(NodeError::fatal(format!("the group did not stop within {} s", GROUP_STOP.as_secs())))
             }
         }
+    }
+}
+
+/// The listener, and the one beside it that speaks TLS; without a second socket the first is the one.
+fn client_listeners<H: net::Handler>(
+    first: net::Listener<H>,
+    tls: &Tls,
+    beside: Option<TcpListener>,
+) -> Vec<net::Listener<H>> {
+    let Some(credentials) = &tls.clients else { return vec![first] };
+    match beside {
+        Some(socket) => {
+            let second = first.beside(socket).by_tls(credentials.clone());
+            vec![first, second]
+        }
+        None => vec![first.by_tls(credentials.clone())],
     }
 }
 

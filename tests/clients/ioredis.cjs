@@ -2,8 +2,12 @@
 const assert = require('node:assert');
 const Redis = require('ioredis').default ?? require('ioredis');
 
+const pki = process.env.KVNODE_TEST_PKI;
+const file = (name) => require('node:fs').readFileSync(`${pki}/${name}`);
+const tls = pki === undefined ? undefined : { ca: file('ca.crt'), cert: file('app.crt'), key: file('app.key') };
+
 async function main(host, port) {
-  const client = new Redis({ host, port: Number(port) });
+  const client = new Redis({ host, port: Number(port), tls });
   await client.flushdb();
   assert.equal(await client.set('k', 'v'), 'OK');
   assert.equal(await client.get('k'), 'v');

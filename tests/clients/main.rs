@@ -4,6 +4,7 @@
 //!
 //! The scripts are also run against a real redis-server: a script that passes nowhere proves nothing.
 
+mod tls;
 mod users;
 
 use std::collections::HashSet;

@@ -2,8 +2,12 @@
 const assert = require('node:assert');
 const { createClient } = require('redis');
 
+const pki = process.env.KVNODE_TEST_PKI;
+const file = (name) => require('node:fs').readFileSync(`${pki}/${name}`);
+const tls = pki === undefined ? undefined : { ca: file('ca.crt'), cert: file('app.crt'), key: file('app.key') };
+
 async function main(host, port) {
-  const client = createClient({ socket: { host, port: Number(port) } });
+  const client = createClient({ socket: { host, port: Number(port), tls: tls !== undefined, ...tls } });
   client.on('error', (error) => {
     throw error;
   });

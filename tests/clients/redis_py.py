@@ -1,11 +1,19 @@
 """redis-py with its defaults: RESP3 handshake, pipelines, scans, binary values."""
 
+import os
 import sys
 
 import redis
 
 host, port = sys.argv[1], int(sys.argv[2])
-client = redis.Redis(host=host, port=port)
+pki = os.environ.get("KVNODE_TEST_PKI")
+tls = {} if pki is None else {
+    "ssl": True,
+    "ssl_ca_certs": f"{pki}/ca.crt",
+    "ssl_certfile": f"{pki}/app.crt",
+    "ssl_keyfile": f"{pki}/app.key",
+}
+client = redis.Redis(host=host, port=port, **tls)
 assert client.ping()
 client.flushdb()
 assert client.set("k", b"\x00\r\n\xff") is True
@@ -32,7 +40,7 @@ info = client.info()
 assert "redis_version" in info and info["role"] in ("master", "slave"), info
 assert client.client_id() > 0
 
-other = redis.Redis(host=host, port=port, db=3, client_name="suite", protocol=2, decode_responses=True)
+other = redis.Redis(host=host, port=port, db=3, client_name="suite", protocol=2, decode_responses=True, **tls)
 assert other.get("k") is None
 other.set("k", "three")
 assert other.get("k") == "three" and client.get("k") != b"three"

@@ -20,6 +20,7 @@ mod scripts;
 mod snapshots;
 mod startup;
 mod stopping;
+mod tls;
 mod transactions;
 mod users;
 mod voters;

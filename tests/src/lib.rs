@@ -13,6 +13,7 @@ pub mod history;
 pub mod http;
 pub mod nemesis;
 pub mod node;
+pub mod pki;
 pub mod proxy;
 pub mod reference;
 pub mod resp;

@@ -21,6 +21,8 @@ use crate::wait::{SOON, eventually};
 pub struct Ready {
     /// Client address.
     pub addr: String,
+    /// Client address that speaks TLS.
+    pub tls_addr: Option<String>,
     /// Peer address.
     pub peer_addr: String,
     /// Admin address.
@@ -60,7 +62,7 @@ impl Node {
         }
     }
 
-    /// Gives the node a client address of its own for its first start.
+    /// Gives the node a client address of its own for its first start; `off` for none that is in the clear.
     #[must_use]
     pub fn at(mut self, addr: &str) -> Self {
         addr.clone_into(&mut self.addr);
@@ -92,6 +94,8 @@ impl Node {
         let _ = fs::remove_file(self.ready_file());
         let mut command = Command::new(&self.program);
         match &self.ready {
+            // Where its clients are then is for the configuration to say.
+            _ if self.addr == "off" => command.args(["--addr", "off"]),
             None => command.args([
                 "--addr",
                 &self.addr,
@@ -145,6 +149,7 @@ impl Node {
         };
         self.ready = Some(Ready {
             addr: text("addr"),
+            tls_addr: json["tls_addr"].as_str().map(str::to_owned),
             peer_addr: text("peer_addr"),
             http_addr: text("http_addr"),
             node_id: text("node_id"),

@@ -27,8 +27,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // config refuses a log filter that telemetry would not take.
     ("config", &["error", "telemetry"]),
     ("telemetry", &["error", "config"]),
+    // Certificates of all listeners: peers, clients and the admin API reach it from below, beside `net`.
+    ("tls", &["clock", "config", "error"]),
     // raft asks a newcomer who it is at its client address (`resp::ask`).
-    ("raft", &["store", "config", "clock", "metrics", "error", "snapshot", "resp"]),
+    ("raft", &["store", "config", "clock", "metrics", "error", "snapshot", "resp", "tls"]),
     // net is generic over its handler; dispatch implements the trait that net owns.
     (
         "dispatch",
@@ -37,8 +39,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "error", "net", "secret",
         ],
     ),
-    ("net", &["resp", "session", "dispatch", "config", "metrics", "clock", "error"]),
-    ("admin", &["raft", "snapshot", "metrics", "config", "clock", "store", "error", "telemetry"]),
+    ("net", &["resp", "session", "dispatch", "config", "metrics", "clock", "error", "tls"]),
+    ("admin", &["raft", "snapshot", "metrics", "config", "clock", "store", "error", "telemetry", "tls"]),
     ("cli", &["node", "probe", "config", "telemetry", "command", "snapshot", "error"]),
 ];
 
@@ -47,6 +49,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rocksdb", &["server/src/store/"]),
     ("mlua", &["server/src/dispatch/script/"]),
     ("openraft", &["server/src/raft/"]),
+    ("rustls", &["server/src/tls/", "operator/src/"]),
+    ("tokio_rustls", &["server/src/tls/", "operator/src/"]),
+    ("x509_parser", &["server/src/tls/", "operator/src/"]),
     ("redis_protocol", &["server/src/resp/", "server/src/raft/"]),
     (
         "axum",

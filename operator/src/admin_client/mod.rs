@@ -5,7 +5,7 @@
 //!    |
 //! exchange     one connection per request, a deadline over everything, a limit on the answer
 //!    |
-//! Dial         TCP to the pod's address; memory in tests
+//! Dial         TCP to the pod's address, mutual TLS over it where the cluster has it (trust); memory in tests
 //! ```
 //!
 //! Invariants
@@ -16,8 +16,10 @@
 //! - Nothing is retried here. Each verb is idempotent and conditional, so the next pass, which looks anew, is the retry.
 
 mod connection;
+pub mod sessions;
 pub mod snapshots;
 pub mod stream;
+pub mod trust;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! What a plan says, done: children, volumes, labels, live settings, and at most one step.
 //!
 //! ```text
+//! secrets     authority and certificate of a Managed cluster, when they are missing or due
 //! children    server-side apply, forced, by the manager kvnode-operator; none that is as it was applied
 //! volumes     merge patches with the uid
 //! labels      merge patches with the uid
@@ -16,10 +17,12 @@
 mod manifest;
 pub mod memory;
 mod patch;
+mod secrets;
 mod step;
 
 pub use step::take;
 
+use crate::clock;
 use crate::context::Context;
 use crate::error::Error;
 use crate::name::ClusterName;
@@ -36,6 +39,7 @@ pub async fn settle(ctx: &Context, name: &ClusterName, sight: &Sight, plan: &Pla
         patch::labels(ctx, name, change).await?;
     }
     if let Some(children) = &plan.children {
+        secrets::keep(ctx, name, sight, clock::wall()).await?;
         manifest::apply(ctx, name, sight, children).await?;
     }
     for change in &plan.volumes {

@@ -123,6 +123,9 @@ pub struct BackupArgs {
     /// Admin addresses of its nodes
     #[arg(long = "node", value_name = "HOST:PORT", value_delimiter = ',', required = true)]
     pub nodes: Vec<String>,
+    /// Directory with tls.crt, tls.key and ca.crt, where the nodes' admin ports speak TLS
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
     /// Cluster id that the nodes must have
     #[arg(long, value_name = "ID")]
     pub cluster_id: Option<Id>,

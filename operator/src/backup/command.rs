@@ -11,6 +11,8 @@
 //! where that is a terminal.
 
 use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -27,9 +29,11 @@ use super::retention::Policy;
 use super::run::{Order, RunError, described, run};
 use super::verify::{Proof, verify, verify_loaded};
 use super::{announce, bar};
-use crate::admin_client::AdminClient;
+use crate::admin_client::trust::{self, ByName};
+use crate::admin_client::{AdminClient, Deadlines};
 use crate::clock;
 use crate::crd::backup::Verified;
+use crate::pki::Pair;
 use crate::s3::{Checksums, Credentials, Patience, S3Error, Settings, Store};
 
 /// A backup that was found wrong (`EX_DATAERR`).
@@ -123,7 +127,11 @@ pub async fn backup(args: &BackupArgs) -> Result<(), Failure> {
             age_max: args.max_age,
         },
     };
-    let (admin, reporter) = (AdminClient::tcp(), Reporter::default());
+    let admin = match &args.tls_dir {
+        None => AdminClient::tcp(),
+        Some(dir) => AdminClient::new(Arc::new(by_name(dir)?), Deadlines::default()),
+    };
+    let reporter = Reporter::default();
     let proof = proof(args.verify, key.as_ref(), &args.proving);
     let running = run(&store, &admin, &order, &proof, &reporter);
     let telling = announce::progress(&args.telling, &reporter).await?;
@@ -143,6 +151,17 @@ pub async fn backup(args: &BackupArgs) -> Result<(), Failure> {
         }
         Verified::No | Verified::Checksum | Verified::Content | Verified::Restored => Ok(()),
     }
+}
+
+/// Mutual TLS with the files of a directory.
+fn by_name(dir: &Path) -> Result<ByName, Failure> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read_to_string(&path).map_err(|error| (CONFIG, format!("read {}: {error}", path.display())))
+    };
+    let own = Pair { cert: read("tls.crt")?, key: read("tls.key")? };
+    let client = trust::client(&read("ca.crt")?, &own);
+    client.map(ByName).map_err(|what| (CONFIG, format!("{}: {what}", dir.display())))
 }
 
 async fn listed(store: &Store, layout: &Layout, cluster: Option<&str>) -> Result<Listing, Failure> {

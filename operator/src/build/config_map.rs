@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::json;
 
 use super::{hash, labels, metadata, put, typed};
+use crate::crd::tls::ClientTls;
 use crate::validate::Cluster;
 
 /// Name of the file in the ConfigMap.
@@ -15,6 +16,8 @@ pub const FILE: &str = "config.yaml";
 pub const RESTORE_FILE: &str = "restore";
 /// Directory that the file is mounted in.
 pub const DIR: &str = "/etc/kvnode";
+/// Directory that the certificate is mounted in.
+pub const TLS_DIR: &str = "/etc/kvnode-tls";
 /// Settings that a running node takes over the admin API. All others need a restart.
 pub const LIVE_KEYS: &[&str] = &["log_filter"];
 /// Default of `log_filter` in the server.
@@ -22,8 +25,8 @@ pub const LOG_FILTER_DEFAULT: &str = "info,openraft=error";
 
 /// `<name>-config`. The file is JSON, which is YAML: nothing needs a quoting rule of its own.
 pub(super) fn build(cluster: &Cluster) -> ConfigMap {
-    let settings: BTreeMap<&String, &String> =
-        cluster.spec.config.iter().map(|(key, value)| (key, &value.0)).collect();
+    let mut settings = tls_settings(cluster);
+    settings.extend(cluster.spec.config.iter().map(|(key, value)| (key.clone(), value.0.clone())));
     let file = format!("{:#}\n", json!(settings));
     let mut data = json!({ FILE: file });
     if cluster.spec.bootstrap.is_some() && !cluster.formed {
@@ -33,6 +36,34 @@ pub(super) fn build(cluster: &Cluster) -> ConfigMap {
         "metadata": metadata(cluster, &labels::config_map(&cluster.name)),
         "data": data,
     }))
+}
+
+/// What `spec.tls` means to the server. Empty without TLS, so that nothing changes for clusters that have none.
+pub(super) fn tls_settings(cluster: &Cluster) -> BTreeMap<String, String> {
+    if cluster.tls_secret().is_none() {
+        return BTreeMap::new();
+    }
+    let file = |name: &str| format!("{TLS_DIR}/{name}");
+    let mut settings = BTreeMap::from([("peer_tls".to_owned(), "required".to_owned())]);
+    for (key, name) in [
+        ("peer_tls_cert_file", "tls.crt"),
+        ("peer_tls_key_file", "tls.key"),
+        ("peer_tls_ca_file", "ca.crt"),
+        ("http_tls_cert_file", "tls.crt"),
+        ("http_tls_key_file", "tls.key"),
+        ("http_tls_client_ca_file", "ca.crt"),
+    ] {
+        settings.insert(key.to_owned(), file(name));
+    }
+    let port = match cluster.client_tls() {
+        ClientTls::Off => return settings,
+        ClientTls::Optional => labels::TLS_PORT,
+        ClientTls::Required => labels::CLIENT_PORT,
+    };
+    settings.insert("tls_addr".to_owned(), format!("0.0.0.0:{port}"));
+    settings.insert("tls_cert_file".to_owned(), file("tls.crt"));
+    settings.insert("tls_key_file".to_owned(), file("tls.key"));
+    settings
 }
 
 /// The settings that need a restart.

@@ -55,8 +55,27 @@ pub const CLIENT_PORT: i32 = 4920;
 pub const PEER_PORT: i32 = 14920;
 /// Admin port of a pod.
 pub const ADMIN_PORT: i32 = 24920;
+/// Port of a pod for clients by TLS, where [`CLIENT_PORT`] is in the clear; else that one speaks TLS.
+pub const TLS_PORT: i32 = 4921;
+/// Client port of the Services for TLS.
+pub const SERVICE_TLS_PORT: i32 = 6380;
 /// Client port of the Services.
 pub const SERVICE_PORT: i32 = 6379;
+
+/// Annotation of the Secret with the certificate: hash of the authority and the names that it was signed for.
+pub const SIGNED_FOR: &str = "kvnode.dev/signed-for";
+
+/// Name of the Secret of the authority.
+#[must_use]
+pub fn ca_secret(cluster: &str) -> String {
+    format!("{cluster}-ca")
+}
+
+/// Name of the Secret of the pods' certificate.
+#[must_use]
+pub fn tls_secret(cluster: &str) -> String {
+    format!("{cluster}-tls")
+}
 
 /// Name of the headless Service.
 #[must_use]

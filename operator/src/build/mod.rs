@@ -126,10 +126,13 @@ fn server_image(pod: &k8s_openapi::api::core::v1::PodTemplateSpec) -> String {
 pub fn names(cluster: &str) -> Vec<String> {
     let raft = labels::raft_service(cluster);
     let (leader, read) = (labels::leader_service(cluster), labels::read_service(cluster));
+    let (ca, tls) = (labels::ca_secret(cluster), labels::tls_secret(cluster));
     let (config, learners) = (labels::config_map(cluster), labels::stateful_set(cluster, SetRole::Learner));
     [
         ("ServiceAccount", cluster),
         ("ConfigMap", &config),
+        ("Secret", &ca),
+        ("Secret", &tls),
         ("Service", &raft),
         ("Service", cluster),
         ("Service", &leader),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{config_map, hash, labels, put, typed};
 use crate::backup::duty::job;
 use crate::crd::Spread;
+use crate::crd::tls::ClientTls;
 use crate::observed::SetRole;
 use crate::validate::Cluster;
 
@@ -31,7 +32,7 @@ const RESTORE_CONFIG_DIR: &str = "/etc/kvnode/config";
 /// What the user's spec asks of pods, as a hash. Two operators of different versions agree on it.
 pub(super) fn intent(cluster: &Cluster, role: SetRole) -> String {
     let spec = &cluster.spec;
-    hash(&json!({
+    let mut intent = json!({
         "role": role.as_str(),
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
@@ -40,7 +41,11 @@ pub(super) fn intent(cluster: &Cluster, role: SetRole) -> String {
         "scheduling": spec.scheduling,
         "resources": spec.resources,
         "podTemplate": spec.pod_template,
-    }))
+    });
+    if let Some(secret) = cluster.tls_secret() {
+        put(&mut intent, "tls", json!([secret, config_map::tls_settings(cluster)]));
+    }
+    hash(&intent)
 }
 
 /// The template as this version of the operator makes it, overlay applied.
@@ -85,6 +90,12 @@ fn pod_spec(cluster: &Cluster, role: SetRole) -> Value {
             { "name": "config", "configMap": { "name": labels::config_map(&cluster.name) } },
         ],
     });
+    if let Some(secret) = cluster.tls_secret()
+        && let Some(Value::Array(volumes)) = pod.get_mut("volumes")
+    {
+        // Readable for the group that the server runs in, and for nobody else.
+        volumes.push(json!({ "name": "tls", "secret": { "secretName": secret, "defaultMode": 0o440 } }));
+    }
     if !spec.image_pull_secrets.is_empty() {
         put(&mut pod, "imagePullSecrets", json!(spec.image_pull_secrets));
     }
@@ -183,11 +194,7 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
         "imagePullPolicy": spec.image_pull_policy.as_str(),
         "args": args(cluster, role),
         "env": env(cluster),
-        "ports": [
-            { "name": "redis", "containerPort": labels::CLIENT_PORT, "protocol": "TCP" },
-            { "name": "peer", "containerPort": labels::PEER_PORT, "protocol": "TCP" },
-            { "name": "admin", "containerPort": labels::ADMIN_PORT, "protocol": "TCP" },
-        ],
+        "ports": ports(cluster),
         // What the server says when it refuses to start becomes the message of the condition Stalled.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -196,26 +203,42 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
             "capabilities": { "drop": ["ALL"] },
         },
         // A big store may take minutes to apply its log again; a restart would only begin anew.
-        "startupProbe": probe("/startupz", 1, 600, 2),
-        "readinessProbe": probe("/readyz", 1, 2, 2),
-        "livenessProbe": probe("/livez", 10, 6, 5),
+        "startupProbe": probe(cluster, "/startupz", 1, 600, 2),
+        "readinessProbe": probe(cluster, "/readyz", 1, 2, 2),
+        "livenessProbe": probe(cluster, "/livez", 10, 6, 5),
         "lifecycle": { "preStop": { "sleep": { "seconds": PRE_STOP_SECONDS } } },
         "volumeMounts": [
             { "name": labels::VOLUME, "mountPath": DATA_DIR },
             { "name": "config", "mountPath": config_map::DIR, "readOnly": true },
         ],
     });
+    if cluster.tls_secret().is_some()
+        && let Some(Value::Array(mounts)) = container.get_mut("volumeMounts")
+    {
+        mounts.push(json!({ "name": "tls", "mountPath": config_map::TLS_DIR, "readOnly": true }));
+    }
     if restores(cluster, role) {
         // All pods have the same flags, but only the founder gets the file: the others wait to be told, as always.
         let mut env = env(cluster);
         env.push(json!({ "name": "KVNODE_RESTORE_MISSING", "value": "wait" }));
         put(&mut container, "env", json!(env));
-        put(&mut container, "startupProbe", probe("/startupz", 1, RESTORE_SECONDS_MAX, 2));
+        put(&mut container, "startupProbe", probe(cluster, "/startupz", 1, RESTORE_SECONDS_MAX, 2));
     }
     if let Some(resources) = &spec.resources {
         put(&mut container, "resources", json!(resources));
     }
     container
+}
+
+fn ports(cluster: &Cluster) -> Vec<Value> {
+    let port = |name: &str, port: i32| json!({ "name": name, "containerPort": port, "protocol": "TCP" });
+    let mut ports = match cluster.client_tls() {
+        ClientTls::Off => vec![port("redis", labels::CLIENT_PORT)],
+        ClientTls::Optional => vec![port("redis", labels::CLIENT_PORT), port("redis-tls", labels::TLS_PORT)],
+        ClientTls::Required => vec![port("redis-tls", labels::CLIENT_PORT)],
+    };
+    ports.extend([port("peer", labels::PEER_PORT), port("admin", labels::ADMIN_PORT)]);
+    ports
 }
 
 fn pod_name() -> Value {
@@ -227,9 +250,13 @@ fn restores(cluster: &Cluster, role: SetRole) -> bool {
 }
 
 fn args(cluster: &Cluster, role: SetRole) -> Vec<String> {
+    let addr = match cluster.client_tls() {
+        ClientTls::Required => "off".to_owned(),
+        ClientTls::Off | ClientTls::Optional => format!("0.0.0.0:{}", labels::CLIENT_PORT),
+    };
     let host = labels::pod_host(&cluster.name, &cluster.namespace, "$(POD_NAME)");
     let mut args = vec![
-        format!("--addr=0.0.0.0:{}", labels::CLIENT_PORT),
+        format!("--addr={addr}"),
         format!("--peer-addr=0.0.0.0:{}", labels::PEER_PORT),
         format!("--http-addr=0.0.0.0:{}", labels::ADMIN_PORT),
         format!("--advertise-addr={host}:{}", labels::CLIENT_PORT),
@@ -245,9 +272,14 @@ fn args(cluster: &Cluster, role: SetRole) -> Vec<String> {
     args
 }
 
-fn probe(path: &str, period_seconds: i32, failures: i32, timeout_seconds: i32) -> Value {
+/// By TLS the kubelet shows no certificate and checks none; the probes are open to it.
+fn probe(cluster: &Cluster, path: &str, period_seconds: i32, failures: i32, timeout_seconds: i32) -> Value {
+    let mut get = json!({ "path": path, "port": "admin" });
+    if cluster.tls_secret().is_some() {
+        put(&mut get, "scheme", json!("HTTPS"));
+    }
     json!({
-        "httpGet": { "path": path, "port": "admin" },
+        "httpGet": get,
         "periodSeconds": period_seconds,
         "failureThreshold": failures,
         "timeoutSeconds": timeout_seconds,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Named, labels, metadata, typed};
 use crate::backup::duty::job::BACKUP_OF;
+use crate::crd::tls::ClientTls;
 use crate::observed::SetRole;
 use crate::validate::Cluster;
 
@@ -41,13 +42,18 @@ pub(super) fn network(cluster: &Cluster) -> Named<NetworkPolicy> {
         admin.push(json!({ "podSelector": { "matchLabels": { BACKUP_OF: cluster.name } } }));
     }
     admin.extend(cluster.spec.network_policy.scrape_namespaces.iter().map(|name| from_namespace(name)));
+    let clients = match cluster.client_tls() {
+        ClientTls::Off => vec![port("redis")],
+        ClientTls::Optional => vec![port("redis"), port("redis-tls")],
+        ClientTls::Required => vec![port("redis-tls")],
+    };
     let manifest = typed(json!({
         "metadata": metadata(cluster, &name),
         "spec": {
             "podSelector": { "matchLabels": labels::selector(&cluster.name) },
             "policyTypes": ["Ingress"],
             "ingress": [
-                { "ports": [port("redis")] },
+                { "ports": clients },
                 { "ports": [port("peer")], "from": [own] },
                 { "ports": [port("admin")], "from": admin },
             ],

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use serde_json::{Value, json};
 
 use super::{Named, labels, metadata, put, typed};
+use crate::crd::tls::ClientTls;
 use crate::crd::{ServiceSpec, ServiceType};
 use crate::validate::Cluster;
 
@@ -26,13 +27,22 @@ pub(super) fn raft(cluster: &Cluster) -> Service {
             "clusterIP": "None",
             "publishNotReadyAddresses": true,
             "selector": labels::selector(&cluster.name),
-            "ports": [
-                port("redis", labels::CLIENT_PORT, "redis"),
-                port("peer", labels::PEER_PORT, "peer"),
-                port("admin", labels::ADMIN_PORT, "admin"),
-            ],
+            "ports": raft_ports(cluster),
         },
     }))
+}
+
+fn raft_ports(cluster: &Cluster) -> Vec<Value> {
+    let mut ports = match cluster.client_tls() {
+        ClientTls::Off => vec![port("redis", labels::CLIENT_PORT, "redis")],
+        ClientTls::Optional => vec![
+            port("redis", labels::CLIENT_PORT, "redis"),
+            port("redis-tls", labels::TLS_PORT, "redis-tls"),
+        ],
+        ClientTls::Required => vec![port("redis-tls", labels::CLIENT_PORT, "redis-tls")],
+    };
+    ports.extend([port("peer", labels::PEER_PORT, "peer"), port("admin", labels::ADMIN_PORT, "admin")]);
+    ports
 }
 
 /// `<name>`: any ready node.
@@ -56,6 +66,16 @@ fn port(name: &str, port: i32, target: &str) -> Value {
     json!({ "name": name, "port": port, "targetPort": target, "protocol": "TCP" })
 }
 
+fn client_ports(cluster: &Cluster) -> Vec<Value> {
+    let plain = port("redis", labels::SERVICE_PORT, "redis");
+    let tls = port("redis-tls", labels::SERVICE_TLS_PORT, "redis-tls");
+    match cluster.client_tls() {
+        ClientTls::Off => vec![plain],
+        ClientTls::Optional => vec![plain, tls],
+        ClientTls::Required => vec![tls],
+    }
+}
+
 fn client(cluster: &Cluster, name: String, spec: &ServiceSpec, mark: Option<&str>) -> Named<Service> {
     if !spec.enabled {
         return Named { name, manifest: None };
@@ -71,7 +91,7 @@ fn client(cluster: &Cluster, name: String, spec: &ServiceSpec, mark: Option<&str
     let mut body = json!({
         "type": spec.type_.as_str(),
         "selector": selector,
-        "ports": [port("redis", labels::SERVICE_PORT, "redis")],
+        "ports": client_ports(cluster),
     });
     if spec.type_ == ServiceType::LoadBalancer {
         if let Some(class) = &spec.load_balancer_class {

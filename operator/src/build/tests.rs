@@ -297,3 +297,55 @@ fn only_the_voters_of_a_cluster_that_begins_with_a_backup_fetch_it_and_only_unti
     assert!(!marked(&later));
     assert_eq!(pod(&later.children.voters), voter, "being formed rolls no pod");
 }
+
+#[test]
+fn tls_reaches_pods_services_and_probes_and_nothing_changes_without_it() {
+    let ports = |service: &k8s_openapi::api::core::v1::Service| -> Vec<(i32, String)> {
+        let spec = service.spec.as_ref().unwrap();
+        let target = |port: &k8s_openapi::api::core::v1::ServicePort| {
+            serde_json::to_value(&port.target_port).unwrap().as_str().unwrap().to_owned()
+        };
+        spec.ports.iter().flatten().map(|port| (port.port, target(port))).collect()
+    };
+    let pod =
+        |built: &Built| serde_json::to_value(&built.children.voters.spec.as_ref().unwrap().template).unwrap();
+    for (clients, services, addr, client_ports) in [
+        ("Optional", vec![(6379, "redis"), (6380, "redis-tls")], "--addr=0.0.0.0:4920", vec![4920, 4921]),
+        ("Required", vec![(6380, "redis-tls")], "--addr=off", vec![4920]),
+        ("Off", vec![(6379, "redis")], "--addr=0.0.0.0:4920", vec![4920]),
+    ] {
+        let built = built(json!({ "tls": { "mode": "Managed", "clients": clients } }), 3, None);
+        let any = built.children.any_service.manifest.as_ref().unwrap();
+        let wanted: Vec<(i32, String)> =
+            services.into_iter().map(|(port, to)| (port, to.to_owned())).collect();
+        assert_eq!(ports(any), wanted, "{clients}");
+        let pod = pod(&built);
+        let server = &pod["spec"]["containers"][0];
+        assert_eq!(server["args"][0], addr);
+        let numbers =
+            server["ports"].as_array().unwrap().iter().map(|port| port["containerPort"].as_i64().unwrap());
+        let expected: Vec<i64> = client_ports.into_iter().chain([14920, 24920]).collect();
+        assert_eq!(numbers.collect::<Vec<_>>(), expected);
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            assert_eq!(server[probe]["httpGet"]["scheme"], "HTTPS", "{probe}");
+        }
+        assert!(pod["spec"]["volumes"].to_string().contains(r#""secretName":"cart-tls""#));
+        let settings = built.children.config_map.data.as_ref().unwrap()[config_map::FILE].clone();
+        let settings: Value = serde_json::from_str(&settings).unwrap();
+        assert_eq!(settings["peer_tls"], "required");
+        let listens = settings["tls_addr"].as_str();
+        assert_eq!(listens.is_some(), clients != "Off");
+        for key in settings.as_object().unwrap().keys() {
+            assert!(OWNED_KEYS.contains(&key.as_str()), "{key} can be set by users as well");
+        }
+    }
+    let of_secret = built(json!({ "tls": { "mode": "Secret", "secretName": "bought" } }), 3, None);
+    assert!(pod(&of_secret)["spec"]["volumes"].to_string().contains(r#""secretName":"bought""#));
+    let off = |spec| {
+        let built = built(spec, 3, None);
+        (built.children.voters.clone(), built.children.config_map.clone())
+    };
+    assert_eq!(off(json!({})), off(json!({ "tls": { "mode": "Off" } })));
+    let plain = built(json!({}), 3, None);
+    assert!(!pod(&plain).to_string().contains("tls"));
+}

@@ -3,6 +3,7 @@
 //! ```text
 //! crd/mod.rs     spec of KvCluster        what the user wants; every field has a default, `spec: {}` is complete
 //! crd/status.rs  status of KvCluster      what the operator saw and does; written in one place (`report`)
+//! crd/tls.rs     spec.tls, status.tls
 //! crd/reason.rs  condition types, reasons, event reasons: the closed lists
 //! crd/bucket.rs  spec.backup, spec.bootstrap of KvCluster: buckets, schedules, what a cluster begins with
 //! crd/backup.rs  KvBackup                 one run of a backup
@@ -26,6 +27,7 @@ pub mod backup;
 pub mod bucket;
 pub mod reason;
 pub mod status;
+pub mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::status::KvClusterStatus;
+use self::tls::TlsSpec;
 
 /// API group of all kinds.
 pub const GROUP: &str = "kvnode.dev";
@@ -116,8 +119,8 @@ pub struct KvClusterSpec {
     /// formation) are refused. Values are text. Example: {durability: high, clients_max: "20000"}.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128))]
-    #[x_kube(validation = Rule::new("!('addr' in self || 'peer_addr' in self || 'http_addr' in self || 'advertise_addr' in self || 'advertise_peer_addr' in self || 'data' in self || 'log_dir' in self || 'join' in self || 'restore' in self || 'formation' in self)")
-        .message("addr, peer_addr, http_addr, advertise_addr, advertise_peer_addr, data, log_dir, join, restore and formation belong to the operator"))]
+    #[x_kube(validation = Rule::new("!('addr' in self || 'peer_addr' in self || 'http_addr' in self || 'advertise_addr' in self || 'advertise_peer_addr' in self || 'data' in self || 'log_dir' in self || 'join' in self || 'restore' in self || 'formation' in self || self.exists(key, key.startsWith('tls_') || key.startsWith('peer_tls') || key.startsWith('http_tls_')))")
+        .message("addr, peer_addr, http_addr, advertise_addr, advertise_peer_addr, data, log_dir, join, restore, formation and what spec.tls decides belong to the operator"))]
     pub config: BTreeMap<String, ConfigValue>,
     /// Services. `<name>` (all ready nodes) is the one that clients need; any node serves any command.
     #[serde(default)]
@@ -141,6 +144,9 @@ pub struct KvClusterSpec {
     /// Who may reach the pods.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,
+    /// Certificates and encryption.
+    #[serde(default)]
+    pub tls: TlsSpec,
     /// Stops all pods and keeps volumes and membership; false starts them again with all data. Default: false.
     #[serde(default)]
     pub hibernate: bool,
@@ -186,6 +192,7 @@ impl Default for KvClusterSpec {
             backup: None,
             bootstrap: None,
             network_policy: NetworkPolicySpec::default(),
+            tls: TlsSpec::default(),
             hibernate: false,
             paused: false,
             pod_template: None,

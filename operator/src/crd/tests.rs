@@ -260,3 +260,16 @@ fn defaults_are_in_the_schema() {
     assert_eq!(spec["storage"]["properties"]["whenDeleted"]["default"], json!("Retain"));
     assert_eq!(spec["services"]["properties"]["any"]["properties"]["type"]["default"], json!("ClusterIP"));
 }
+
+#[test]
+fn tls_rules() {
+    let tls = |tls: serde_json::Value| spec(json!({ "tls": tls }));
+    assert!(tls(json!({ "mode": "Managed", "names": ["cart.example.com"] })).validate_cel().is_ok());
+    assert!(tls(json!({ "mode": "Secret", "secretName": "bought" })).validate_cel().is_ok());
+    refused(tls(json!({ "mode": "Secret" })).validate_cel(), "tls.secretName");
+    refused(tls(json!({ "mode": "Managed", "secretName": "bought" })).validate_cel(), "tls.secretName");
+    refused(tls(json!({ "mode": "Secret", "secretName": "s", "names": ["a"] })).validate_cel(), "tls.names");
+    refused(tls(json!({ "clients": "Required" })).validate_cel(), "tls.clients");
+    let (off, on) = (spec(json!({})), tls(json!({ "mode": "Managed" })));
+    refused(on.validate_cel_update(&off), "tls.mode cannot be changed");
+}

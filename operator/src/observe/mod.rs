@@ -18,7 +18,9 @@
 mod children;
 mod origin;
 pub mod read;
+pub mod secrets;
 pub mod surroundings;
+mod trust;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
 pub use children::{ChildSeen, Children, mark};
+pub use secrets::Secrets;
 pub use surroundings::Look;
 
 use crate::build::labels;
@@ -57,6 +60,8 @@ pub struct Sight {
     pub observed: Observed,
     /// The children that exist, for the comparison with what should.
     pub children: Children,
+    /// Certificates.
+    pub secrets: Secrets,
     /// `host:port` of the admin API of each pod that has an address.
     pub addresses: BTreeMap<String, String>,
 }
@@ -75,15 +80,17 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
     let labelled = ListParams::default().labels(&labels::selector_text(&labels::selector(&name.name)));
     let kept = (look == Look::Usual && rests(&object)).then(|| ctx.stores.of(&name.namespace)).flatten();
     let source = Source { ctx, name, labelled: &labelled, kept: kept.as_ref() };
-    let (sets, pods, claims, mut children) = tokio::try_join!(
+    let (sets, pods, claims, mut children, secrets) = tokio::try_join!(
         source.list("StatefulSets", |kept| &kept.sets),
         source.list("pods", |kept| &kept.pods),
         source.list("volume claims", |kept| &kept.claims),
         children::others(&source, &object),
+        secrets::read(ctx, name, &object),
     )?;
     children.add_sets(ctx, &object, name, &sets).await?;
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let addresses = addresses(name, &pods);
+    let fault = trust::prepare(ctx, name, &object, &secrets, &addresses);
     let seen = pods.iter().filter_map(|pod| read::pod(&name.name, pod));
     let (seen, volumes) =
         tokio::join!(ask_nodes(ctx, name, seen.collect(), &addresses), volumes(ctx, &uid, &claims));
@@ -94,6 +101,7 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
         .chain(volumes.values().filter_map(|volume| volume.bound_to_host.clone()))
         .collect();
     let hosts = ctx.surroundings.hosts(&ctx.client, hosts, look).await?;
+    let tls = trust::seen(ctx, &object, &secrets, &seen, &addresses, fault);
     let observed = Observed {
         recorded: object.status.clone().unwrap_or_default(),
         annotations: read::annotations(&object.metadata),
@@ -101,10 +109,11 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
         pods: seen,
         volumes,
         hosts,
-        taken: children.taken(),
+        taken: children.taken().into_iter().chain(secrets.taken(name)).collect(),
+        tls,
         handover: ctx.watches.handover(name),
     };
-    Ok(Some(Sight { object, observed, children, addresses }))
+    Ok(Some(Sight { object, observed, children, secrets, addresses }))
 }
 
 /// Whether the status says that nothing is under way, for the spec as it is.

@@ -13,7 +13,8 @@ use crate::crd::status::{
     ChangeKind, ChangeStatus, Endpoints, Formation, KvClusterStatus, LeaderStatus, MemberRole, MemberState,
     MemberStatus,
 };
-use crate::observed::{PodSeen, PodState, SetRole};
+use crate::crd::tls::TlsStatus;
+use crate::observed::{PodSeen, PodState, SetRole, TlsSeen};
 
 /// The whole status.
 pub(super) fn status(view: &View<'_>, built: &Built, decision: &Decision, now: Timestamp) -> KvClusterStatus {
@@ -50,7 +51,16 @@ pub(super) fn status(view: &View<'_>, built: &Built, decision: &Decision, now: T
         plan: Vec::new(),
         endpoints: Some(endpoints(view)),
         backup: old.backup.clone().filter(|_| view.cluster.spec.backup.is_some()),
+        tls: view.observed.tls.as_ref().map(tls),
         conditions,
+    }
+}
+
+fn tls(seen: &TlsSeen) -> TlsStatus {
+    TlsStatus {
+        not_after: seen.not_after.map(Time),
+        served: (seen.running > 0).then(|| format!("{}/{}", seen.served, seen.running)),
+        fault: seen.fault.clone(),
     }
 }
 

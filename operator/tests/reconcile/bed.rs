@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kvnode_operator::admin_client::trust::Trust;
 use kvnode_operator::admin_client::{AdminClient, Deadlines};
 use kvnode_operator::backup::duty::job::Images;
 use kvnode_operator::context::Context;
@@ -54,7 +55,7 @@ impl Bed {
             namespace: "kvnode".into(),
             images: Images::default(),
         };
-        let parts = (self.server.client(), nodes, watches);
+        let parts = (self.server.client(), nodes, Trust::default(), watches);
         Arc::new(Context::new(parts, metrics, Arc::new(Probes::default()), operator, "op-0"))
     }
 

@@ -16,3 +16,4 @@ mod nodes;
 mod objects;
 mod passes;
 mod server;
+mod tls;

@@ -72,6 +72,14 @@ pub(super) async fn no_method() -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "the route has no such method", "see the Allow header")
 }
 
+pub(super) fn no_certificate() -> Refusal {
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        "this route asks for a client certificate",
+        "show one that an authority of http_tls_client_ca_file has signed",
+    )
+}
+
 pub(super) fn web_page() -> Refusal {
     Refusal::new(
         StatusCode::FORBIDDEN,

@@ -30,7 +30,9 @@
 //! - Every answer that is not a success has the body [`kvnode_api::error::ErrorBody`]; its statuses are listed there.
 //! - Bodies are at most 64 KiB, headers 16 KiB and 10 s, connections and streams are counted; nothing is buffered whole.
 //! - All verbs are idempotent.
-//! - No password yet: the listener belongs on an inside network. Requests that a web page makes (they carry `Origin`)
+//! - With `http_tls_client_ca_file` a caller shows a certificate of that authority, for everything but the probes: the
+//!   kubelet has none, and they tell nothing. `/metrics` is not among them: it names members and counts keys.
+//! - Without it the listener belongs on an inside network. Requests that a web page makes (they carry `Origin`)
 //!   are refused, so that a browser on the same machine cannot be used against it.
 
 mod answer;
@@ -92,8 +94,22 @@ impl Admin {
     }
 }
 
+/// Whom a router serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// Those who may do everything.
+    Trusted,
+    /// Those who were asked for a certificate and showed none.
+    Strangers,
+}
+
+/// What a caller without a certificate may ask.
+fn probes_only(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz" | "/startupz")
+}
+
 /// All routes.
-pub fn router(admin: Admin) -> Router {
+pub fn router(admin: Admin, callers: Callers) -> Router {
     Router::new()
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
@@ -115,14 +131,16 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/watch", get(watch::watch))
         .fallback(answer::no_route)
         .method_not_allowed_fallback(answer::no_method)
-        .layer(middleware::from_fn_with_state(admin.clone(), gate))
+        .layer(middleware::from_fn_with_state((admin.clone(), callers), gate))
         .with_state(admin)
 }
 
 /// Before and after every request.
-async fn gate(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+async fn gate(State((admin, callers)): State<(Admin, Callers)>, request: Request, next: Next) -> Response {
     let response = if request.headers().contains_key("origin") {
         answer::web_page().into_response()
+    } else if callers == Callers::Strangers && !probes_only(request.uri().path()) {
+        answer::no_certificate().into_response()
     } else {
         next.run(request).await
     };

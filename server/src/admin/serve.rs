@@ -1,9 +1,13 @@
 //! The listener of the admin API: accept, limits, timeouts, graceful end.
 //!
+//! With certificates of its own it speaks TLS; a caller without a certificate then gets the routes of
+//! [`super::probes_only`] where callers are asked for one.
+//!
 //! axum's own `serve` has no header timeout, no connection limit and no write timeout, so the loop is ours, over
 //! hyper's HTTP/1 connection.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,7 +24,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Admin, router};
+use super::{Admin, Callers, router};
+use crate::tls::{Asks, Credentials};
 
 /// What the listener enforces.
 #[derive(Clone, Copy, Debug)]
@@ -57,9 +62,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves until the token of `admin` is cancelled, then lets open requests end within `drain_timeout`.
 ///
 /// Cancel safety: dropping the future closes all connections at once.
-pub async fn serve(listener: TcpListener, admin: Admin, limits: ServeLimits) {
+pub async fn serve(listener: TcpListener, admin: Admin, limits: ServeLimits, tls: Option<Arc<Credentials>>) {
     let shutdown = admin.shutdown.clone();
-    let routes = router(admin);
+    let asks = tls.as_ref().is_some_and(|tls| tls.asks() != Asks::Nothing);
+    let strangers = router(admin.clone(), if asks { Callers::Strangers } else { Callers::Trusted });
+    let door = Arc::new(Door { tls, trusted: router(admin, Callers::Trusted), strangers });
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let mut connections = JoinSet::new();
     loop {
@@ -74,7 +81,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, limits: ServeLimits) {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let (stream, _) = match accepted {
+        let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept on the admin port");
@@ -82,9 +89,9 @@ pub async fn serve(listener: TcpListener, admin: Admin, limits: ServeLimits) {
                 continue;
             }
         };
-        let connection = connection(stream, routes.clone(), limits, shutdown.clone());
+        let (door, shutdown) = (Arc::clone(&door), shutdown.clone());
         connections.spawn(async move {
-            connection.await;
+            door.admit(stream, from.ip(), limits, shutdown).await;
             drop(place);
         });
     }
@@ -98,9 +105,33 @@ pub async fn serve(listener: TcpListener, admin: Admin, limits: ServeLimits) {
     connections.shutdown().await;
 }
 
-async fn connection(stream: TcpStream, routes: Router, limits: ServeLimits, shutdown: CancellationToken) {
-    // Nagle's wait would delay events and small answers; that it cannot be turned off is no reason to refuse.
-    let _ = stream.set_nodelay(true);
+/// The way of a connection to its routes.
+struct Door {
+    tls: Option<Arc<Credentials>>,
+    trusted: Router,
+    /// For those who showed no certificate.
+    strangers: Router,
+}
+
+impl Door {
+    async fn admit(&self, stream: TcpStream, from: IpAddr, limits: ServeLimits, shutdown: CancellationToken) {
+        // Nagle's wait would delay events and small answers; that it cannot be turned off is no reason to refuse.
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else {
+            return connection(stream, self.trusted.clone(), limits, shutdown).await;
+        };
+        let accepted = shutdown.run_until_cancelled(tls.accept(stream, from)).await.flatten();
+        let Some(stream) = accepted else { return };
+        let has_certificate = stream.get_ref().1.peer_certificates().is_some();
+        let routes = if has_certificate { &self.trusted } else { &self.strangers };
+        connection(stream, routes.clone(), limits, shutdown).await;
+    }
+}
+
+async fn connection<S>(stream: S, routes: Router, limits: ServeLimits, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let io = TokioIo::new(Guarded { stream, limit: limits.write_timeout, stalled: None });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -121,14 +152,14 @@ async fn connection(stream: TcpStream, routes: Router, limits: ServeLimits, shut
 }
 
 /// A socket whose writes fail when the other side takes nothing for too long.
-struct Guarded {
-    stream: TcpStream,
+struct Guarded<S> {
+    stream: S,
     limit: Duration,
     /// Armed while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Guarded {
+impl<S> Guarded<S> {
     fn guard<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
@@ -141,7 +172,7 @@ impl Guarded {
     }
 }
 
-impl AsyncRead for Guarded {
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -151,7 +182,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.guard(cx, written)

@@ -166,7 +166,7 @@ async fn start_with(limits: ServeLimits, state_bytes: usize) -> Server {
     let mut admin = Admin::new(fake.clone(), fake.clone(), metrics, limits.connections_max, shutdown.clone());
     admin.filter = Some(crate::telemetry::Filter::leaked("info"));
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve(listener, admin, limits));
+    tasks.spawn(serve(listener, admin, limits, None));
     Server { addr, fake, shutdown, tasks, _dir: dir }
 }
 

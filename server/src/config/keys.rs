@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::load::Draft;
 use super::{
-    Config, Consistency, Durability, Formation, LogFormat, ReadPolicy, Redirect, RestoreMissing, units,
+    ClientAuth, Config, Consistency, Durability, Formation, LogFormat, PeerTls, ReadPolicy, Redirect,
+    RestoreMissing, units,
 };
 
 /// One key.
@@ -93,6 +94,16 @@ impl Word for ReadPolicy {
     const WORDS: &'static [(&'static str, Self)] = &[("strict", Self::Strict), ("lease", Self::Lease)];
 }
 
+impl Word for ClientAuth {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("no", Self::No), ("optional", Self::Optional), ("require", Self::Require)];
+}
+
+impl Word for PeerTls {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("optional", Self::Optional), ("required", Self::Required)];
+}
+
 impl Word for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
@@ -109,8 +120,15 @@ fn within<T: TryFrom<u64>>(value: u64, min: u64, max: u64) -> Result<T, String> 
     T::try_from(value).map_err(|_| "too large for this machine".into())
 }
 
-/// One row. The forms: a word, a count, a size, a duration.
+/// One row. The forms: a word, a file that may be left out, a count, a size, a duration.
 macro_rules! key {
+    (file $name:ident, $($field:ident).+, $doc:literal) => {
+        Key {
+            name: stringify!($name), doc: $doc, allowed: "a path", derived: None,
+            set: |d, text| { d.config.$($field).+ = Some(path(text)?); Ok(()) },
+            show: |c| c.$($field).+.as_ref().map_or_else(String::new, |p| p.display().to_string()),
+        }
+    };
     (word $name:ident, $($field:ident).+, $allowed:literal, $derived:expr, $doc:literal) => {
         Key {
             name: stringify!($name), doc: $doc, allowed: $allowed, derived: $derived,
@@ -159,14 +177,17 @@ macro_rules! key {
 pub static KEYS: &[Key] = &[
     Key {
         name: "addr",
-        doc: "Where clients connect. A name is resolved once, at start.",
-        allowed: "host:port",
+        doc: "Where clients connect. A name is resolved once, at start. off = only by TLS, at tls_addr.",
+        allowed: "host:port, off",
         derived: None,
         set: |d, text| {
-            d.config.addr = units::listen_addr(text)?;
+            d.config.tls_only = matches!(text, "" | "off");
+            if !d.config.tls_only {
+                d.config.addr = units::listen_addr(text)?;
+            }
             Ok(())
         },
-        show: |c| c.addr.to_string(),
+        show: |c| if c.tls_only { "off".into() } else { c.addr.to_string() },
     },
     Key {
         name: "peer_addr",
@@ -181,7 +202,8 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "http_addr",
-        doc: "Where the admin API listens: health, metrics, /v1. It has no password: keep it inside.",
+        doc: "Where the admin API listens: health, metrics, /v1. Without http_tls_client_ca_file everybody who reaches \
+              it may do everything: keep it inside.",
         allowed: "host:port",
         derived: Some("the client port + 20000; 0 if that is 0"),
         set: |d, text| {
@@ -191,11 +213,43 @@ pub static KEYS: &[Key] = &[
         show: |c| c.http_addr.to_string(),
     },
     Key {
+        name: "tls_addr",
+        doc: "Where clients connect by TLS (1.2 or 1.3).",
+        allowed: "host:port",
+        derived: None,
+        set: |d, text| {
+            d.config.tls_addr = Some(units::listen_addr(text)?);
+            Ok(())
+        },
+        show: |c| c.tls_addr.map_or_else(String::new, |addr| addr.to_string()),
+    },
+    key!(file tls_cert_file, tls.clients.cert,
+        "Certificate that clients are shown at tls_addr: PEM, the node's own first, then those between it and its \
+         authority. All certificate and key files are read again when their bytes change."),
+    key!(file tls_key_file, tls.clients.key, "Private key of tls_cert_file, PEM."),
+    key!(file tls_client_ca_file, tls.clients.ca, "Authorities that sign the certificates of clients, PEM."),
+    key!(word tls_client_auth, tls.client_auth, "no, optional, require", None,
+        "Whether clients are asked for a certificate of tls_client_ca_file at tls_addr."),
+    key!(word peer_tls, tls.peer_tls, "off, optional, required", None,
+        "Mutual TLS between the nodes. required = nothing else; optional = TLS with every node that speaks it, the \
+         others in the clear: for the way from off to required, one node after another."),
+    key!(file peer_tls_cert_file, tls.peers.cert,
+        "Certificate of this node towards the others, for both directions, PEM. It must be valid for the host of \
+         advertise_peer_addr."),
+    key!(file peer_tls_key_file, tls.peers.key, "Private key of peer_tls_cert_file, PEM."),
+    key!(file peer_tls_ca_file, tls.peers.ca,
+        "Authorities that sign the certificates of the nodes of this cluster, and of nobody else, PEM."),
+    key!(file http_tls_cert_file, tls.http.cert, "Certificate of the admin API, PEM; with it, http_addr speaks TLS."),
+    key!(file http_tls_key_file, tls.http.key, "Private key of http_tls_cert_file, PEM."),
+    key!(file http_tls_client_ca_file, tls.http.ca,
+        "Authorities that sign the certificates of the admin API's callers, PEM. With it, everything but /livez, \
+         /readyz and /startupz asks for such a certificate."),
+    Key {
         name: "advertise_addr",
         doc: "The client address that clients and members are told; names are resolved again at each dial. \
               Needed when addr is 0.0.0.0.",
         allowed: "host:port, port not 0",
-        derived: Some("addr"),
+        derived: Some("addr, or tls_addr where addr is off"),
         set: |d, text| {
             d.config.advertise_addr = Some(units::dial_addr(text)?);
             Ok(())
@@ -237,8 +291,9 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "join",
-        doc: "Client addresses of members of the cluster to join, a list or separated by commas. Only read while the \
-              data directory is empty.",
+        doc: "Members of the cluster to join, a list or separated by commas: their client addresses (their peer port is \
+              taken to be 10000 higher, else they are asked), or their peer addresses. Only read while the data \
+              directory is empty.",
         allowed: "host:port[,host:port...]",
         derived: None,
         set: |d, text| {

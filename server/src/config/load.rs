@@ -255,6 +255,12 @@ impl Loader {
     }
 
     fn derive(&mut self, memory_bytes: Option<u64>) {
+        if self.draft.config.tls_only {
+            match self.draft.config.tls_addr {
+                Some(addr) => self.draft.config.addr = addr,
+                None => self.fault("addr = off leaves no address for clients".into(), "set tls_addr"),
+            }
+        }
         let addr = self.draft.config.addr;
         let (peer, http) = (self.draft.peer_addr, self.draft.http_addr);
         self.draft.config.peer_addr =

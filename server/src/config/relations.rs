@@ -1,6 +1,6 @@
 //! What must hold between keys.
 
-use super::{Config, Formation, RestoreMissing};
+use super::{ClientAuth, Config, Formation, PeerTls, RestoreMissing};
 
 /// A relation between keys.
 pub(super) struct Relation {
@@ -82,5 +82,41 @@ pub(super) static RELATIONS: &[Relation] = &[
             !(same(0, 1) || same(0, 2) || same(1, 2))
         },
         remedy: "each listener needs a port of its own",
+    },
+    Relation {
+        keys: &["addr", "tls_addr", "peer_addr", "http_addr"],
+        holds: |c| {
+            let Some(tls) = c.tls_addr.filter(|addr| addr.port() != 0) else { return true };
+            let plain = Some(c.addr.port()).filter(|_| !c.tls_only);
+            [Some(c.peer_addr.port()), Some(c.http_addr.port()), plain]
+                .iter()
+                .flatten()
+                .all(|p| *p != tls.port())
+        },
+        remedy: "each listener needs a port of its own",
+    },
+    Relation {
+        keys: &["tls_addr", "tls_cert_file", "tls_key_file"],
+        holds: |c| c.tls.clients.is_paired() && (c.tls_addr.is_none() || c.tls.clients.cert.is_some()),
+        remedy: "clients that connect by TLS are shown a certificate: set both files, and tls_addr",
+    },
+    Relation {
+        keys: &["tls_client_auth", "tls_client_ca_file"],
+        holds: |c| c.tls.client_auth == ClientAuth::No || c.tls.clients.ca.is_some(),
+        remedy: "the authority that signs the clients' certificates must be known: set tls_client_ca_file",
+    },
+    Relation {
+        keys: &["peer_tls", "peer_tls_cert_file", "peer_tls_key_file", "peer_tls_ca_file"],
+        holds: |c| {
+            let files = &c.tls.peers;
+            files.is_paired()
+                && (c.tls.peer_tls == PeerTls::Off || (files.cert.is_some() && files.ca.is_some()))
+        },
+        remedy: "nodes prove themselves to each other: set all three files",
+    },
+    Relation {
+        keys: &["http_tls_cert_file", "http_tls_key_file", "http_tls_client_ca_file"],
+        holds: |c| c.tls.http.is_paired() && (c.tls.http.ca.is_none() || c.tls.http.cert.is_some()),
+        remedy: "callers show their certificate inside TLS: set http_tls_cert_file and http_tls_key_file",
     },
 ];

@@ -35,6 +35,9 @@ fn touch(metrics: &Metrics) {
     metrics.error_replies.with_label_values(&["ERR"]).inc();
     metrics.raft_clock_offset.with_label_values(&["1f"]).set(0.5);
     metrics.clients_rejected.with_label_values(&["limit"]).inc();
+    metrics.tls_certificate_expiry.with_label_values(&["peer"]).set(2e9);
+    metrics.tls_certificate_stale.with_label_values(&["peer"]).set(0);
+    metrics.tls_refused.with_label_values(&["peer"]).inc();
     metrics.set_role(&["leader", "follower"], "leader");
     metrics.raft_peer_lag.with_label_values(&["1f"]).set(1);
     metrics.raft_peer_ack.with_label_values(&["1f"]).set(0.5);

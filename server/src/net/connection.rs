@@ -38,6 +38,7 @@ use super::{Flow, Handler, Stats};
 use crate::config::Limits;
 use crate::resp::reply::append;
 use crate::resp::{DecoderLimits, Protocol, ProtocolError, Reply, Request, RequestDecoder};
+use crate::tls::TlsStream;
 
 #[cfg(test)]
 mod tests;
@@ -113,7 +114,7 @@ pub(super) enum End {
 }
 
 /// A client's byte stream.
-pub(super) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+pub(super) trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send {
     /// What is written from now on leaves together with the end of the stream, as far as it fits into one packet.
     fn hold_for_end(&self) {}
 }
@@ -123,6 +124,12 @@ impl ClientStream for TcpStream {
         if let Err(error) = rustix::net::sockopt::set_tcp_cork(self, true) {
             tracing::debug!(%error, "set TCP_CORK");
         }
+    }
+}
+
+impl ClientStream for TlsStream {
+    fn hold_for_end(&self) {
+        self.get_ref().0.hold_for_end();
     }
 }
 
@@ -338,7 +345,7 @@ impl<S: ClientStream> Connection<S> {
         for slice in self.out.chunks(limits.output_bytes_pause.max(1)) {
             tokio::select! {
                 biased;
-                written = timeout(patience, self.stream.write_all(slice)) => match written {
+                written = timeout(patience, write_whole(&mut self.stream, slice)) => match written {
                     Ok(Ok(())) => Stats::add(&self.shared.stats.written_bytes, slice.len()),
                     Ok(Err(_)) => return Err(End::Gone),
                     Err(_) => return Err(End::Stalled),
@@ -516,6 +523,12 @@ async fn read_some<S: AsyncRead + Unpin>(
         Ok(length @ 1..) => Ok(length),
         Ok(0) | Err(_) => Err(End::Gone),
     }
+}
+
+/// Writes all bytes and has them leave: TLS keeps what the socket does not take at once.
+async fn write_whole<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 /// What the decoder keeps of the limits.

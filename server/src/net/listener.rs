@@ -4,6 +4,9 @@
 //! client is told so and let go. When the process is out of file descriptors, accepting pauses for longer and longer
 //! instead of spinning.
 //!
+//! A listener with certificates serves the same clients by TLS: beside the plain one, or alone. Both share the limit of
+//! clients and the budget; behind the handshake a TLS client is a client like any other.
+//!
 //! Shutdown: `stop` ends accepting, each connection finishes in order (see [`connection`](super::connection)), and what
 //! is left after the drain time is dropped.
 
@@ -25,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
-use super::connection::{Connection, End, Shared};
+use super::connection::{ClientStream, Connection, End, Shared};
 use super::{Handler, Stats};
 use crate::config::Limits;
+use crate::tls::Credentials;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +49,9 @@ const FAREWELLS_MAX: usize = 64;
 /// How long a client that is turned away may take to read why.
 const FAREWELL: Duration = Duration::from_millis(250);
 
+/// How long a handshake may go on once the node stops.
+const STOP_HANDSHAKE: Duration = Duration::from_millis(500);
+
 /// Largest requests that fit into memory at once, over all connections.
 const LARGEST_REQUESTS_IN_MEMORY: usize = 4;
 
@@ -52,6 +59,7 @@ const LARGEST_REQUESTS_IN_MEMORY: usize = 4;
 pub struct Listener<H> {
     socket: TcpListener,
     handler: Arc<H>,
+    tls: Option<Arc<Credentials>>,
     shared: Arc<Shared>,
     clients: Arc<Semaphore>,
     farewells: Arc<Semaphore>,
@@ -77,11 +85,35 @@ impl<H: Handler> Listener<H> {
         Self {
             socket,
             handler,
+            tls: None,
             shared: Arc::new(Shared { limits: limits.clone(), stats, budget }),
             clients: Arc::new(Semaphore::new(clients_max)),
             farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
             tracker: TaskTracker::new(),
             stop,
+            abort: CancellationToken::new(),
+        }
+    }
+
+    /// Has its clients speak TLS.
+    #[must_use]
+    pub fn by_tls(mut self, credentials: Arc<Credentials>) -> Self {
+        self.tls = Some(credentials);
+        self
+    }
+
+    /// A second listener for the same clients: one limit, one budget, one set of counters.
+    #[must_use]
+    pub fn beside(&self, socket: TcpListener) -> Self {
+        Self {
+            socket,
+            handler: Arc::clone(&self.handler),
+            tls: None,
+            shared: Arc::clone(&self.shared),
+            clients: Arc::clone(&self.clients),
+            farewells: Arc::clone(&self.farewells),
+            tracker: TaskTracker::new(),
+            stop: self.stop.clone(),
             abort: CancellationToken::new(),
         }
     }
@@ -165,10 +197,14 @@ impl<H: Handler> Listener<H> {
             peer,
             local,
         };
+        let tls = self.tls.clone();
         self.shared.stats.open.fetch_add(1, Ordering::Relaxed);
         self.tracker.spawn(async move {
             let shared = Arc::clone(&client.shared);
-            client.run(stream).await;
+            match tls {
+                None => client.run(stream).await,
+                Some(tls) => client.run_tls(stream, &tls).await,
+            }
             shared.stats.open.fetch_sub(1, Ordering::Relaxed);
             drop(permit);
         });
@@ -176,6 +212,10 @@ impl<H: Handler> Listener<H> {
 
     /// Says why and closes. The client's first bytes are swallowed, or an RST would overtake the line.
     fn turn_away(&self, mut stream: TcpStream, why: &'static str) {
+        if self.tls.is_some() {
+            // A line in the clear would be read as a broken handshake, and a handshake is what there is no room for.
+            return;
+        }
         let Ok(permit) = Arc::clone(&self.farewells).try_acquire_owned() else { return };
         self.tracker.spawn(async move {
             let farewell = async {
@@ -204,8 +244,25 @@ struct ClientTask<H> {
 }
 
 impl<H: Handler> ClientTask<H> {
+    /// Serves the client behind the handshake, if that comes to something.
+    async fn run_tls(self, stream: TcpStream, tls: &Credentials) {
+        let too_late = async {
+            tokio::select! {
+                () = self.abort.cancelled() => {}
+                () = async { self.stop.cancelled().await; sleep(STOP_HANDSHAKE).await } => {}
+            }
+        };
+        let accepted = tokio::select! {
+            accepted = tls.accept(stream, self.peer.ip()) => accepted,
+            () = too_late => None,
+        };
+        if let Some(stream) = accepted {
+            self.run(stream).await;
+        }
+    }
+
     /// Serves the client to its end. A panic of the handler stays in here.
-    async fn run(self, stream: TcpStream) {
+    async fn run(self, stream: impl ClientStream) {
         let served = AssertUnwindSafe(self.serve(stream)).catch_unwind().await;
         match served.and_then(|end| end) {
             Ok(End::CrossProtocol) => {
@@ -221,7 +278,7 @@ impl<H: Handler> ClientTask<H> {
     }
 
     /// The session outlives a panic of its turn, so that it is always closed.
-    async fn serve(&self, stream: TcpStream) -> Result<End, Box<dyn Any + Send>> {
+    async fn serve(&self, stream: impl ClientStream) -> Result<End, Box<dyn Any + Send>> {
         let kill = CancellationToken::new();
         let mut session = self.handler.open(self.id, self.peer, self.local, kill.clone());
         let connection = Connection::new(stream, Arc::clone(&self.shared), kill, self.stop.clone());

@@ -15,6 +15,7 @@ use crate::metrics::{Metrics, Scrape, raise, replace, set};
 use crate::net;
 use crate::raft::{Group, ProposeError, Role, Status};
 use crate::store::LogId;
+use crate::tls::Tls;
 
 /// Everything that is read at a scrape.
 pub(super) struct Source {
@@ -23,6 +24,7 @@ pub(super) struct Source {
     pub(super) dispatcher: Arc<Dispatcher<Group>>,
     pub(super) net: Arc<net::Stats>,
     pub(super) snapshots: Snapshots,
+    pub(super) tls: Tls,
 }
 
 /// Label values of `kvnode_raft_role`.
@@ -68,10 +70,20 @@ impl Scrape for Source {
         self.log(metrics);
         self.store(metrics);
         self.snapshots(metrics);
+        self.certificates(metrics);
     }
 }
 
 impl Source {
+    fn certificates(&self, metrics: &Metrics) {
+        for credentials in self.tls.all() {
+            let label = &[credentials.usage().label()];
+            metrics.tls_certificate_expiry.with_label_values(label).set(seconds(credentials.ends().0));
+            metrics.tls_certificate_stale.with_label_values(label).set(i64::from(credentials.is_stale()));
+            raise(&metrics.tls_refused.with_label_values(label), credentials.refused());
+        }
+    }
+
     fn commands(&self, metrics: &Metrics) {
         for (name, count) in self.dispatcher.command_counters() {
             if count.calls == 0 && count.rejected == 0 {

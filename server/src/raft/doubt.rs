@@ -238,7 +238,7 @@ impl Asking {
         for ((id, node), standing) in others.iter().zip(join_all(asked).await) {
             if let Some(standing) = standing {
                 answers.insert(**id, standing);
-            } else if let Ok(stranger) = identify(&node.addr).await
+            } else if let Ok(stranger) = identify(&self.core, &node.addr, Some(&node.peer_addr)).await
                 && stranger.cluster_id == self.core.local.cluster_id()
                 && stranger.node_id != **id
             {

@@ -1,7 +1,7 @@
 //! Membership verbs: add, remove, promote, transfer. They run on the leader; any node forwards them.
 //!
 //! ```text
-//! add     ask the client address who is there -> invite it (it adopts the cluster id) -> committed learner: done
+//! add     ask who is there (`identify`) -> invite it (it adopts the cluster id) -> committed learner: done
 //!         promotion loop: caught up -> joint consensus -> voter; a voter that it replaces (same client address, other
 //!         node id) leaves in the same joint change, so the number of healthy voters never drops
 //! remove  joint consensus without it; a leader that is to go hands over first
@@ -10,6 +10,7 @@
 //! All verbs are idempotent, and compare-and-set on the membership's log id when the caller gives one.
 
 mod hand_over;
+mod identify;
 mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,19 +29,18 @@ use super::codec::{self, DecodeError, Reader};
 use super::core::Core;
 use super::group::MemberError;
 use super::peer::client::{CallError, PeerClient, id_text};
-use super::peer::messages::{INVITE, MEMBER};
+use super::peer::messages::{INVITE, JOIN, MEMBER};
 use super::types::{Members, Node, TypeConfig, from_raft, to_raft};
-use crate::resp::ask::{self, Answer};
 use crate::store::LogId;
 
 pub(super) use hand_over::{await_successor, pick_successor, transfer};
+use identify::ASK_TIMEOUT;
+pub(super) use identify::{Stranger, identify};
 
 /// A learner this close to the leader's last entry is promoted.
 const PROMOTE_LAG_ENTRIES: u64 = 64;
 /// The promotion loop's pace.
 const PROMOTE_EVERY: Duration = Duration::from_millis(100);
-/// Time for the node at an address to say who it is.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// One membership change, start to committed end.
 pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
@@ -48,11 +48,33 @@ const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// What can be asked of the membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
-    Add { addr: String, wants_vote: bool, expect: Option<LogId> },
-    Remove { target: String, expect: Option<LogId> },
-    Promote { target: String, expect: Option<LogId> },
-    Transfer { to: Option<String> },
-    SetVoters { voters: BTreeSet<u64>, expect: Option<LogId> },
+    Add {
+        addr: String,
+        wants_vote: bool,
+        expect: Option<LogId>,
+    },
+    /// As `Add`, for the node that asks itself, and says where it is.
+    Join {
+        addr: String,
+        peer_addr: String,
+        node_id: u64,
+        wants_vote: bool,
+    },
+    Remove {
+        target: String,
+        expect: Option<LogId>,
+    },
+    Promote {
+        target: String,
+        expect: Option<LogId>,
+    },
+    Transfer {
+        to: Option<String>,
+    },
+    SetVoters {
+        voters: BTreeSet<u64>,
+        expect: Option<LogId>,
+    },
 }
 
 impl Verb {
@@ -68,11 +90,16 @@ impl Verb {
                 named = voters.iter().map(|id| id_text(*id)).collect::<Vec<_>>().join(",");
                 (5, named.as_str(), false, *expect)
             }
+            Verb::Join { addr, wants_vote, .. } => (6, addr.as_str(), *wants_vote, None),
         };
         out.put_u8(kind);
         codec::put_text(&mut out, text);
         out.put_u8(u8::from(flag));
         codec::put_optional_log_id(&mut out, expect);
+        if let Verb::Join { peer_addr, node_id, .. } = self {
+            codec::put_text(&mut out, peer_addr);
+            out.put_u64_le(*node_id);
+        }
         out.freeze()
     }
 
@@ -92,6 +119,10 @@ impl Verb {
                 let voters = ids.collect::<Result<_, _>>();
                 let voters = voters.map_err(|_| reader.error(format!("node ids {text:?}")))?;
                 Ok(Verb::SetVoters { voters, expect })
+            }
+            6 => {
+                let (peer_addr, node_id) = (reader.text()?, reader.u64()?);
+                Ok(Verb::Join { addr: text, peer_addr, node_id, wants_vote: flag })
             }
             other => Err(reader.error(format!("verb {other}"))),
         }
@@ -139,6 +170,15 @@ pub(super) async fn serve_verb(core: &Arc<Core>, body: Bytes) -> Result<Bytes, S
     Ok(encode_result(&result))
 }
 
+/// Serves a verb of a node that does not know who leads.
+pub(super) async fn serve_join(core: &Arc<Core>, body: Bytes) -> Result<Bytes, String> {
+    let verb = Verb::decode(body).map_err(|error| error.to_string())?;
+    if !matches!(verb, Verb::Join { .. }) {
+        return Err("a newcomer may only ask to be taken in".into());
+    }
+    Ok(encode_result(&run(core, &verb).await))
+}
+
 /// Runs a verb on the leader, wherever that is; waits for a leader as long as a command is held.
 pub(super) async fn run(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError> {
     if core.local.cluster_id().is_none() {
@@ -168,7 +208,23 @@ pub(super) async fn forward(
     verb: &Verb,
 ) -> Result<(), MemberError> {
     let client = PeerClient::new(core.local.clone(), leader, peer_addr, &core.tasks);
-    match timeout(CHANGE_TIMEOUT, client.call(MEMBER, verb.encode())).await {
+    tell(&client, MEMBER, verb).await
+}
+
+/// Asks a member of another cluster, or of none yet as far as this node is concerned, to have a verb run.
+pub(super) async fn ask_member(
+    core: &Arc<Core>,
+    member: &Stranger,
+    cluster_id: u64,
+    verb: &Verb,
+) -> Result<(), MemberError> {
+    let guest = Arc::new(core.local.as_guest_of(cluster_id));
+    let client = PeerClient::new(guest, member.node_id, member.peer_addr.clone(), &core.tasks);
+    tell(&client, JOIN, verb).await
+}
+
+async fn tell(client: &PeerClient, kind: u8, verb: &Verb) -> Result<(), MemberError> {
+    match timeout(CHANGE_TIMEOUT, client.call(kind, verb.encode())).await {
         Ok(Ok(body)) => decode_result(body).unwrap_or_else(|e| Err(MemberError::Unknown(e.to_string()))),
         Ok(Err(CallError::NotSent(_))) => Err(MemberError::NoLeader),
         Ok(Err(error)) => Err(MemberError::Unknown(error.to_string())),
@@ -190,52 +246,28 @@ pub(super) async fn act(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError
             }
             Ok(())
         }
-        Verb::Add { addr, wants_vote, expect } => add(core, addr, *wants_vote, *expect).await,
+        Verb::Add { addr, wants_vote, expect } => {
+            let stranger = identify(core, addr, None).await?;
+            add(core, stranger, *wants_vote, *expect).await
+        }
+        Verb::Join { addr, peer_addr, node_id, wants_vote } => {
+            let (addr, peer_addr) = (addr.clone(), peer_addr.clone());
+            let stranger = Stranger { node_id: *node_id, cluster_id: None, addr, peer_addr };
+            add(core, stranger, *wants_vote, None).await
+        }
         Verb::Promote { target, expect } => promote_mark(core, target, *expect).await,
         Verb::Remove { target, expect } => remove(core, target, *expect).await,
         Verb::SetVoters { voters, expect } => voters::set(core, voters, *expect).await,
     }
 }
 
-/// What the node at an address says of itself.
-pub(super) struct Stranger {
-    pub(super) node_id: u64,
-    pub(super) cluster_id: Option<u64>,
-    pub(super) peer_addr: String,
-}
-
-pub(super) async fn identify(addr: &str) -> Result<Stranger, MemberError> {
-    let refused = |problem: String| {
-        MemberError::Refused(format!(
-            "no kvnode can be reached at {addr}: {problem}; check the address and that it runs"
-        ))
-    };
-    let Ok(answer) = timeout(ASK_TIMEOUT, ask::ask(addr, &["RAFTIDENTITY"])).await else {
-        return Err(refused(format!("no answer within {} s", ASK_TIMEOUT.as_secs())));
-    };
-    let fields = match answer {
-        Ok(Answer::Texts(fields)) => fields,
-        Ok(other) => return Err(refused(format!("it answered {other:?}"))),
-        Err(error) => return Err(refused(error.to_string())),
-    };
-    let field = |name: &str| {
-        let mut pairs = fields.chunks_exact(2);
-        pairs.find(|pair| pair[0] == name).map(|pair| pair[1].clone())
-    };
-    let id = |name: &str| field(name).and_then(|text| u64::from_str_radix(&text, 16).ok());
-    match (id("node_id"), field("peer_addr")) {
-        (Some(node_id), Some(peer_addr)) => Ok(Stranger { node_id, cluster_id: id("cluster_id"), peer_addr }),
-        _ => Err(refused("its identity is incomplete".into())),
-    }
-}
-
 async fn add(
     core: &Arc<Core>,
-    addr: &str,
+    stranger: Stranger,
     wants_vote: bool,
     expect: Option<LogId>,
 ) -> Result<(), MemberError> {
-    let stranger = identify(addr).await?;
+    let addr = stranger.addr.as_str();
     let own = core.local.cluster_id();
     if stranger.cluster_id.is_some() && stranger.cluster_id != own {
         let text = format!("the node at {addr} belongs to another cluster; empty its data directory first");
@@ -506,6 +538,7 @@ mod tests {
         let expect = Some(LogId { term: 1, node: 2, index: 3 });
         for verb in [
             Verb::Add { addr: "a:1".into(), wants_vote: true, expect },
+            Verb::Join { addr: "a:1".into(), peer_addr: "a:2".into(), node_id: u64::MAX, wants_vote: false },
             Verb::Remove { target: "a:1".into(), expect: None },
             Verb::Promote { target: "00ff".into(), expect },
             Verb::Transfer { to: None },

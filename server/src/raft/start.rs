@@ -27,6 +27,7 @@ use super::log_store::LogStore;
 use super::peer::checkpoint::{Incoming, Outgoing};
 use super::peer::client::id_text;
 use super::peer::network::NetworkFactory;
+use super::peer::transport::Transport;
 use super::peer::{GROUP, Local, service};
 use super::proposer::Proposer;
 use super::reader::Reader;
@@ -38,6 +39,7 @@ use super::{housekeeping, joining, members, sweep};
 use crate::clock;
 use crate::config::{Config, Formation};
 use crate::store::{Applier, Fatal, Store, StoreOptions};
+use crate::tls::Credentials;
 
 /// Why a group cannot start. Every text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +90,8 @@ pub fn format(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Opens the group and starts its tasks. `restore` is called only in a directory without a cluster.
+/// Opens the group and starts its tasks. Peers are spoken to as `peer_tls` of the configuration says, with these
+/// certificates; `restore` is called only in a directory without a cluster.
 ///
 /// # Errors
 /// See [`StartError`].
@@ -96,6 +99,7 @@ pub async fn start(
     config: Arc<Config>,
     addresses: Addresses,
     peer_listener: TcpListener,
+    peer_tls: Option<Arc<Credentials>>,
     restore: Option<OpenRestore>,
     shutdown: CancellationToken,
 ) -> Result<Group, StartError> {
@@ -119,7 +123,8 @@ pub async fn start(
     let outgoing = Outgoing::new(apply.clone(), &dirs.checkpoints, config.limits.checkpoint_bytes_per_second)
         .map_err(io("prepare the checkpoint directory"))?;
     let incoming = Incoming::new(&dirs.checkpoints).map_err(io("prepare the checkpoint directory"))?;
-    let local = Arc::new(Local::new(identity.node_id(), identity.cluster_id()));
+    let transport = Transport::new(config.tls.peer_tls, peer_tls);
+    let local = Arc::new(Local::new(identity.node_id(), identity.cluster_id(), transport));
     let (outgoing, tasks) = (Arc::new(outgoing), TaskTracker::new());
     let network = NetworkFactory::new(local.clone(), outgoing.clone(), tasks.clone());
     let (clocks, told) = (network.clocks.clone(), network.told.clone());

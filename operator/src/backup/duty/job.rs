@@ -40,6 +40,7 @@ const PROBE_KEPT_SECONDS: i32 = 60;
 const CREDENTIALS: &str = "/etc/kvnode/s3";
 const CA: &str = "/etc/kvnode/ca";
 const KEY: &str = "/etc/kvnode/key";
+const TLS: &str = "/etc/kvnode/tls";
 const SCRATCH: &str = "/scratch";
 const REPORT: &str = "/dev/termination-log";
 
@@ -67,6 +68,8 @@ pub struct Cluster<'a> {
     pub members: (i32, i32),
     /// Image of the server.
     pub server_image: &'a str,
+    /// Secret with the certificate for the admin ports, where they speak TLS.
+    pub tls_secret: Option<&'a str>,
 }
 
 /// Name of the Job of a run: that of the KvBackup, cut and marked where it would be too long for a label.
@@ -209,12 +212,17 @@ pub fn run(
 ) -> Job {
     let (backup, uid) = owner;
     let (bucket_args, mut volumes, mounts) = bucket(&spec.s3, spec.encryption_key.as_ref(), images);
+    let mut mounts_main = mounts.clone();
+    if let Some(secret) = cluster.tls_secret {
+        volumes.push(json!({ "name": "tls", "secret": { "secretName": secret, "defaultMode": 0o440 } }));
+        mounts_main.push(json!({ "name": "tls", "mountPath": TLS, "readOnly": true }));
+    }
     let with = |verb: &str, more: Vec<String>| -> Vec<String> {
         let named = format!("--cluster={}", cluster.name);
         [vec![verb.to_owned(), named], bucket_args.clone(), more].concat()
     };
     let first = with("backup", backup_args(cluster, spec, backup, verify));
-    let main = container(CONTAINER, &images.operator, images, &first, &mounts);
+    let main = container(CONTAINER, &images.operator, images, &first, &mounts_main);
     let meta = json!({
         "name": name(backup),
         "namespace": cluster.namespace,
@@ -282,6 +290,7 @@ fn backup_args(cluster: &Cluster<'_>, spec: &Backup, backup: &str, verify: Verif
         format!("--progress-addr=0.0.0.0:{PROGRESS_PORT}"),
         format!("--report-file={REPORT}"),
     ];
+    args.extend(cluster.tls_secret.map(|_| format!("--tls-dir={TLS}")));
     for (role, count) in [(SetRole::Learner, cluster.members.1), (SetRole::Voter, cluster.members.0)] {
         for ordinal in 0..count {
             let pod = labels::pod(cluster.name, role, ordinal);
@@ -374,6 +383,7 @@ pub(crate) mod tests {
             cluster_id: "00000000000000c1",
             members: (3, 1),
             server_image: "srv:1",
+            tls_secret: None,
         }
     }
 

@@ -27,6 +27,7 @@ use crate::crd::reason::{BackupCondition, EventReason};
 use crate::crd::status::{BackupStatus, ProbeStatus, ScheduleSince};
 use crate::error::{Error, asked, asked_opt};
 use crate::name::ClusterName;
+use crate::observe::secrets::mounted;
 use crate::plan::Note;
 
 /// Field manager of what is written here.
@@ -249,7 +250,9 @@ impl Here<'_> {
     async fn start(&self, backup: &KvBackup) -> Result<(), Error> {
         let status = self.cluster.status.clone().unwrap_or_default();
         let spec = &self.cluster.spec;
+        let tls_secret = mounted(self.cluster);
         let cluster = job::Cluster {
+            tls_secret: tls_secret.as_deref(),
             name: &self.name.name,
             namespace: &self.name.namespace,
             cluster_id: status.cluster_id.as_deref().unwrap_or_default(),

@@ -11,15 +11,14 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::Local;
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
-use super::messages::{ANSWER, HELLO, Hello, REFUSED, WORKING};
+use super::messages::{ACCEPTED, ANSWER, HELLO, Hello, Introduction, REFUSED, WHOEVER, WORKING};
+use super::transport::{PeerRead, PeerWrite, host};
 use crate::clock;
 
 /// Requests waiting for the connection.
@@ -103,8 +102,8 @@ struct Connection {
 }
 
 struct Open {
-    read: OwnedReadHalf,
-    write: OwnedWriteHalf,
+    read: PeerRead,
+    write: PeerWrite,
     frames: FrameReader,
     waiting: BTreeMap<u64, oneshot::Sender<Result<Bytes, CallError>>>,
     next_id: u64,
@@ -155,30 +154,21 @@ impl Connection {
     /// other node, whichever address it has taken over.
     async fn connect(&self) -> io::Result<Open> {
         let addr = self.local.peer_addr_of(self.target).unwrap_or_else(|| self.addr.clone());
-        let error = match self.connect_to(&addr).await {
+        let error = match self.connect_to(&addr, host(&addr)).await {
             Ok(open) => return Ok(open),
             Err(error) => error,
         };
         let port = addr.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
         let Some((ip, port)) = self.local.seen_at(self.target).zip(port) else { return Err(error) };
-        // The first failure is the one that tells what is wrong with the name.
-        self.connect_to(&SocketAddr::new(ip, port).to_string()).await.map_err(|_| error)
+        // The first failure is the one that tells what is wrong with the name, which a certificate has to prove as ever.
+        self.connect_to(&SocketAddr::new(ip, port).to_string(), host(&addr)).await.map_err(|_| error)
     }
 
-    async fn connect_to(&self, addr: &str) -> io::Result<Open> {
-        let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
-        let (mut read, mut write) = stream.into_split();
-        let cluster_id = self.local.cluster_id().unwrap_or(0);
-        let hello = Hello::new(cluster_id, self.local.node_id, self.target);
-        let mut out = BytesMut::new();
-        put_frame(&mut out, HELLO, 0, &hello.encode());
-        write.write_all(&out).await?;
-        let mut frames = FrameReader::new(HELLO_BYTES_MAX);
-        let welcome = frames.next(&mut read).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if welcome.kind != HELLO | ANSWER || welcome.body.first() != Some(&0) {
-            let text = String::from_utf8_lossy(welcome.body.get(3..).unwrap_or_default()).into_owned();
-            return Err(io::Error::other(format!("refused: {text}")));
+    async fn connect_to(&self, addr: &str, name: &str) -> io::Result<Open> {
+        let greeted = greet(&self.local, self.target, addr, name).await?;
+        let Greeted { read, write, mut frames, welcome } = greeted;
+        if welcome.kind != HELLO | ANSWER || welcome.body.first() != Some(&ACCEPTED) {
+            return Err(refused(&welcome));
         }
         frames.raise_limit(FRAME_BYTES_MAX);
         let heard_at = clock::monotonic();
@@ -223,11 +213,48 @@ impl Connection {
             open.next_id += 1;
             next = if out.len() < WRITE_BYTES { self.queue.try_recv().ok() } else { None };
         }
-        match timeout(self.silence_max, open.write.write_all(&out)).await {
+        match timeout(self.silence_max, write_whole(&mut open.write, &out)).await {
             Ok(result) => result,
             Err(_) => Err(io::Error::other("the peer takes no bytes")),
         }
     }
+}
+
+/// A connection whose hello was answered.
+struct Greeted {
+    read: PeerRead,
+    write: PeerWrite,
+    frames: FrameReader,
+    welcome: Frame,
+}
+
+async fn greet(local: &Local, target: u64, addr: &str, name: &str) -> io::Result<Greeted> {
+    let (mut read, mut write) = local.transport.dial(addr, name).await?;
+    let hello = Hello::new(local.cluster_id().unwrap_or(0), local.node_id, target);
+    let mut out = BytesMut::new();
+    put_frame(&mut out, HELLO, 0, &hello.encode());
+    write_whole(&mut write, &out).await?;
+    let mut frames = FrameReader::new(HELLO_BYTES_MAX);
+    let welcome = frames.next(&mut read).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(Greeted { read, write, frames, welcome })
+}
+
+fn refused(welcome: &Frame) -> io::Error {
+    let text = String::from_utf8_lossy(welcome.body.get(3..).unwrap_or_default()).into_owned();
+    io::Error::other(format!("refused: {text}"))
+}
+
+/// Writes all bytes and has them leave.
+pub(super) async fn write_whole(write: &mut PeerWrite, bytes: &[u8]) -> io::Result<()> {
+    write.write_all(bytes).await?;
+    write.flush().await
+}
+
+/// Asks whoever has this peer address who it is.
+pub(in crate::raft) async fn ask_who(local: &Local, addr: &str) -> io::Result<Introduction> {
+    let asked = timeout(CONNECT_TIMEOUT, greet(local, WHOEVER, addr, host(addr))).await;
+    let welcome = asked.map_err(|_| io::Error::other("no answer to the handshake"))??.welcome;
+    Introduction::decode(welcome.body.clone()).map_err(|_| refused(&welcome))
 }
 
 impl Open {
@@ -256,6 +283,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::super::messages::CHECKPOINT_END;
+    use super::super::transport::Transport;
     use super::*;
 
     const PATIENCE: Duration = Duration::from_millis(250);
@@ -289,7 +317,7 @@ mod tests {
         let addr = listener.local_addr().unwrap().to_string();
         let tasks = TaskTracker::new();
         tasks.spawn(slow_peer(listener, signs));
-        let local = Arc::new(Local::new(1, Some(7)));
+        let local = Arc::new(Local::new(1, Some(7), Transport::default()));
         let client = PeerClient::with_patience(local, 2, addr, &tasks, PATIENCE);
         client.call(CHECKPOINT_END, Bytes::new()).await
     }
@@ -308,7 +336,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let tasks = TaskTracker::new();
         tasks.spawn(slow_peer(listener, 1));
-        let local = Arc::new(Local::new(1, Some(7)));
+        let local = Arc::new(Local::new(1, Some(7), Transport::default()));
         local.set_peer_addrs([(2, format!("no-such-host.invalid:{}", addr.port()))].into());
         let client = PeerClient::new(local.clone(), 2, String::new(), &tasks);
         let failed = client.call(CHECKPOINT_END, Bytes::new()).await;

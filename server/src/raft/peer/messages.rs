@@ -26,12 +26,17 @@ pub(in crate::raft) const STANDING: u8 = 12;
 pub(in crate::raft) const CONFIRM: u8 = 13;
 /// A message for subscribers on the other node.
 pub(in crate::raft) const PUBLISH: u8 = 14;
+/// A membership verb as [`MEMBER`], run on the leader wherever that is: a node that asks to be taken in.
+pub(in crate::raft) const JOIN: u8 = 15;
 /// Added to a request's kind in its answer.
 pub(in crate::raft) const ANSWER: u8 = 0x80;
 /// Kind of a frame that says: the request of this id is still being worked at. Not an answer.
 pub(in crate::raft) const WORKING: u8 = 0xfe;
 /// Kind of an answer that is an error text.
 pub(in crate::raft) const REFUSED: u8 = 0xff;
+
+/// `to` of a hello that asks who is there.
+pub(in crate::raft) const WHOEVER: u64 = 0;
 
 const MAGIC: &[u8] = b"kvnode-peer";
 
@@ -73,6 +78,45 @@ impl Hello {
             from: reader.u64()?,
             to: reader.u64()?,
         })
+    }
+}
+
+/// What a node says of itself to a hello that is for [`WHOEVER`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::raft) struct Introduction {
+    pub(in crate::raft) node_id: u64,
+    pub(in crate::raft) cluster_id: Option<u64>,
+    pub(in crate::raft) addr: String,
+    pub(in crate::raft) peer_addr: String,
+}
+
+/// First byte of the body of a welcome.
+pub(in crate::raft) const ACCEPTED: u8 = 0;
+pub(in crate::raft) const NOT_ACCEPTED: u8 = 1;
+pub(in crate::raft) const INTRODUCED: u8 = 2;
+
+impl Introduction {
+    /// The whole body of the welcome.
+    pub(in crate::raft) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(INTRODUCED);
+        codec::put_text(&mut out, "");
+        out.put_u64_le(self.node_id);
+        out.put_u64_le(self.cluster_id.unwrap_or(0));
+        codec::put_text(&mut out, &self.addr);
+        codec::put_text(&mut out, &self.peer_addr);
+        out.freeze()
+    }
+
+    pub(in crate::raft) fn decode(body: Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new("introduction", body);
+        if reader.u8()? != INTRODUCED {
+            return Err(reader.error("the node there does not introduce itself"));
+        }
+        reader.text()?;
+        let (node_id, cluster_id) = (reader.u64()?, reader.u64()?);
+        let (addr, peer_addr) = (reader.text()?, reader.text()?);
+        Ok(Self { node_id, cluster_id: Some(cluster_id).filter(|id| *id != 0), addr, peer_addr })
     }
 }
 

@@ -3,8 +3,10 @@
 //! ```text
 //! frame      len u32 | crc32c u32 (of what follows) | kind u8 | request id u64 | body
 //! hello      first frame of a connection, kind 0: magic "kvnode-peer" | version u16 | group u32 | cluster id u64 |
-//!            from node u64 | to node u64
-//! welcome    its answer, kind 0x80: status u8 (0 = accepted) | text u16+utf8
+//!            from node u64 | to node u64 (0 = whoever is there: asks for an introduction)
+//! welcome    its answer, kind 0x80: status u8 (0 = accepted, 1 = refused, 2 = introduction) | text u16+utf8
+//!            introduction: then node id u64 | cluster id u64 (0 = none) | client address | peer address, u16+utf8 each;
+//!            the connection ends with it
 //! request    kind 1..=0x7f, answered by kind | 0x80 with the same request id, or by 0xff with a text
 //! working    kind 0xfe, no body: the request of that id takes long, its answer is still to come (a checkpoint that is
 //!            being installed); any number of them may come before the answer
@@ -20,6 +22,7 @@ pub(super) mod frame;
 pub(super) mod messages;
 pub(super) mod network;
 pub(super) mod service;
+pub(super) mod transport;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,6 +31,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+
+use transport::Transport;
 
 /// Version of the peer protocol; a hello with another one is refused with a text that says both.
 pub(super) const PROTOCOL_VERSION: u16 = 1;
@@ -38,6 +43,7 @@ pub(super) const GROUP: u32 = 0;
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) node_id: u64,
+    transport: Transport,
     cluster_id: AtomicU64,
     /// Peer addresses of the members, by node id.
     peer_addrs: ArcSwap<BTreeMap<u64, String>>,
@@ -47,13 +53,24 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new(node_id: u64, cluster_id: Option<u64>) -> Self {
+    pub(super) fn new(node_id: u64, cluster_id: Option<u64>, transport: Transport) -> Self {
         Self {
             node_id,
+            transport,
             cluster_id: AtomicU64::new(cluster_id.unwrap_or(0)),
             peer_addrs: ArcSwap::default(),
             seen_at: Mutex::default(),
         }
+    }
+
+    /// This node as a guest in a cluster that it is not part of yet: what its hello says while it asks to be taken in.
+    pub(super) fn as_guest_of(&self, cluster_id: u64) -> Self {
+        Self::new(self.node_id, Some(cluster_id), self.transport.clone())
+    }
+
+    /// Whether nothing is said to a peer port in the clear.
+    pub(super) fn speaks_only_tls(&self) -> bool {
+        self.transport.is_tls_only()
     }
 
     /// A node of this cluster has connected from there.

@@ -9,7 +9,6 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest};
 use openraft::storage::Snapshot;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
@@ -24,9 +23,13 @@ use super::super::types::{
     stored_membership, to_raft, vote_from_raft, vote_to_raft,
 };
 use super::super::{confirm, doubt, members};
-use super::client::id_text;
+use super::client::{id_text, write_whole};
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
-use super::messages::{self, ANSWER, Forward, Forwarded, HELLO, Hello, REFUSED, WORKING};
+use super::messages::{
+    self, ACCEPTED, ANSWER, Forward, Forwarded, HELLO, Hello, Introduction, NOT_ACCEPTED, REFUSED, WHOEVER,
+    WORKING,
+};
+use super::transport::PeerWrite;
 use super::{GROUP, PROTOCOL_VERSION};
 use crate::clock;
 use crate::store::codec::{self as store_codec, BatchHead};
@@ -79,23 +82,28 @@ pub(in crate::raft) async fn serve(core: Arc<Core>, listener: TcpListener) {
 }
 
 async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
     let from = stream.peer_addr()?.ip();
-    let (mut read, mut write) = stream.into_split();
     let mut frames = FrameReader::new(HELLO_BYTES_MAX);
-    let first = timeout(HELLO_TIMEOUT, frames.next(&mut read)).await??;
-    let Some(first) = first else { return Ok(()) };
+    let greeting = async {
+        let Some((mut read, write)) = core.local.transport.accept(stream, from).await? else {
+            return Ok(None);
+        };
+        let first = frames.next(&mut read).await?;
+        io::Result::Ok(first.map(|first| (read, write, first)))
+    };
+    let Some((mut read, mut write, first)) = timeout(HELLO_TIMEOUT, greeting).await?? else { return Ok(()) };
     let hello = match welcome(&core, first) {
+        Ok(hello) if hello.to == WHOEVER => return introduce(&core, &mut write).await,
         Ok(hello) => hello,
         Err(problem) => {
-            send_welcome(&mut write, 1, &problem).await?;
+            send_welcome(&mut write, NOT_ACCEPTED, &problem).await?;
             return Err(io::Error::other(problem));
         }
     };
     if core.local.cluster_id() == Some(hello.cluster_id) {
         core.local.saw(hello.from, from);
     }
-    send_welcome(&mut write, 0, "").await?;
+    send_welcome(&mut write, ACCEPTED, "").await?;
     frames.raise_limit(FRAME_BYTES_MAX);
     let (answers, queue) = mpsc::channel::<(u8, u64, Bytes)>(REQUESTS_MAX);
     core.tasks.spawn(write_answers(write, queue));
@@ -166,6 +174,9 @@ fn welcome(core: &Core, frame: Frame) -> Result<Hello, String> {
             hello.version, hello.group
         ));
     }
+    if hello.to == WHOEVER {
+        return Ok(hello);
+    }
     if hello.to != core.local.node_id {
         return Err(format!(
             "node {} is at this address, not {}",
@@ -181,27 +192,42 @@ fn welcome(core: &Core, frame: Frame) -> Result<Hello, String> {
     }
 }
 
-async fn send_welcome(write: &mut OwnedWriteHalf, status: u8, text: &str) -> io::Result<()> {
+/// Says who this node is: what RAFTIDENTITY says at the client address, to those who may speak to this port.
+async fn introduce(core: &Core, write: &mut PeerWrite) -> io::Result<()> {
+    let introduction = Introduction {
+        node_id: core.local.node_id,
+        cluster_id: core.local.cluster_id(),
+        addr: core.addr.clone(),
+        peer_addr: core.peer_addr.clone(),
+    };
+    let mut out = BytesMut::new();
+    put_frame(&mut out, HELLO | ANSWER, 0, &introduction.encode());
+    write_whole(write, &out).await
+}
+
+async fn send_welcome(write: &mut PeerWrite, status: u8, text: &str) -> io::Result<()> {
     let mut body = BytesMut::new();
     body.put_u8(status);
     codec::put_text(&mut body, text);
     let mut out = BytesMut::new();
     put_frame(&mut out, HELLO | ANSWER, 0, &body);
-    write.write_all(&out).await
+    write_whole(write, &out).await
 }
 
-async fn write_answers(mut write: OwnedWriteHalf, mut queue: mpsc::Receiver<(u8, u64, Bytes)>) {
+async fn write_answers(mut write: PeerWrite, mut queue: mpsc::Receiver<(u8, u64, Bytes)>) {
     let mut out = BytesMut::new();
     while let Some((kind, id, body)) = queue.recv().await {
         put_frame(&mut out, kind, id, &body);
         while let Ok((kind, id, body)) = queue.try_recv() {
             put_frame(&mut out, kind, id, &body);
         }
-        if !matches!(timeout(WRITE_TIMEOUT, write.write_all(&out)).await, Ok(Ok(()))) {
-            return;
+        if !matches!(timeout(WRITE_TIMEOUT, write_whole(&mut write, &out)).await, Ok(Ok(()))) {
+            break;
         }
         out.clear();
     }
+    // The half of a TLS connection says nothing when it is dropped. A peer that takes nothing is not waited for.
+    let _ = timeout(HELLO_TIMEOUT, write.shutdown()).await;
 }
 
 type Work = futures_util::future::BoxFuture<'static, Result<Bytes, String>>;
@@ -244,6 +270,7 @@ impl Peer {
             }
             messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
             messages::MEMBER => Box::pin(async move { members::serve_verb(&self.core, body).await }),
+            messages::JOIN => Box::pin(async move { members::serve_join(&self.core, body).await }),
             messages::CHECKPOINT_BEGIN => Box::pin(self.checkpoint_begin(body)),
             messages::CHECKPOINT_CHUNK => self.checkpoint_chunk(body).await,
             messages::CHECKPOINT_END => Box::pin(self.checkpoint_end(body)),

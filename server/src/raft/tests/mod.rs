@@ -92,8 +92,9 @@ impl TestNode {
         let (clients, peers) = (listen(clients).await, listen(peers).await);
         let (addr, peer_addr) = (clients.local_addr().expect("bound"), peers.local_addr().expect("bound"));
         let addresses = Addresses { addr: addr.to_string(), peer_addr: peer_addr.to_string() };
-        let group =
-            start(Arc::new(config), addresses, peers, None, CancellationToken::new()).await.expect("starts");
+        let group = start(Arc::new(config), addresses, peers, None, None, CancellationToken::new())
+            .await
+            .expect("starts");
         let mut tasks = JoinSet::new();
         tasks.spawn(introduce(clients, group.clone()));
         Self { group, clients: addr, peers: peer_addr, dir, tasks }

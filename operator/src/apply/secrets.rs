@@ -1,0 +1,160 @@
+//! The Secrets of a Managed cluster: made when they are missing, the certificate anew when it is due.
+//!
+//! They are no children like the others: what they hold is not made from the spec alone. The authority is created and
+//! never written again; who deletes it gets a new one, and certificates of that.
+
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Resource as _};
+use serde_json::json;
+
+use crate::build::labels::{self, MANAGER};
+use crate::context::Context;
+use crate::crd::KvCluster;
+use crate::crd::tls::TlsMode;
+use crate::error::{Error, asked};
+use crate::name::ClusterName;
+use crate::observe::Sight;
+use crate::observe::secrets::PairSeen;
+use crate::pki::{self, Pair};
+
+/// Sees to it that the Secrets are there and good for a while.
+///
+/// # Errors
+/// The API server refused, or did not answer; or a name cannot stand in a certificate.
+pub(super) async fn keep(
+    ctx: &Context,
+    name: &ClusterName,
+    sight: &Sight,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if sight.object.spec.tls.mode != TlsMode::Managed {
+        return Ok(());
+    }
+    let seen = &sight.secrets;
+    if [&seen.authority, &seen.pods].into_iter().flatten().any(|seen| seen.anothers) {
+        return Ok(());
+    }
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
+    let authority = match &seen.authority {
+        Some(seen) => seen.pair.clone(),
+        None => {
+            let made = pki::authority(name, now)?;
+            let secret = labels::ca_secret(&name.name);
+            let object = secret_of(&sight.object, name, &secret, &made, (&made.cert, None));
+            // Created, not applied: of two operators one makes it, and the other finds it.
+            asked(format!("create Secret {secret}"), api.create(&PostParams::default(), &object)).await?;
+            tracing::info!(cluster = %name, secret, "authority made");
+            made
+        }
+    };
+    let names = names(&sight.object, name);
+    let signed_for = signed_for(&authority, &names);
+    if !is_due(seen.pods.as_ref(), &signed_for, now) {
+        return Ok(());
+    }
+    let made = pki::of_pods(&authority, names, now)?;
+    let secret = labels::tls_secret(&name.name);
+    let body = secret_of(&sight.object, name, &secret, &made, (&authority.cert, Some(signed_for)));
+    let params = PatchParams { field_manager: Some(MANAGER.into()), force: true, ..PatchParams::default() };
+    asked(format!("apply Secret {secret}"), api.patch(&secret, &params, &Patch::Apply(&body))).await?;
+    ctx.metrics.child_writes.inc();
+    tracing::info!(cluster = %name, secret, "certificate made");
+    Ok(())
+}
+
+/// Whether the certificate of the pods is to be made (anew).
+fn is_due(seen: Option<&PairSeen>, signed_for: &str, now: Timestamp) -> bool {
+    seen.is_none_or(|seen| {
+        seen.signed_for.as_deref() != Some(signed_for)
+            || seen.pair.key.is_empty()
+            || pki::is_due(&seen.pair.cert, now)
+    })
+}
+
+/// Everything that pods are called by: each other, their Services, and what the user adds.
+fn names(object: &KvCluster, name: &ClusterName) -> Vec<String> {
+    let (base, namespace) = (&name.name, &name.namespace);
+    let pods = format!("*.{}.{namespace}.svc", labels::raft_service(base));
+    let mut names =
+        vec![format!("{pods}.cluster.local"), pods, "localhost".into(), "127.0.0.1".into(), "::1".into()];
+    for service in [base.clone(), labels::leader_service(base), labels::read_service(base)] {
+        let inside = format!("{service}.{namespace}");
+        names.extend([format!("{inside}.svc.cluster.local"), format!("{inside}.svc"), inside, service]);
+    }
+    names.extend(object.spec.tls.names.iter().map(|name| name.0.clone()));
+    names
+}
+
+/// Authority and names of a certificate, as a hash.
+fn signed_for(authority: &Pair, names: &[String]) -> String {
+    crate::build::hash(&json!({ "authority": authority.cert, "names": names }))
+}
+
+fn secret_of(
+    object: &KvCluster,
+    name: &ClusterName,
+    secret: &str,
+    pair: &Pair,
+    (ca, signed_for): (&str, Option<String>),
+) -> Secret {
+    let data = [("tls.crt", pair.cert.as_str()), ("tls.key", &pair.key), ("ca.crt", ca)];
+    let bytes = |(key, text): (&str, &str)| (key.to_owned(), ByteString(text.as_bytes().to_vec()));
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(secret.to_owned()),
+            namespace: Some(name.namespace.clone()),
+            labels: Some(labels::common(&name.name)),
+            annotations: signed_for.map(|mark| [(labels::SIGNED_FOR.to_owned(), mark)].into()),
+            owner_references: object.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        type_: Some("kubernetes.io/tls".to_owned()),
+        data: Some(data.map(bytes).into()),
+        ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::KvClusterSpec;
+
+    fn cluster() -> (KvCluster, ClusterName) {
+        let spec: KvClusterSpec =
+            serde_json::from_value(json!({ "tls": { "mode": "Managed", "names": ["cart.example.com"] } }))
+                .unwrap();
+        (KvCluster::new("cart", spec), ClusterName { namespace: "shop".into(), name: "cart".into() })
+    }
+
+    #[test]
+    fn a_certificate_is_made_anew_when_it_is_old_or_for_something_else() {
+        let (object, name) = cluster();
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let authority = pki::authority(&name, now).unwrap();
+        let names = names(&object, &name);
+        assert!(
+            names.contains(&"cart.example.com".to_owned()) && names.contains(&"cart.shop.svc".to_owned())
+        );
+        let signed_for = signed_for(&authority, &names);
+        let made = pki::of_pods(&authority, names.clone(), now).unwrap();
+        let good = PairSeen {
+            pair: made,
+            ca: authority.cert.clone(),
+            signed_for: Some(signed_for.clone()),
+            anothers: false,
+        };
+        assert!(!is_due(Some(&good), &signed_for, now));
+        assert!(is_due(None, &signed_for, now));
+        let later = Timestamp::from_second(now.as_second() + 61 * 86_400).unwrap();
+        assert!(is_due(Some(&good), &signed_for, later));
+        let other = pki::authority(&name, now).unwrap();
+        assert!(is_due(Some(&good), &super::signed_for(&other, &names), now));
+        assert!(is_due(Some(&good), &super::signed_for(&authority, &names[1..]), now));
+        let keyless = PairSeen { pair: Pair { cert: good.pair.cert.clone(), key: String::new() }, ..good };
+        assert!(is_due(Some(&keyless), &signed_for, now));
+    }
+}

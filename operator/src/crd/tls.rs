@@ -1,0 +1,87 @@
+//! `spec.tls` and `status.tls`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Encryption of the client port, between the pods, and of the admin port.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.secretName) == (self.mode == 'Secret')")
+        .message("tls.secretName goes with tls.mode Secret, and only with it"),
+    validation = Rule::new("self.mode == oldSelf.mode")
+        .message("tls.mode cannot be changed: pods in the clear and pods with TLS would not find each other"),
+    validation = Rule::new("self.mode == 'Managed' || !has(self.names) || self.names.size() == 0")
+        .message("tls.names is for certificates of the operator: set tls.mode to Managed"),
+    validation = Rule::new("self.mode != 'Off' || self.clients == 'Optional'")
+        .message("tls.clients needs tls.mode Managed or Secret")
+)]
+pub struct TlsSpec {
+    /// Managed: the operator has an authority for this cluster (Secret `<name>-ca`), signs a certificate with it (Secret
+    /// `<name>-tls`) and renews that after two thirds of its life. Secret: the certificate is in the Secret secretName,
+    /// kept by somebody else, such as cert-manager. Off: everything is in the clear. Cannot be changed. Default: Off.
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// Secret with tls.crt, tls.key and ca.crt (kubernetes.io/tls). The certificate must be valid for
+    /// `*.<name>-raft.<namespace>.svc` and the Services, as server and as client; ca.crt must sign nothing but this
+    /// cluster's certificates: whoever has one may take part. Example: cart-certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
+    /// How clients connect: Optional, at port 6379 in the clear or at 6380 by TLS; Required, only at 6380; Off, only at
+    /// 6379. Pods and operator always talk by mutual TLS. Default: Optional.
+    #[serde(default)]
+    pub clients: ClientTls,
+    /// Further names and addresses that a Managed certificate is valid for: of a load balancer, say. Example:
+    /// [cart.example.com].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub names: Vec<TlsName>,
+}
+
+/// A host name or address in a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct TlsName(#[schemars(length(min = 1, max = 253))] pub String);
+
+/// Where certificates come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TlsMode {
+    /// There are none.
+    #[default]
+    Off,
+    /// The operator makes them.
+    Managed,
+    /// A Secret of somebody else.
+    Secret,
+}
+
+/// How clients connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ClientTls {
+    /// In the clear or by TLS.
+    #[default]
+    Optional,
+    /// By TLS.
+    Required,
+    /// In the clear.
+    Off,
+}
+
+/// The certificate in use.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsStatus {
+    /// When the certificate of the Secret ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Time>,
+    /// Pods that showed this certificate in a handshake of the operator, of those that run: "3/3". A new certificate
+    /// takes up to two minutes to reach the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<String>,
+    /// What is wrong with the Secret, or that there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}

@@ -1,0 +1,164 @@
+//! Certificates made on the spot, and connections that use them.
+//!
+//! A [`Tunnel`] lets every plain client of the harness talk to a TLS port.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// An authority that signs certificates.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// Certificate.
+    pub cert: String,
+    /// Private key.
+    pub key: String,
+}
+
+impl Authority {
+    /// A new one.
+    ///
+    /// # Errors
+    /// No random numbers.
+    pub fn new(name: &str) -> Result<Self> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
+    }
+
+    /// Its own certificate.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for these names and addresses, for a long time.
+    ///
+    /// # Errors
+    /// A name that no certificate can have.
+    pub fn leaf(&self, names: &[&str]) -> Result<Leaf> {
+        self.leaf_until(names, 2100)
+    }
+
+    /// A certificate that ended long ago.
+    ///
+    /// # Errors
+    /// A name that no certificate can have.
+    pub fn expired(&self, names: &[&str]) -> Result<Leaf> {
+        self.leaf_until(names, 2001)
+    }
+
+    fn leaf_until(&self, names: &[&str], year: i32) -> Result<Leaf> {
+        let key = KeyPair::generate()?;
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.not_after = date_time_ymd(year, 1, 1);
+        Ok(Leaf { cert: params.signed_by(&key, &self.0)?.pem(), key: key.serialize_pem() })
+    }
+}
+
+impl Leaf {
+    /// Writes `<stem>.crt` and `<stem>.key`.
+    ///
+    /// # Errors
+    /// The directory cannot be written to.
+    pub fn write(&self, dir: &Path, stem: &str) -> Result<()> {
+        fs::create_dir_all(dir)?;
+        fs::write(dir.join(format!("{stem}.crt")), &self.cert)?;
+        Ok(fs::write(dir.join(format!("{stem}.key")), &self.key)?)
+    }
+}
+
+/// What a client needs that trusts the authorities in `ca`, and shows this certificate if it has one.
+///
+/// # Errors
+/// Bad PEM.
+pub fn client(ca: &str, leaf: Option<&Leaf>) -> Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = builder.with_root_certificates(roots);
+    Ok(Arc::new(match leaf {
+        None => builder.with_no_client_auth(),
+        Some(leaf) => {
+            let chain =
+                CertificateDer::pem_slice_iter(leaf.cert.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?)?
+        }
+    }))
+}
+
+/// A TLS connection to `host:port`, whose certificate is checked for the host. With TLS 1.3 the first read says whether
+/// the other side lets us in.
+///
+/// # Errors
+/// It cannot be made.
+pub async fn dial(addr: &str, client: &Arc<ClientConfig>) -> Result<TlsStream<TcpStream>> {
+    let (host, _) = addr.rsplit_once(':').context("an address has a port")?;
+    let stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(host.to_owned())?;
+    Ok(TlsConnector::from(client.clone()).connect(name, stream).await?)
+}
+
+/// The certificate that is shown at an address, DER.
+///
+/// # Errors
+/// No handshake.
+pub async fn shown_at(addr: &str, client: &Arc<ClientConfig>) -> Result<Vec<u8>> {
+    let stream = dial(addr, client).await?;
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    Ok(shown.context("a certificate")?.to_vec())
+}
+
+/// A local address in the clear whose connections go on by TLS. Ends when it is dropped.
+pub struct Tunnel {
+    /// Where to connect.
+    pub addr: String,
+    _tasks: JoinSet<()>,
+}
+
+impl Tunnel {
+    /// Opens one to a TLS address.
+    ///
+    /// # Errors
+    /// No local port.
+    pub async fn open(target: &str, client: Arc<ClientConfig>) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let addr = listener.local_addr()?.to_string();
+        let target = target.to_owned();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (target, client) = (target.clone(), client.clone());
+                let _ = near.set_nodelay(true);
+                connections.spawn(async move {
+                    // A connection that cannot go on ends: the client finds it broken.
+                    if let Ok(mut far) = dial(&target, &client).await {
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { addr, _tasks: tasks })
+    }
+}
