@@ -228,9 +228,7 @@ impl Node {
         let config = Arc::new(config);
         // Its end is not that of the caller's token: the node may have to start again.
         let shutdown = shutdown.child_token();
-        let access = Arc::new(Access::open(&config).map_err(|error| {
-            NodeError::new(ErrorKind::Config, error, "set the file right and start again")
-        })?);
+        let access = open_users(&config)?;
         let lock = lock::DirLock::take(&config.data).await?;
         raft::format(&config).map_err(start_error)?;
         look_at_disk(&config)?;
@@ -255,19 +253,8 @@ impl Node {
         let snapshots = Snapshots::new(group.clone(), config.clone(), metrics.snapshot_duration.clone());
         snapshots.clear_leftovers();
         let net_stats = Arc::new(net::Stats::default());
-        let parts = DispatcherParts {
-            group: group.clone(),
-            config: config.clone(),
-            access,
-            snapshots: Arc::new(snapshots.clone()),
-            net: net_stats.clone(),
-            shutdown: shutdown.clone(),
-            fatal: stop_on_fatal(&fatal, &shutdown),
-            started: clock::wall(),
-            addr: group.addr().to_owned(),
-            peer_addr: group.peer_addr().to_owned(),
-        };
-        let dispatcher = dispatcher(parts);
+        let on_fatal = (shutdown.clone(), stop_on_fatal(&fatal, &shutdown));
+        let dispatcher = dispatcher(parts(&config, &group, access, &snapshots, &net_stats, on_fatal));
         let tasks = Tasks::default();
         let control = Control::new(group.clone(), http_addr, shutdown.clone());
         metrics.register(Arc::new(scrape::Source {
@@ -290,9 +277,7 @@ impl Node {
         for listener in client_listeners(listener, &tls, beside.map(|(socket, _)| socket)) {
             tasks.clients.spawn(listener.run(DRAIN));
         }
-        if dispatcher.access().has_files() {
-            tasks.clients.spawn(watch_users(dispatcher.clone(), tasks.clients_stop.clone()));
-        }
+        tasks.clients.spawn(watch_users(dispatcher.clone(), tasks.clients_stop.clone()));
         let node_id = format!("{:016x}", group.node_id());
         let ready = Ready { addr, tls_addr, peer_addr, http_addr, node_id, pid: std::process::id() };
         Ok(Self {
@@ -421,6 +406,34 @@ fn client_listeners<H: net::Handler>(
     }
 }
 
+fn open_users(config: &Config) -> Result<Arc<Access>, NodeError> {
+    let fail = |error| NodeError::new(ErrorKind::Config, error, "set the file right and start again");
+    Access::open(config).map(Arc::new).map_err(fail)
+}
+
+/// What the dispatcher is made of; `stop` is cancelled by SHUTDOWN, and told of a fatal error.
+fn parts(
+    config: &Arc<Config>,
+    group: &Group,
+    access: Arc<Access>,
+    snapshots: &Snapshots,
+    net_stats: &Arc<net::Stats>,
+    stop: (CancellationToken, Arc<dyn Fn(Fatal) + Send + Sync>),
+) -> DispatcherParts<Group> {
+    DispatcherParts {
+        group: group.clone(),
+        config: config.clone(),
+        access,
+        snapshots: Arc::new(snapshots.clone()),
+        net: net_stats.clone(),
+        shutdown: stop.0,
+        fatal: stop.1,
+        started: clock::wall(),
+        addr: group.addr().to_owned(),
+        peer_addr: group.peer_addr().to_owned(),
+    }
+}
+
 /// What the dispatcher tells of an error after which the node must stop.
 fn stop_on_fatal(
     fatal: &Arc<Mutex<Option<String>>>,
@@ -449,15 +462,15 @@ fn dispatcher(parts: DispatcherParts<Group>) -> Arc<Dispatcher<Group>> {
 
 /// Looks at the files of the users until `stop`. By their content: Kubernetes swaps a link, and tells nobody.
 async fn watch_users(dispatcher: Arc<Dispatcher<Group>>, stop: CancellationToken) {
-    loop {
+    while dispatcher.access().has_files() {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(USERS_LOOK) => {}
         }
         let looking = Arc::clone(&dispatcher);
         match tokio::task::spawn_blocking(move || looking.reload_users(false)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "users stay as they are"),
+            // A fault is told where it is found.
+            Ok(_) => {}
             Err(error) => tracing::error!(%error, "read the users"),
         }
     }

@@ -94,14 +94,15 @@ static ACL_CAT: Spec = Spec {
     summary: "Lists the categories, or the commands of one",
     parse: |args, _| {
         let category = if args.left() == 0 { None } else { Some(args.bytes()?) };
-        args.finish().map_err(|_| misused("cat"))?;
+        args.finish().map_err(|_| misused(args))?;
         docs::acl_categories(category.as_ref()).map(Action::Reply)
     },
     ..QUESTION
 };
 
 /// Redis' answer to a subcommand with too many words.
-fn misused(name: &str) -> CommandError {
+fn misused(args: &Args<'_>) -> CommandError {
+    let name = args.subcommand();
     CommandError::Text(format!(
         "ERR unknown subcommand or wrong number of arguments for '{name}'. Try ACL HELP."
     ))
@@ -161,7 +162,7 @@ static ACL_GENPASS: Spec = Spec {
 
 fn generate_password(args: &mut Args<'_>, _: &Context) -> Parsed {
     let bits = if args.left() == 0 { Some(256) } else { strict_int(&args.bytes()?) };
-    args.finish().map_err(|_| misused("genpass"))?;
+    args.finish().map_err(|_| misused(args))?;
     let bits = bits.ok_or(CommandError::NotInteger)?;
     let fits = u32::try_from(bits).ok().filter(|_| (1..=PASSWORD_BITS_MAX).contains(&bits));
     let bits = fits.ok_or_else(|| {
@@ -219,7 +220,7 @@ static ACL_LOG: Spec = Spec {
     parse: |args, _| {
         let reset = args.left() == 1 && args.keyword("RESET");
         let count = if args.left() == 1 { args.int()? } else { i64::try_from(LOG_ENTRIES).unwrap_or(0) };
-        args.finish().map_err(|_| misused("log"))?;
+        args.finish().map_err(|_| misused(args))?;
         acl(if reset { AclOp::ResetLog } else { AclOp::Log(usize::try_from(count).unwrap_or(0)) })
     },
     ..ADMIN

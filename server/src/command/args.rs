@@ -69,6 +69,12 @@ impl<'a> Args<'a> {
         CommandError::Arity(self.words.first().map(|word| printable(word)).unwrap_or_default())
     }
 
+    /// Word 1 as typed, fit for an error.
+    #[must_use]
+    pub fn subcommand(&self) -> String {
+        self.words.get(1).map(|word| printable(word)).unwrap_or_default()
+    }
+
     /// The next word, not taken.
     #[must_use]
     pub fn peek(&self) -> Option<&'a Bytes> {

@@ -343,7 +343,7 @@ impl ReplyShape {
                 Self::Any => true,
                 Self::Array => matches!(reply, Reply::Array(_)),
                 Self::Map => matches!(reply, Reply::Map(_)),
-                Self::MapOrNil => matches!(reply, Reply::Map(_) | Reply::NilArray) || nil,
+                Self::MapOrNil => nil || matches!(reply, Reply::Map(_)),
                 Self::OkOrArray => matches!(reply, Reply::Ok | Reply::Array(_)),
                 Self::OkOrInteger => integer || matches!(reply, Reply::Ok),
                 Self::Nothing | Self::Container => false,

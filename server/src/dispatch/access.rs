@@ -224,6 +224,8 @@ impl Access {
                 Ok(Some(users))
             }
             Err(error) => {
+                // Told before the metric is seen.
+                tracing::error!(%error, "users stay as they are");
                 seen.faulty = Some(digest);
                 self.faulty.store(true, Ordering::Relaxed);
                 self.reloads_failed.fetch_add(1, Ordering::Relaxed);
@@ -477,9 +479,7 @@ impl<R: Replica> Dispatcher<R> {
             AclOp::WhoAmI => bulk(connection.standing.login.name().to_string()),
             AclOp::List => Reply::Array(users.iter().map(|user| bulk(rules::describe(user))).collect()),
             AclOp::Users => Reply::Array(users.iter().map(|user| bulk(user.name().to_owned())).collect()),
-            AclOp::GetUser(name) => {
-                users.find(&name).map_or(Reply::NilArray, |user| rules::describe_parts(user))
-            }
+            AclOp::GetUser(name) => users.find(&name).map_or(Reply::Nil, |user| rules::describe_parts(user)),
             AclOp::DryRun { user, words } => {
                 let Some(user) = users.find(&user) else {
                     return Reply::Error(format!("ERR User '{}' not found", printable(&user)));
