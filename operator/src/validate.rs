@@ -179,6 +179,7 @@ pub const OWNED_KEYS: &[&str] = &[
     "join",
     "restore",
     "formation",
+    "requirepass_file",
     "tls_addr",
     "tls_cert_file",
     "tls_key_file",

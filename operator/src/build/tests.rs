@@ -349,3 +349,14 @@ fn tls_reaches_pods_services_and_probes_and_nothing_changes_without_it() {
     let plain = built(json!({}), 3, None);
     assert!(!pod(&plain).to_string().contains("tls"));
 }
+
+#[test]
+fn a_password_file_reaches_the_pods_only_if_asked_for() {
+    let built = built(json!({ "auth": { "enabled": true } }), 3, None);
+    let pod = serde_json::to_value(&built.children.voters.spec.as_ref().unwrap().template).unwrap();
+    assert!(pod["spec"]["volumes"].to_string().contains(r#""secretName":"cart-auth""#));
+    assert!(pod["spec"]["volumes"].to_string().contains(r#""key":"passwords""#), "pods need no more of it");
+    let settings = built.children.config_map.data.as_ref().unwrap()[config_map::FILE].clone();
+    let settings: Value = serde_json::from_str(&settings).unwrap();
+    assert_eq!(settings["requirepass_file"], "/etc/kvnode-auth/passwords");
+}
