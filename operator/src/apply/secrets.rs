@@ -90,7 +90,7 @@ async fn certificates(
 
 /// Whether clients can connect by TLS.
 fn by_tls(object: &KvCluster) -> bool {
-    object.spec.tls.mode != TlsMode::Off && object.spec.tls.clients != ClientTls::Off
+    object.spec.tls.mode != TlsMode::Disabled && object.spec.tls.clients != ClientTls::Disabled
 }
 
 /// 190 bits of letters and digits, which need no escape in a URI.

@@ -61,7 +61,7 @@ pub(super) fn tls_settings(cluster: &Cluster) -> BTreeMap<String, String> {
         settings.insert(key.to_owned(), file(name));
     }
     let port = match cluster.client_tls() {
-        ClientTls::Off => return settings,
+        ClientTls::Disabled => return settings,
         ClientTls::Optional => labels::TLS_PORT,
         ClientTls::Required => labels::CLIENT_PORT,
     };

@@ -248,7 +248,7 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
 fn ports(cluster: &Cluster) -> Vec<Value> {
     let port = |name: &str, port: i32| json!({ "name": name, "containerPort": port, "protocol": "TCP" });
     let mut ports = match cluster.client_tls() {
-        ClientTls::Off => vec![port("redis", labels::CLIENT_PORT)],
+        ClientTls::Disabled => vec![port("redis", labels::CLIENT_PORT)],
         ClientTls::Optional => vec![port("redis", labels::CLIENT_PORT), port("redis-tls", labels::TLS_PORT)],
         ClientTls::Required => vec![port("redis-tls", labels::CLIENT_PORT)],
     };
@@ -267,7 +267,7 @@ fn restores(cluster: &Cluster, role: SetRole) -> bool {
 fn args(cluster: &Cluster, role: SetRole) -> Vec<String> {
     let addr = match cluster.client_tls() {
         ClientTls::Required => "off".to_owned(),
-        ClientTls::Off | ClientTls::Optional => format!("0.0.0.0:{}", labels::CLIENT_PORT),
+        ClientTls::Disabled | ClientTls::Optional => format!("0.0.0.0:{}", labels::CLIENT_PORT),
     };
     let host = labels::pod_host(&cluster.name, &cluster.namespace, "$(POD_NAME)");
     let mut args = vec![

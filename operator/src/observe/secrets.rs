@@ -58,7 +58,7 @@ impl Secrets {
 #[must_use]
 pub fn mounted(object: &KvCluster) -> Option<String> {
     match object.spec.tls.mode {
-        TlsMode::Off => None,
+        TlsMode::Disabled => None,
         TlsMode::Managed => Some(labels::tls_secret(object.metadata.name.as_deref().unwrap_or_default())),
         TlsMode::Secret => object.spec.tls.secret_name.clone(),
     }
