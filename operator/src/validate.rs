@@ -56,7 +56,7 @@ impl Cluster {
     #[must_use]
     pub fn tls_secret(&self) -> Option<String> {
         match self.spec.tls.mode {
-            TlsMode::Off => None,
+            TlsMode::Disabled => None,
             TlsMode::Managed => Some(labels::tls_secret(&self.name)),
             TlsMode::Secret => self.spec.tls.secret_name.clone(),
         }
@@ -65,7 +65,7 @@ impl Cluster {
     /// How clients connect.
     #[must_use]
     pub fn client_tls(&self) -> ClientTls {
-        if self.spec.tls.mode == TlsMode::Off { ClientTls::Off } else { self.spec.tls.clients }
+        if self.spec.tls.mode == TlsMode::Disabled { ClientTls::Disabled } else { self.spec.tls.clients }
     }
 }
 
@@ -179,6 +179,7 @@ pub const OWNED_KEYS: &[&str] = &[
     "join",
     "restore",
     "formation",
+    "requirepass_file",
     "tls_addr",
     "tls_cert_file",
     "tls_key_file",

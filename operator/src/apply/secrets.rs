@@ -1,4 +1,5 @@
-//! The Secrets of a Managed cluster: made when they are missing, the certificate anew when it is due.
+//! The password, made once, and the Secrets of a Managed cluster: made when they are missing, the certificate anew when
+//! it is due.
 //!
 //! They are no children like the others: what they hold is not made from the spec alone. The authority is created and
 //! never written again; who deletes it gets a new one, and certificates of that.
@@ -9,12 +10,13 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Resource as _};
+use rand::distr::{Alphanumeric, Distribution as _};
 use serde_json::json;
 
 use crate::build::labels::{self, MANAGER};
 use crate::context::Context;
 use crate::crd::KvCluster;
-use crate::crd::tls::TlsMode;
+use crate::crd::tls::{ClientTls, TlsMode};
 use crate::error::{Error, asked};
 use crate::name::ClusterName;
 use crate::observe::Sight;
@@ -31,12 +33,32 @@ pub(super) async fn keep(
     sight: &Sight,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if sight.object.spec.tls.mode != TlsMode::Managed {
-        return Ok(());
+    let mut ca = sight.secrets.pods.as_ref().map(|seen| seen.ca.clone()).filter(|ca| !ca.is_empty());
+    if sight.object.spec.tls.mode == TlsMode::Managed {
+        ca = certificates(ctx, name, sight, now).await?.or(ca);
     }
+    // Made once, so what clients trust must be known by then.
+    let is_complete = ca.is_some() || !by_tls(&sight.object);
+    if sight.object.spec.auth.enabled && sight.secrets.auth.is_none() && is_complete {
+        let secret = auth_of(&sight.object, name, &password(), ca.as_deref());
+        let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
+        let secret_name = labels::auth_secret(&name.name);
+        asked(format!("create Secret {secret_name}"), api.create(&PostParams::default(), &secret)).await?;
+        tracing::info!(cluster = %name, secret = secret_name, "password made");
+    }
+    Ok(())
+}
+
+/// Authority and certificate of a Managed cluster. Returns the authority's certificate.
+async fn certificates(
+    ctx: &Context,
+    name: &ClusterName,
+    sight: &Sight,
+    now: Timestamp,
+) -> Result<Option<String>, Error> {
     let seen = &sight.secrets;
     if [&seen.authority, &seen.pods].into_iter().flatten().any(|seen| seen.anothers) {
-        return Ok(());
+        return Ok(None);
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
     let authority = match &seen.authority {
@@ -54,7 +76,7 @@ pub(super) async fn keep(
     let names = names(&sight.object, name);
     let signed_for = signed_for(&authority, &names);
     if !is_due(seen.pods.as_ref(), &signed_for, now) {
-        return Ok(());
+        return Ok(Some(authority.cert));
     }
     let made = pki::of_pods(&authority, names, now)?;
     let secret = labels::tls_secret(&name.name);
@@ -63,7 +85,54 @@ pub(super) async fn keep(
     asked(format!("apply Secret {secret}"), api.patch(&secret, &params, &Patch::Apply(&body))).await?;
     ctx.metrics.child_writes.inc();
     tracing::info!(cluster = %name, secret, "certificate made");
-    Ok(())
+    Ok(Some(authority.cert))
+}
+
+/// Whether clients can connect by TLS.
+fn by_tls(object: &KvCluster) -> bool {
+    object.spec.tls.mode != TlsMode::Disabled && object.spec.tls.clients != ClientTls::Disabled
+}
+
+/// 190 bits of letters and digits, which need no escape in a URI.
+fn password() -> String {
+    let mut rng = rand::rng();
+    (0..32).map(|_| char::from(Alphanumeric.sample(&mut rng))).collect()
+}
+
+/// The Secret that clients bind to, in the form of the Service Binding specification.
+fn auth_of(object: &KvCluster, name: &ClusterName, password: &str, ca: Option<&str>) -> Secret {
+    let by_tls = by_tls(object);
+    let host = format!("{}.{}.svc", name.name, name.namespace);
+    let (scheme, port) =
+        if by_tls { ("rediss", labels::SERVICE_TLS_PORT) } else { ("redis", labels::SERVICE_PORT) };
+    let mut data = vec![
+        ("type", "redis".to_owned()),
+        ("provider", "kvnode".to_owned()),
+        ("uri", format!("{scheme}://default:{password}@{host}:{port}")),
+        ("host", host),
+        ("port", port.to_string()),
+        ("username", "default".to_owned()),
+        ("password", password.to_owned()),
+        ("passwords", format!("{password}\n")),
+    ];
+    data.extend(ca.filter(|_| by_tls).map(|ca| ("ca.crt", ca.to_owned())));
+    let bytes = |(key, text): (&str, String)| (key.to_owned(), ByteString(text.into_bytes()));
+    Secret {
+        metadata: metadata(object, name, &labels::auth_secret(&name.name)),
+        type_: Some("servicebinding.io/redis".to_owned()),
+        data: Some(data.into_iter().map(bytes).collect()),
+        ..Secret::default()
+    }
+}
+
+fn metadata(object: &KvCluster, name: &ClusterName, secret: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(secret.to_owned()),
+        namespace: Some(name.namespace.clone()),
+        labels: Some(labels::common(&name.name)),
+        owner_references: object.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    }
 }
 
 /// Whether the certificate of the pods is to be made (anew).
@@ -105,12 +174,8 @@ fn secret_of(
     let bytes = |(key, text): (&str, &str)| (key.to_owned(), ByteString(text.as_bytes().to_vec()));
     Secret {
         metadata: ObjectMeta {
-            name: Some(secret.to_owned()),
-            namespace: Some(name.namespace.clone()),
-            labels: Some(labels::common(&name.name)),
             annotations: signed_for.map(|mark| [(labels::SIGNED_FOR.to_owned(), mark)].into()),
-            owner_references: object.controller_owner_ref(&()).map(|owner| vec![owner]),
-            ..ObjectMeta::default()
+            ..metadata(object, name, secret)
         },
         type_: Some("kubernetes.io/tls".to_owned()),
         data: Some(data.map(bytes).into()),

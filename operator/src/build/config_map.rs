@@ -18,6 +18,8 @@ pub const RESTORE_FILE: &str = "restore";
 pub const DIR: &str = "/etc/kvnode";
 /// Directory that the certificate is mounted in.
 pub const TLS_DIR: &str = "/etc/kvnode-tls";
+/// Directory that the passwords are mounted in.
+pub const AUTH_DIR: &str = "/etc/kvnode-auth";
 /// Settings that a running node takes over the admin API. All others need a restart.
 pub const LIVE_KEYS: &[&str] = &["log_filter"];
 /// Default of `log_filter` in the server.
@@ -26,6 +28,9 @@ pub const LOG_FILTER_DEFAULT: &str = "info,openraft=error";
 /// `<name>-config`. The file is JSON, which is YAML: nothing needs a quoting rule of its own.
 pub(super) fn build(cluster: &Cluster) -> ConfigMap {
     let mut settings = tls_settings(cluster);
+    if cluster.spec.auth.enabled {
+        settings.insert("requirepass_file".to_owned(), format!("{AUTH_DIR}/passwords"));
+    }
     settings.extend(cluster.spec.config.iter().map(|(key, value)| (key.clone(), value.0.clone())));
     let file = format!("{:#}\n", json!(settings));
     let mut data = json!({ FILE: file });
@@ -56,7 +61,7 @@ pub(super) fn tls_settings(cluster: &Cluster) -> BTreeMap<String, String> {
         settings.insert(key.to_owned(), file(name));
     }
     let port = match cluster.client_tls() {
-        ClientTls::Off => return settings,
+        ClientTls::Disabled => return settings,
         ClientTls::Optional => labels::TLS_PORT,
         ClientTls::Required => labels::CLIENT_PORT,
     };

@@ -77,6 +77,12 @@ pub fn tls_secret(cluster: &str) -> String {
     format!("{cluster}-tls")
 }
 
+/// Name of the Secret with the password.
+#[must_use]
+pub fn auth_secret(cluster: &str) -> String {
+    format!("{cluster}-auth")
+}
+
 /// Name of the headless Service.
 #[must_use]
 pub fn raft_service(cluster: &str) -> String {

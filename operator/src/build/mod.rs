@@ -127,12 +127,14 @@ pub fn names(cluster: &str) -> Vec<String> {
     let raft = labels::raft_service(cluster);
     let (leader, read) = (labels::leader_service(cluster), labels::read_service(cluster));
     let (ca, tls) = (labels::ca_secret(cluster), labels::tls_secret(cluster));
+    let auth = labels::auth_secret(cluster);
     let (config, learners) = (labels::config_map(cluster), labels::stateful_set(cluster, SetRole::Learner));
     [
         ("ServiceAccount", cluster),
         ("ConfigMap", &config),
         ("Secret", &ca),
         ("Secret", &tls),
+        ("Secret", &auth),
         ("Service", &raft),
         ("Service", cluster),
         ("Service", &leader),

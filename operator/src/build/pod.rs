@@ -45,6 +45,9 @@ pub(super) fn intent(cluster: &Cluster, role: SetRole) -> String {
     if let Some(secret) = cluster.tls_secret() {
         put(&mut intent, "tls", json!([secret, config_map::tls_settings(cluster)]));
     }
+    if cluster.spec.auth.enabled {
+        put(&mut intent, "auth", json!(true));
+    }
     hash(&intent)
 }
 
@@ -95,6 +98,13 @@ fn pod_spec(cluster: &Cluster, role: SetRole) -> Value {
     {
         // Readable for the group that the server runs in, and for nobody else.
         volumes.push(json!({ "name": "tls", "secret": { "secretName": secret, "defaultMode": 0o440 } }));
+    }
+    if cluster.spec.auth.enabled
+        && let Some(Value::Array(volumes)) = pod.get_mut("volumes")
+    {
+        let items = json!([{ "key": "passwords", "path": "passwords" }]);
+        let secret = labels::auth_secret(&cluster.name);
+        volumes.push(json!({ "name": "auth", "secret": { "secretName": secret, "defaultMode": 0o440, "items": items } }));
     }
     if !spec.image_pull_secrets.is_empty() {
         put(&mut pod, "imagePullSecrets", json!(spec.image_pull_secrets));
@@ -217,6 +227,11 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
     {
         mounts.push(json!({ "name": "tls", "mountPath": config_map::TLS_DIR, "readOnly": true }));
     }
+    if cluster.spec.auth.enabled
+        && let Some(Value::Array(mounts)) = container.get_mut("volumeMounts")
+    {
+        mounts.push(json!({ "name": "auth", "mountPath": config_map::AUTH_DIR, "readOnly": true }));
+    }
     if restores(cluster, role) {
         // All pods have the same flags, but only the founder gets the file: the others wait to be told, as always.
         let mut env = env(cluster);
@@ -233,7 +248,7 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
 fn ports(cluster: &Cluster) -> Vec<Value> {
     let port = |name: &str, port: i32| json!({ "name": name, "containerPort": port, "protocol": "TCP" });
     let mut ports = match cluster.client_tls() {
-        ClientTls::Off => vec![port("redis", labels::CLIENT_PORT)],
+        ClientTls::Disabled => vec![port("redis", labels::CLIENT_PORT)],
         ClientTls::Optional => vec![port("redis", labels::CLIENT_PORT), port("redis-tls", labels::TLS_PORT)],
         ClientTls::Required => vec![port("redis-tls", labels::CLIENT_PORT)],
     };
@@ -252,7 +267,7 @@ fn restores(cluster: &Cluster, role: SetRole) -> bool {
 fn args(cluster: &Cluster, role: SetRole) -> Vec<String> {
     let addr = match cluster.client_tls() {
         ClientTls::Required => "off".to_owned(),
-        ClientTls::Off | ClientTls::Optional => format!("0.0.0.0:{}", labels::CLIENT_PORT),
+        ClientTls::Disabled | ClientTls::Optional => format!("0.0.0.0:{}", labels::CLIENT_PORT),
     };
     let host = labels::pod_host(&cluster.name, &cluster.namespace, "$(POD_NAME)");
     let mut args = vec![

@@ -43,7 +43,7 @@ pub(super) fn network(cluster: &Cluster) -> Named<NetworkPolicy> {
     }
     admin.extend(cluster.spec.network_policy.scrape_namespaces.iter().map(|name| from_namespace(name)));
     let clients = match cluster.client_tls() {
-        ClientTls::Off => vec![port("redis")],
+        ClientTls::Disabled => vec![port("redis")],
         ClientTls::Optional => vec![port("redis"), port("redis-tls")],
         ClientTls::Required => vec![port("redis-tls")],
     };

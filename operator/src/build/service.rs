@@ -34,7 +34,7 @@ pub(super) fn raft(cluster: &Cluster) -> Service {
 
 fn raft_ports(cluster: &Cluster) -> Vec<Value> {
     let mut ports = match cluster.client_tls() {
-        ClientTls::Off => vec![port("redis", labels::CLIENT_PORT, "redis")],
+        ClientTls::Disabled => vec![port("redis", labels::CLIENT_PORT, "redis")],
         ClientTls::Optional => vec![
             port("redis", labels::CLIENT_PORT, "redis"),
             port("redis-tls", labels::TLS_PORT, "redis-tls"),
@@ -70,7 +70,7 @@ fn client_ports(cluster: &Cluster) -> Vec<Value> {
     let plain = port("redis", labels::SERVICE_PORT, "redis");
     let tls = port("redis-tls", labels::SERVICE_TLS_PORT, "redis-tls");
     match cluster.client_tls() {
-        ClientTls::Off => vec![plain],
+        ClientTls::Disabled => vec![plain],
         ClientTls::Optional => vec![plain, tls],
         ClientTls::Required => vec![tls],
     }

@@ -312,7 +312,7 @@ fn tls_reaches_pods_services_and_probes_and_nothing_changes_without_it() {
     for (clients, services, addr, client_ports) in [
         ("Optional", vec![(6379, "redis"), (6380, "redis-tls")], "--addr=0.0.0.0:4920", vec![4920, 4921]),
         ("Required", vec![(6380, "redis-tls")], "--addr=off", vec![4920]),
-        ("Off", vec![(6379, "redis")], "--addr=0.0.0.0:4920", vec![4920]),
+        ("Disabled", vec![(6379, "redis")], "--addr=0.0.0.0:4920", vec![4920]),
     ] {
         let built = built(json!({ "tls": { "mode": "Managed", "clients": clients } }), 3, None);
         let any = built.children.any_service.manifest.as_ref().unwrap();
@@ -334,7 +334,7 @@ fn tls_reaches_pods_services_and_probes_and_nothing_changes_without_it() {
         let settings: Value = serde_json::from_str(&settings).unwrap();
         assert_eq!(settings["peer_tls"], "required");
         let listens = settings["tls_addr"].as_str();
-        assert_eq!(listens.is_some(), clients != "Off");
+        assert_eq!(listens.is_some(), clients != "Disabled");
         for key in settings.as_object().unwrap().keys() {
             assert!(OWNED_KEYS.contains(&key.as_str()), "{key} can be set by users as well");
         }
@@ -345,7 +345,18 @@ fn tls_reaches_pods_services_and_probes_and_nothing_changes_without_it() {
         let built = built(spec, 3, None);
         (built.children.voters.clone(), built.children.config_map.clone())
     };
-    assert_eq!(off(json!({})), off(json!({ "tls": { "mode": "Off" } })));
+    assert_eq!(off(json!({})), off(json!({ "tls": { "mode": "Disabled" } })));
     let plain = built(json!({}), 3, None);
     assert!(!pod(&plain).to_string().contains("tls"));
+}
+
+#[test]
+fn a_password_file_reaches_the_pods_only_if_asked_for() {
+    let built = built(json!({ "auth": { "enabled": true } }), 3, None);
+    let pod = serde_json::to_value(&built.children.voters.spec.as_ref().unwrap().template).unwrap();
+    assert!(pod["spec"]["volumes"].to_string().contains(r#""secretName":"cart-auth""#));
+    assert!(pod["spec"]["volumes"].to_string().contains(r#""key":"passwords""#), "pods need no more of it");
+    let settings = built.children.config_map.data.as_ref().unwrap()[config_map::FILE].clone();
+    let settings: Value = serde_json::from_str(&settings).unwrap();
+    assert_eq!(settings["requirepass_file"], "/etc/kvnode-auth/passwords");
 }

@@ -23,6 +23,7 @@
     reason = "kubectl explain shows these texts as they are"
 )]
 
+pub mod auth;
 pub mod backup;
 pub mod bucket;
 pub mod reason;
@@ -40,6 +41,7 @@ use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::auth::AuthSpec;
 use self::status::KvClusterStatus;
 use self::tls::TlsSpec;
 
@@ -119,8 +121,8 @@ pub struct KvClusterSpec {
     /// formation) are refused. Values are text. Example: {durability: high, clients_max: "20000"}.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128))]
-    #[x_kube(validation = Rule::new("!('addr' in self || 'peer_addr' in self || 'http_addr' in self || 'advertise_addr' in self || 'advertise_peer_addr' in self || 'data' in self || 'log_dir' in self || 'join' in self || 'restore' in self || 'formation' in self || self.exists(key, key.startsWith('tls_') || key.startsWith('peer_tls') || key.startsWith('http_tls_')))")
-        .message("addr, peer_addr, http_addr, advertise_addr, advertise_peer_addr, data, log_dir, join, restore, formation and what spec.tls decides belong to the operator"))]
+    #[x_kube(validation = Rule::new("!('addr' in self || 'peer_addr' in self || 'http_addr' in self || 'advertise_addr' in self || 'advertise_peer_addr' in self || 'data' in self || 'log_dir' in self || 'join' in self || 'restore' in self || 'formation' in self || 'requirepass_file' in self || self.exists(key, key.startsWith('tls_') || key.startsWith('peer_tls') || key.startsWith('http_tls_')))")
+        .message("addr, peer_addr, http_addr, advertise_addr, advertise_peer_addr, data, log_dir, join, restore, formation, requirepass_file and what spec.tls decides belong to the operator"))]
     pub config: BTreeMap<String, ConfigValue>,
     /// Services. `<name>` (all ready nodes) is the one that clients need; any node serves any command.
     #[serde(default)]
@@ -144,6 +146,9 @@ pub struct KvClusterSpec {
     /// Who may reach the pods.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,
+    /// Passwords of clients.
+    #[serde(default)]
+    pub auth: AuthSpec,
     /// Certificates and encryption.
     #[serde(default)]
     pub tls: TlsSpec,
@@ -192,6 +197,7 @@ impl Default for KvClusterSpec {
             backup: None,
             bootstrap: None,
             network_policy: NetworkPolicySpec::default(),
+            auth: AuthSpec::default(),
             tls: TlsSpec::default(),
             hibernate: false,
             paused: false,

@@ -1,4 +1,4 @@
-//! `spec.tls` and `status.tls`.
+//! `spec.tls` and `status.tls`. No word here is one that YAML 1.1 reads as a truth value, as it does Off.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
         .message("tls.mode cannot be changed: pods in the clear and pods with TLS would not find each other"),
     validation = Rule::new("self.mode == 'Managed' || !has(self.names) || self.names.size() == 0")
         .message("tls.names is for certificates of the operator: set tls.mode to Managed"),
-    validation = Rule::new("self.mode != 'Off' || self.clients == 'Optional'")
+    validation = Rule::new("self.mode != 'Disabled' || self.clients == 'Optional'")
         .message("tls.clients needs tls.mode Managed or Secret")
 )]
 pub struct TlsSpec {
     /// Managed: the operator has an authority for this cluster (Secret `<name>-ca`), signs a certificate with it (Secret
     /// `<name>-tls`) and renews that after two thirds of its life. Secret: the certificate is in the Secret secretName,
-    /// kept by somebody else, such as cert-manager. Off: everything is in the clear. Cannot be changed. Default: Off.
+    /// kept by somebody else, such as cert-manager. Disabled: everything is in the clear. Cannot be changed. Default: Disabled.
     #[serde(default)]
     pub mode: TlsMode,
     /// Secret with tls.crt, tls.key and ca.crt (kubernetes.io/tls). The certificate must be valid for
@@ -30,7 +30,7 @@ pub struct TlsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
-    /// How clients connect: Optional, at port 6379 in the clear or at 6380 by TLS; Required, only at 6380; Off, only at
+    /// How clients connect: Optional, at port 6379 in the clear or at 6380 by TLS; Required, only at 6380; Disabled, only at
     /// 6379. Pods and operator always talk by mutual TLS. Default: Optional.
     #[serde(default)]
     pub clients: ClientTls,
@@ -51,7 +51,7 @@ pub struct TlsName(#[schemars(length(min = 1, max = 253))] pub String);
 pub enum TlsMode {
     /// There are none.
     #[default]
-    Off,
+    Disabled,
     /// The operator makes them.
     Managed,
     /// A Secret of somebody else.
@@ -67,7 +67,7 @@ pub enum ClientTls {
     /// By TLS.
     Required,
     /// In the clear.
-    Off,
+    Disabled,
 }
 
 /// The certificate in use.

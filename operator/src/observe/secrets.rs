@@ -10,7 +10,7 @@ use crate::build::labels;
 use crate::context::Context;
 use crate::crd::KvCluster;
 use crate::crd::tls::TlsMode;
-use crate::error::{Error, asked_opt};
+use crate::error::{Error, asked, asked_opt};
 use crate::name::ClusterName;
 use crate::pki::Pair;
 
@@ -36,6 +36,8 @@ pub struct Secrets {
     pub authority: Option<PairSeen>,
     /// What the pods mount.
     pub pods: Option<PairSeen>,
+    /// `<name>-auth`, with `spec.auth`: whether it belongs to something else; `None` if there is none.
+    pub auth: Option<bool>,
 }
 
 impl Secrets {
@@ -43,6 +45,7 @@ impl Secrets {
     pub(super) fn taken(&self, cluster: &ClusterName) -> Vec<String> {
         let is_taken = |seen: &Option<PairSeen>| seen.as_ref().is_some_and(|seen| seen.anothers);
         let all = [
+            (labels::auth_secret(&cluster.name), self.auth == Some(true)),
             (labels::ca_secret(&cluster.name), is_taken(&self.authority)),
             // That of somebody else is meant to be.
             (labels::tls_secret(&cluster.name), self.managed && is_taken(&self.pods)),
@@ -55,7 +58,7 @@ impl Secrets {
 #[must_use]
 pub fn mounted(object: &KvCluster) -> Option<String> {
     match object.spec.tls.mode {
-        TlsMode::Off => None,
+        TlsMode::Disabled => None,
         TlsMode::Managed => Some(labels::tls_secret(object.metadata.name.as_deref().unwrap_or_default())),
         TlsMode::Secret => object.spec.tls.secret_name.clone(),
     }
@@ -63,7 +66,8 @@ pub fn mounted(object: &KvCluster) -> Option<String> {
 
 /// Reads them.
 pub(super) async fn read(ctx: &Context, name: &ClusterName, object: &KvCluster) -> Result<Secrets, Error> {
-    let Some(mounted) = mounted(object) else { return Ok(Secrets::default()) };
+    let auth = auth(ctx, name, object).await?;
+    let Some(mounted) = mounted(object) else { return Ok(Secrets { auth, ..Secrets::default() }) };
     let managed = object.spec.tls.mode == TlsMode::Managed;
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
     let get = async |secret: String| -> Result<Option<PairSeen>, Error> {
@@ -72,7 +76,18 @@ pub(super) async fn read(ctx: &Context, name: &ClusterName, object: &KvCluster) 
     };
     let authority = async { if managed { get(labels::ca_secret(&name.name)).await } else { Ok(None) } };
     let (authority, pods) = tokio::try_join!(authority, get(mounted))?;
-    Ok(Secrets { managed, authority, pods })
+    Ok(Secrets { managed, authority, pods, auth })
+}
+
+/// Its content is nobody's business here.
+async fn auth(ctx: &Context, name: &ClusterName, object: &KvCluster) -> Result<Option<bool>, Error> {
+    if !object.spec.auth.enabled {
+        return Ok(None);
+    }
+    let secret = labels::auth_secret(&name.name);
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
+    let found = asked(format!("get Secret {secret}"), api.get_metadata_opt(&secret)).await?;
+    Ok(found.map(|found| is_anothers(&found.metadata, object)))
 }
 
 fn pair(object: &KvCluster, secret: &Secret) -> PairSeen {

@@ -22,7 +22,7 @@ pub(super) fn prepare(
     secrets: &Secrets,
     addresses: &BTreeMap<String, String>,
 ) -> Option<String> {
-    if object.spec.tls.mode == TlsMode::Off {
+    if object.spec.tls.mode == TlsMode::Disabled {
         ctx.trust.forget(name);
         return None;
     }
@@ -50,7 +50,7 @@ pub(super) fn seen(
     addresses: &BTreeMap<String, String>,
     fault: Option<String>,
 ) -> Option<TlsSeen> {
-    if object.spec.tls.mode == TlsMode::Off {
+    if object.spec.tls.mode == TlsMode::Disabled {
         return None;
     }
     let cert = secrets.pods.as_ref().map(|seen| seen.pair.cert.as_str()).unwrap_or_default();
