@@ -151,7 +151,8 @@ async fn every_metric_has_a_value_and_the_counters_follow_the_work() {
             ticks.tick().await;
         };
         let (_, text) = get(ready.http_addr, "/metrics").await;
-        for spec in METRICS {
+        // Those of TLS have series where there are certificates: see e2e/tls.rs.
+        for spec in METRICS.iter().filter(|spec| !spec.name.starts_with("kvnode_tls_")) {
             assert!(
                 text.contains(&format!("# TYPE {} {}\n", spec.name, spec.kind)),
                 "{} has no series",
