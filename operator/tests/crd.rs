@@ -11,3 +11,14 @@ fn the_file_is_what_the_program_prints() {
     let file = std::fs::read_to_string(path).unwrap_or_default();
     assert!(printed == file, "deploy/crd.yaml is old; write it anew: kvnode-operator crd > deploy/crd.yaml");
 }
+
+/// Readers of YAML 1.1, as kubectl and helm are, take these words for booleans.
+#[test]
+fn no_word_of_an_enum_is_a_boolean_to_an_old_reader() {
+    let words = ["y", "n", "yes", "no", "on", "off", "true", "false"];
+    let text = kvnode_operator::crd::yaml().unwrap();
+    let items = text.lines().filter_map(|line| line.trim_start().strip_prefix("- "));
+    let bare: Vec<_> = items.filter(|item| words.contains(&item.to_ascii_lowercase().as_str())).collect();
+    assert!(bare.is_empty(), "{bare:?}");
+    assert!(text.contains("- 'Off'"), "the words are there, in quotes");
+}
