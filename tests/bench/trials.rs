@@ -160,14 +160,16 @@ async fn snapshots() -> Result<()> {
     Ok(())
 }
 
-/// A program that runs the server with each hundredth sync of each thread 300 ms longer.
+/// A program that runs the server with each hundredth sync of each thread 300 ms longer, and with small segments, so that
+/// rotations and purges, which sync as well, are met all the time.
 fn stalling_server(dir: &Path) -> Result<PathBuf> {
     let script = dir.join("stalling-server");
     let server = binary::server().display().to_string();
     std::fs::write(
         &script,
         format!(
-            "#!/bin/sh\nexec strace -D -f -qq --seccomp-bpf -o /dev/null -e trace=fdatasync,fsync \
+            "#!/bin/sh\nexport KVNODE_LOG_SEGMENT_BYTES=4MiB KVNODE_LOG_KEEP_BYTES=4MiB\n\
+             exec strace -D -f -qq --seccomp-bpf -o /dev/null -e trace=fdatasync,fsync \
              -e inject=fdatasync,fsync:delay_exit=300000:when=100+100 {server} \"$@\"\n"
         ),
     )?;
@@ -211,8 +213,9 @@ async fn syncs(cluster: &Cluster) -> Result<u64> {
     let mut sum = 0;
     for node in &cluster.nodes {
         let text = http::get(node.http(), "/metrics").await?.text();
-        let line = text.lines().find_map(|line| line.strip_prefix("kvnode_log_sync_duration_seconds_count "));
-        sum += line.context("the counter of syncs")?.trim().parse::<u64>()?;
+        let line = text.lines().find(|line| line.starts_with("kvnode_log_sync_duration_seconds_count{"));
+        let count = line.and_then(|line| line.rsplit(' ').next()).context("the counter of syncs")?;
+        sum += count.parse::<u64>()?;
     }
     Ok(sum)
 }

@@ -12,6 +12,8 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio_util::task::TaskTracker;
 
 use super::codec;
 use super::confirm::Told;
@@ -31,11 +33,17 @@ pub(super) struct LogStore {
     /// As recovered at open; later values are kept by the library.
     committed_at_open: Option<LogId>,
     told: Arc<Told>,
+    tasks: TaskTracker,
 }
 
 impl LogStore {
-    pub(super) fn new(log: Arc<RaftLog>, committed_at_open: Option<LogId>, told: Arc<Told>) -> Self {
-        Self { log, committed_at_open, told }
+    pub(super) fn new(
+        log: Arc<RaftLog>,
+        committed_at_open: Option<LogId>,
+        told: Arc<Told>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self { log, committed_at_open, told, tasks }
     }
 
     fn read_range(&self, from: u64, to_exclusive: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
@@ -212,6 +220,22 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
-        self.log.purge(from_raft(&upto)).map_err(io_error)
+        let (done, synced) = completion();
+        let purged = self.log.begin_purge(from_raft(&upto), done).map_err(io_error)?;
+        let log = self.log.clone();
+        // The Raft core waits for what this function does, and sends no heartbeat meanwhile: a sync that takes as long
+        // as an election timeout, or an unlink, would cost the leadership.
+        self.tasks.spawn(async move {
+            if synced.await.is_err() {
+                return; // The log is dead, and says so to whoever uses it next.
+            }
+            match spawn_blocking(move || log.unlink(purged)).await {
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "space of the purged log not freed; the next purge tries again")
+                }
+                Ok(Ok(())) | Err(_) => {}
+            }
+        });
+        Ok(())
     }
 }

@@ -128,7 +128,7 @@ pub async fn start(
     let (outgoing, tasks) = (Arc::new(outgoing), TaskTracker::new());
     let network = NetworkFactory::new(local.clone(), outgoing.clone(), tasks.clone());
     let (clocks, told) = (network.clocks.clone(), network.told.clone());
-    let log_store = LogStore::new(log.clone(), recovered.committed, told.clone());
+    let log_store = LogStore::new(log.clone(), recovered.committed, told.clone(), tasks.clone());
     let state_machine = StateMachine::new(apply.clone(), store.clone(), position);
     let raft_config = Arc::new(raft_config(&config, doubt.is_open())?);
     let raft = Raft::new(local.node_id, raft_config, network, log_store, state_machine)

@@ -149,12 +149,20 @@ pub struct Bounds {
 /// the blocking methods of the log.
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
+/// A purge that has begun: which files it lets go.
+#[derive(Clone, Copy, Debug)]
+pub struct Purged {
+    /// Segments with a lower sequence held only what is purged when it began. Later purges do not move this: theirs may
+    /// not be synced yet.
+    below: u64,
+}
+
 /// An open log. Shared by `Arc`.
 pub struct RaftLog {
     shared: Arc<Shared>,
     queue_bytes_max: usize,
-    /// One purge at a time.
-    purging: Mutex<()>,
+    /// One at a time removes files.
+    unlinking: Mutex<()>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -262,7 +270,18 @@ impl RaftLog {
     /// [`LogError::Misuse`] if another id stands at that index. [`LogError::Io`] also when only an unlink failed: the purge
     /// point holds, and the next purge or start tries again.
     pub fn purge(&self, upto: LogId) -> Result<(), LogError> {
-        let _one = self.purging.lock();
+        let (done, wait) = waiter();
+        let purged = self.begin_purge(upto, done)?;
+        wait.recv().unwrap_or(Err(LogError::Closed))?;
+        self.unlink(purged)
+    }
+
+    /// As [`RaftLog::purge`] up to the unlinking, but never waits for the disk: `done` is told when the purge point is
+    /// synced, and only then may what this returns be given to [`RaftLog::unlink`].
+    ///
+    /// # Errors
+    /// As [`RaftLog::purge`]; `done` is not told then.
+    pub fn begin_purge(&self, upto: LogId, done: Done) -> Result<Purged, LogError> {
         let mut inner = self.shared.inner.lock();
         inner.check()?;
         if Some(upto.index) > index_of(inner.ids.purged()) {
@@ -272,15 +291,34 @@ impl RaftLog {
             inner.ids.purge(upto);
             inner.cache.purge(upto.index);
             inner.places.purge(upto.index);
-            let (done, wait) = waiter();
-            inner.push(Op::Purge(upto, done));
-            self.shared.space.notify_all();
-            self.wake(inner);
-            wait.recv().unwrap_or(Err(LogError::Closed))?;
-        } else {
-            drop(inner);
         }
-        self.unlink_purged()
+        // An earlier purge that went further may still be on its way: its point is written again, which says nothing new.
+        let point = inner.ids.purged().unwrap_or(upto);
+        inner.push(Op::Purge(point, done));
+        let active = inner.segments.back().map_or(0, |segment| segment.sequence);
+        let below = inner.places.oldest_segment().unwrap_or(active);
+        self.shared.space.notify_all();
+        self.wake(inner);
+        Ok(Purged { below })
+    }
+
+    /// Unlinks the segments that hold nothing but what this purge dropped; its `done` has been told `Ok`.
+    ///
+    /// # Errors
+    /// [`LogError::Io`]: the purge point holds, and the next purge or start tries again.
+    pub fn unlink(&self, purged: Purged) -> Result<(), LogError> {
+        let _one = self.unlinking.lock();
+        loop {
+            let name = match self.shared.inner.lock().segments.front() {
+                Some(segment) if segment.sequence < purged.below => segment.name.clone(),
+                _ => break,
+            };
+            let disk = &self.shared.disk;
+            disk.remove(&name).map_err(|error| LogError::io("unlink", disk.path(&name), &error))?;
+            self.shared.inner.lock().segments.pop_front();
+        }
+        self.shared.space.notify_all();
+        Ok(())
     }
 
     /// Id at an index; also that of the purge point. `None` outside.
@@ -380,28 +418,6 @@ impl RaftLog {
     fn wake(&self, inner: MutexGuard<'_, Inner>) {
         drop(inner);
         self.shared.work.notify_one();
-    }
-
-    /// Unlinks the oldest segments while they hold no live entry. The one being written stays.
-    fn unlink_purged(&self) -> Result<(), LogError> {
-        loop {
-            let name = {
-                let inner = self.shared.inner.lock();
-                let Some(active) = inner.segments.back().map(|segment| segment.sequence) else {
-                    return Ok(());
-                };
-                let oldest = inner.places.oldest_segment().unwrap_or(active);
-                match inner.segments.front() {
-                    Some(segment) if segment.sequence < oldest => segment.name.clone(),
-                    _ => break,
-                }
-            };
-            let disk = &self.shared.disk;
-            disk.remove(&name).map_err(|error| LogError::io("unlink", disk.path(&name), &error))?;
-            self.shared.inner.lock().segments.pop_front();
-        }
-        self.shared.space.notify_all();
-        Ok(())
     }
 }
 

@@ -74,7 +74,7 @@ impl RaftLog {
         let log = Self {
             shared,
             queue_bytes_max: options.queue_bytes_max,
-            purging: Mutex::new(()),
+            unlinking: Mutex::new(()),
             writer: Mutex::new(Some(thread)),
         };
         Ok((Arc::new(log), recovered))

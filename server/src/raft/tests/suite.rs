@@ -6,6 +6,7 @@
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::raft::apply::ApplyHandle;
@@ -43,7 +44,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let apply = ApplyHandle::spawn(applier, log.clone(), Arc::new(Resolver::new(1))).unwrap();
         Ok((
             dir,
-            LogStore::new(log, recovered.committed, Arc::default()),
+            LogStore::new(log, recovered.committed, Arc::default(), TaskTracker::new()),
             StateMachine::new(apply, store, position),
         ))
     }

@@ -152,6 +152,40 @@ fn a_purge_goes_through_on_a_full_disk_and_frees_it() {
     assert_eq!(content(&open(&disk).0), expected);
 }
 
+/// The Raft core purges between its heartbeats.
+#[test]
+fn a_purge_begins_without_the_disk_and_unlinks_nothing_before_it_is_synced() {
+    let disk = MemDisk::new();
+    let (log, _) = open(&disk);
+    let mut next = 0;
+    while log.stats().segments_created < 4 {
+        append_ok(&log, vec![large(next)]);
+        next += 1;
+    }
+    let files = disk.files().len();
+    disk.hold_syncs(true);
+    let waiting = append(&log, vec![large(next)]);
+    disk.await_held_sync();
+    let (done, first) = waiter();
+    let one = log.begin_purge(id(1, 4), done).unwrap();
+    let (done, second) = waiter();
+    let all = log.begin_purge(id(1, next - 1), done).unwrap();
+    assert_eq!(log.bounds().purged, Some(id(1, next - 1)), "in memory at once");
+    assert!(first.try_recv().is_err() && second.try_recv().is_err());
+    disk.hold_syncs(false);
+    for asked in [waiting, first, second] {
+        answer(&asked).unwrap();
+    }
+    assert_eq!(disk.files().len(), files);
+    // What only the second one lets go stays: its point might not have been synced yet.
+    log.unlink(one).unwrap();
+    assert!((2..files).contains(&disk.files().len()), "{} of {files}", disk.files().len());
+    log.unlink(all).unwrap();
+    assert_eq!(disk.files().len(), 1);
+    drop(log);
+    assert_eq!(content(&open(&disk.after_power_cut(|| false)).0), vec![large(next)]);
+}
+
 #[test]
 fn votes_go_through_the_reserve_while_no_entry_waits_before_them() {
     let disk = MemDisk::new();
