@@ -1,5 +1,5 @@
-//! Many clusters under one operator: what they cost in calls while they rest. The API server, the kubelet and the nodes are
-//! those of the suite `reconcile`; they keep every change, so this says nothing about the operator's memory.
+//! Many clusters under one operator: what they cost in calls while they rest, and in memory. The API server, the kubelet
+//! and the nodes are those of the suite `reconcile`.
 
 #![allow(dead_code, reason = "the bed of another suite, of which this one needs a part")]
 
@@ -7,6 +7,7 @@
 mod bed;
 #[path = "../reconcile/kubelet.rs"]
 mod kubelet;
+mod memory;
 #[path = "../reconcile/nodes.rs"]
 mod nodes;
 #[path = "../reconcile/objects.rs"]

@@ -27,10 +27,10 @@ pub(crate) fn machines(objects: &mut Objects) {
 pub(crate) fn turn(objects: &mut Objects, nodes: &Nodes) {
     let sets = objects.list(SETS, "", &[]);
     for pod in objects.list(PODS, "", &[]) {
+        let pod_name = text(&pod["metadata"]["name"]);
         let owned = sets.iter().any(|set| {
-            let name = text(&set["metadata"]["name"]);
             let replicas = set["spec"]["replicas"].as_i64().unwrap_or(1);
-            let ordinal = ordinal(&name, &text(&pod["metadata"]["name"]));
+            let ordinal = ordinal(set["metadata"]["name"].as_str().unwrap_or_default(), &pod_name);
             ordinal.is_some_and(|ordinal| ordinal < replicas)
         });
         if !owned && !sets.is_empty() {
@@ -42,12 +42,13 @@ pub(crate) fn turn(objects: &mut Objects, nodes: &Nodes) {
             start(objects, nodes, set, ordinal);
         }
     }
-    stop_gone(objects, nodes);
-    for pod in objects.list(PODS, "", &[]) {
-        ready(objects, nodes, &pod);
+    let mut pods = objects.list(PODS, "", &[]);
+    stop_gone(&pods, nodes);
+    for pod in &mut pods {
+        ready(objects, nodes, pod);
     }
     for set in &sets {
-        set_status(objects, set);
+        set_status(objects, set, &pods);
     }
 }
 
@@ -105,8 +106,7 @@ fn start(objects: &mut Objects, nodes: &Nodes, set: &Value, ordinal: i64) {
 }
 
 /// Nodes end with their pods.
-fn stop_gone(objects: &mut Objects, nodes: &Nodes) {
-    let pods = objects.list(PODS, "", &[]);
+fn stop_gone(pods: &[Value], nodes: &Nodes) {
     let alive: Vec<String> = pods.iter().map(|pod| text(&pod["status"]["podIP"])).collect();
     for host in nodes.hosts() {
         if !alive.contains(&host) {
@@ -115,25 +115,32 @@ fn stop_gone(objects: &mut Objects, nodes: &Nodes) {
     }
 }
 
-fn ready(objects: &mut Objects, nodes: &Nodes, pod: &Value) {
+fn ready(objects: &mut Objects, nodes: &Nodes, pod: &mut Value) {
     let ready = if nodes.is_ready(&text(&pod["status"]["podIP"])) { "True" } else { "False" };
-    let mut changed = pod.clone();
     let condition = json!({ "type": "Ready", "status": ready, "lastTransitionTime": "2026-11-22T12:00:00Z" });
-    changed["status"]["conditions"] = json!([condition]);
-    objects.replace(&key(PODS, pod), &changed, true).expect("the newest version");
+    let conditions = json!([condition]);
+    if pod["status"]["conditions"] != conditions {
+        pod["status"]["conditions"] = conditions;
+        objects.replace(&key(PODS, pod), pod, true).expect("the newest version");
+    }
 }
 
-fn set_status(objects: &mut Objects, set: &Value) {
-    let name = text(&set["metadata"]["name"]);
-    let pods = objects.list(PODS, &text(&set["metadata"]["namespace"]), &[]);
-    let own = pods.iter().filter(|pod| ordinal(&name, &text(&pod["metadata"]["name"])).is_some());
+fn set_status(objects: &mut Objects, of: &Value, pods: &[Value]) {
+    let (name, namespace) = (text(&of["metadata"]["name"]), &of["metadata"]["namespace"]);
+    let own = pods.iter().filter(|pod| {
+        pod["metadata"]["namespace"] == *namespace
+            && ordinal(&name, &text(&pod["metadata"]["name"])).is_some()
+    });
     let ready = own.clone().filter(|pod| pod["status"]["conditions"][0]["status"] == "True");
-    let mut changed = set.clone();
-    changed["status"] = json!({
-        "observedGeneration": set["metadata"]["generation"],
+    let status = json!({
+        "observedGeneration": of["metadata"]["generation"],
         "replicas": own.clone().count(),
         "readyReplicas": ready.count(),
-        "updateRevision": revision(set),
+        "updateRevision": revision(of),
     });
-    objects.replace(&key(SETS, set), &changed, true).expect("the newest version");
+    if of["status"] != status {
+        let mut changed = of.clone();
+        changed["status"] = status;
+        objects.replace(&key(SETS, of), &changed, true).expect("the newest version");
+    }
 }

@@ -24,6 +24,7 @@ use kvnode_api::watch::LeaderEvent;
 use kvnode_api::{Id, LogFilter};
 use kvnode_operator::admin_client::{Dial, Io};
 use parking_lot::Mutex;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -68,6 +69,8 @@ struct World {
     disks: BTreeMap<String, Disk>,
     running: BTreeMap<String, Running>,
     groups: BTreeMap<Id, Group>,
+    /// Nodes that run.
+    up: BTreeSet<Id>,
 }
 
 impl World {
@@ -75,17 +78,13 @@ impl World {
         self.disks.get(&self.running.get(host)?.claim_uid)
     }
 
-    fn runs(&self, node: Id) -> bool {
-        self.running.values().any(|one| self.disks.get(&one.claim_uid).is_some_and(|disk| disk.node == node))
-    }
-
     /// Elects where it must and can.
     fn settle(&mut self) {
-        let alive: BTreeSet<Id> =
+        self.up =
             self.running.values().filter_map(|one| Some(self.disks.get(&one.claim_uid)?.node)).collect();
         for group in self.groups.values_mut() {
             let voters: Vec<Id> = group.members.iter().filter(|(_, m)| m.voter).map(|(id, _)| *id).collect();
-            let up: Vec<Id> = voters.iter().copied().filter(|id| alive.contains(id)).collect();
+            let up: Vec<Id> = voters.iter().copied().filter(|id| self.up.contains(id)).collect();
             if up.len() * 2 <= voters.len() {
                 group.leader = None;
             } else if !group.leader.is_some_and(|leader| up.contains(&leader)) {
@@ -108,7 +107,7 @@ impl World {
             leader: group.is_some_and(|group| group.leader == Some(*id)),
             matched_index: leads.then_some(10),
             lag_entries: leads.then_some(0),
-            last_ack_ms: leads.then_some(if self.runs(*id) { 1 } else { 60_000 }),
+            last_ack_ms: leads.then(|| if self.up.contains(id) { 1 } else { 60_000 }),
         };
         let leader = group.and_then(|group| {
             let id = group.leader?;
@@ -226,7 +225,14 @@ impl Nodes {
         world.groups.values().map(voters).collect()
     }
 
-    /// How the operator reaches them. Calls go over `wire`, if there is one.
+    /// Serves the node at this address, on its admin port, until the task is dropped.
+    #[allow(dead_code, reason = "the suite `many` needs it")]
+    pub(crate) fn listen(&self, host: &str) -> impl Future<Output = io::Result<()>> + use<> {
+        let (at, routes) = (format!("{host}:24920"), routes(self.clone(), host.to_owned()));
+        async move { axum::serve(TcpListener::bind(at).await?, routes).await }
+    }
+
+    /// How the operator reaches them in memory. Calls go over `wire`, if there is one.
     pub(crate) fn dial(&self, wire: Option<Arc<Wire>>) -> Arc<dyn Dial> {
         Arc::new(Memory { nodes: self.clone(), wire })
     }
@@ -406,20 +412,24 @@ async fn transfer(State(at): State<Served>, Json(request): Json<Transfer>) -> Re
 async fn follow(State(at): State<Served>) -> Sse<impl Stream<Item = Result<Event, io::Error>>> {
     let mut states = at.nodes.changed.subscribe();
     states.mark_changed();
-    let events = stream::unfold((states, at), |(mut states, at)| async {
-        states.changed().await.ok()?;
-        states.mark_unchanged();
-        // A node that has stopped breaks its stream.
-        let now = at.nodes.world.lock().status(&at.host)?;
-        let event = LeaderEvent {
-            cluster_id: now.cluster_id,
-            node_id: now.node_id?,
-            role: now.role,
-            term: now.term,
-            leader: now.leader,
-        };
-        let event = Event::default().event("leader").json_data(event).map_err(io::Error::other);
-        Some((event, (states, at)))
+    let events = stream::unfold((states, at, None), |(mut states, at, mut last)| async {
+        loop {
+            states.changed().await.ok()?;
+            states.mark_unchanged();
+            // A node that has stopped breaks its stream.
+            let now = at.nodes.world.lock().status(&at.host)?;
+            let event = LeaderEvent {
+                cluster_id: now.cluster_id,
+                node_id: now.node_id?,
+                role: now.role,
+                term: now.term,
+                leader: now.leader,
+            };
+            if last.replace(event.clone()).as_ref() != Some(&event) {
+                let event = Event::default().event("leader").json_data(event).map_err(io::Error::other);
+                return Some((event, (states, at, last)));
+            }
+        }
     });
     Sse::new(events)
 }

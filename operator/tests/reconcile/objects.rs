@@ -70,10 +70,10 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// An address that no pod had before.
+    /// An address that no pod had before; of the loopback, so that nodes can be served on it.
     pub(crate) fn address(&mut self) -> String {
         self.addresses += 1;
-        format!("10.0.{}.{}", self.addresses / 250, self.addresses % 250 + 1)
+        format!("127.90.{}.{}", self.addresses / 250, self.addresses % 250 + 1)
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -86,9 +86,12 @@ impl Objects {
 
     /// All of a resource, in one namespace or (with "") in all, that have these labels.
     pub(crate) fn list(&self, resource: &str, namespace: &str, labels: &[(String, String)]) -> Vec<Value> {
-        let found = self.all.iter().filter(|(key, object)| {
-            key.resource == resource
-                && (namespace.is_empty() || key.namespace == namespace)
+        let same = self
+            .all
+            .range(Key::new(resource, namespace, "")..)
+            .take_while(|(key, _)| key.resource == resource);
+        let found = same.filter(|(key, object)| {
+            (namespace.is_empty() || key.namespace == namespace)
                 && labels.iter().all(|(name, value)| object["metadata"]["labels"][name] == json!(value))
         });
         found.map(|(_, object)| object.clone()).collect()

@@ -9,10 +9,12 @@ use http::{Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
-use kube::client::Body;
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::objects::{Answer, Key, Objects, Refusal};
 
@@ -101,14 +103,36 @@ struct Route {
 impl Server {
     pub(crate) fn client(&self) -> kube::Client {
         let server = self.clone();
-        let service = tower::service_fn(move |request| {
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let server = server.clone();
             async move { server.serve(request).await }
         });
         kube::Client::new(service, "default")
     }
 
-    async fn serve(&self, request: Request<Body>) -> Result<Reply, std::io::Error> {
+    /// Serves over HTTP what [`Server::client`] reaches in memory, until the task is dropped.
+    #[allow(dead_code, reason = "the suite `many` needs it")]
+    pub(crate) fn listen(&self, listener: TcpListener) -> impl Future<Output = ()> + use<> {
+        let server = self.clone();
+        async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = server.clone();
+                let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let server = server.clone();
+                    async move { server.serve(request).await }
+                });
+                let http = hyper::server::conn::http1::Builder::new();
+                connections.spawn(http.serve_connection(TokioIo::new(stream), service));
+                while connections.try_join_next().is_some() {}
+            }
+        }
+    }
+
+    async fn serve<B>(&self, request: Request<B>) -> Result<Reply, std::io::Error>
+    where
+        B: hyper::body::Body<Error: std::error::Error + Send + Sync + 'static>,
+    {
         let (parts, body) = request.into_parts();
         let lost = || std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the connection broke");
         let path = parts.uri.path().to_owned();
@@ -166,25 +190,27 @@ impl Server {
         let changed = objects.lock().changed.subscribe();
         let from = route.watch_from.unwrap_or(0);
         let lines =
-            unfold((from, changed, objects, route), |(from, mut changed, objects, route)| async move {
+            unfold((from, changed, objects, route), |(mut from, mut changed, objects, route)| async move {
                 loop {
                     let next = {
                         let objects = objects.lock();
-                        let found = objects.log.iter().find(|change| {
-                            change.version > from
-                                && change.key.resource == route.key.resource
+                        let new = objects.log.partition_point(|change| change.version <= from);
+                        let found = objects.log[new..].iter().find(|change| {
+                            change.key.resource == route.key.resource
                                 && (route.key.namespace.is_empty()
                                     || change.key.namespace == route.key.namespace)
                                 && route.labels.iter().all(|(name, value)| {
                                     change.object["metadata"]["labels"][name] == json!(value)
                                 })
                         });
+                        // What does not concern this watch is passed over once.
+                        from = found.map_or(objects.version(), |change| change.version);
                         found.cloned()
                     };
                     if let Some(change) = next {
                         let line = json!({ "type": change.kind, "object": change.object }).to_string() + "\n";
                         let frame = Ok(Frame::data(Bytes::from(line)));
-                        return Some((frame, (change.version, changed, objects, route)));
+                        return Some((frame, (from, changed, objects, route)));
                     }
                     changed.changed().await.ok()?;
                 }

@@ -154,10 +154,13 @@ pub(crate) async fn volumes_grow(stage: &Stage) -> Result<()> {
         claims.len() == 3 && claims.iter().all(|claim| claim["status"]["capacity"]["storage"] == "2Gi")
     })
     .await?;
+    // The set is replaced for it, its pods left alone, in a step of its own.
+    until("later volumes will be as large", PATIENCE, async || {
+        let set = cart.kubectl.get("statefulset cart").unwrap_or_default();
+        set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "2Gi"
+    })
+    .await?;
     cart.ready(3).await?;
-    let set = cart.kubectl.get("statefulset cart")?;
-    let template = &set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"];
-    ensure!(*template == "2Gi", "later volumes would have {template}");
     ensure!(cart.lives()? == before, "pods were replaced");
     let smaller = cart.change(&json!({ "storage": { "size": "1Gi" } }));
     let refused = smaller.err().map(|error| error.to_string()).unwrap_or_default();
