@@ -155,9 +155,9 @@ metrics! {
     requests_denied: IntCounterVec = "kvnode_requests_denied_total" ["reason"] false,
         "Requests that the user may not make (NOPERM), by what it may not have.";
     users_reloads: IntCounterVec = "kvnode_users_reloads_total" ["result"] false,
-        "Changes of requirepass_file and acl_file that were taken, or could not be.";
+        "Changes of the files of passwords and users that were taken, or could not be.";
     users_faulty: IntGauge = "kvnode_users_files_faulty" [] false,
-        "1 while requirepass_file or acl_file has a fault, so that the users are those from before.";
+        "1 while a file of passwords or users has a fault, so that the users are those from before.";
 
     raft_term: IntGauge = "kvnode_raft_term" [] true, "Current term.";
     raft_role: IntGaugeVec = "kvnode_raft_role" ["role"] true, "1 for the role that the node has, 0 for the others.";

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use kvnode_tests::cluster::{Cluster, stat};
-use kvnode_tests::wait::eventually;
 use kvnode_tests::writer::Writer;
 use kvnode_tests::{binary, http, tool};
 
@@ -133,7 +132,7 @@ async fn snapshots() -> Result<()> {
         let mut p99 = [0.0; 2];
         let mut took = [Duration::ZERO; 2];
         for (at, node) in [(leader + 1) % 3, leader].into_iter().enumerate() {
-            let mut client = cluster.nodes[node].client().await?.with_patience(Duration::from_secs(300));
+            let mut client = cluster.nodes[node].client().await?.with_patience(Duration::from_mins(5));
             let began = Instant::now();
             let snapshot = async move { client.ok("RAFTSNAPSHOT").await };
             p99[at] = p99_ms(&open_loop::run(&addr, rate, KEYS, open_loop::While(snapshot)).await?);
@@ -193,7 +192,7 @@ async fn stalls(time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     let (mut requests, mut slowest) = (0, 0);
     while Instant::now() < end {
-        let measured = load::run(&addr, PEAK, 1_000_000, Duration::from_secs(60).min(time)).await?;
+        let measured = load::run(&addr, PEAK, 1_000_000, Duration::from_mins(1).min(time)).await?;
         requests += measured.requests;
         slowest = slowest.max(measured.latency_us.max() / 1000);
         let now = stat(&mut cluster.leader_client().await?, "term").await?;

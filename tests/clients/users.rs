@@ -81,7 +81,7 @@ fn the_redis_crate_and_redis_cli_log_in() {
         let as_app = ["--user", "app", "--pass", "pw", "--no-auth-warning"];
         ensure!(redis_cli(&addr, &[&as_app[..], &["GET", "app:1"]].concat()).await?.trim() == "v");
         let refused = redis_cli(&addr, &[&as_app[..], &["GET", "any"]].concat()).await;
-        let told = refused.map_or_else(|error| format!("{error:#}"), |printed| printed);
+        let told = refused.unwrap_or_else(|error| format!("{error:#}"));
         ensure!(told.contains("NOPERM"), "{told}");
         Ok(())
     });

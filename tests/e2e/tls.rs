@@ -171,7 +171,7 @@ fn certificates_and_their_authority_change_under_load_without_a_failed_command()
             fs::write(pki_dir(cluster, index).join("ca.crt"), &both)?;
         }
         lets_in(cluster, &newcomer, true).await?;
-        for index in 0..3 {
+        for (index, tunnel) in tunnels.iter().enumerate() {
             let (clients, peers) =
                 (tls_addr(cluster, index)?, cluster.nodes[index].ready().peer_addr.clone());
             let before = pki::shown_at(&clients, &client).await?;
@@ -179,7 +179,7 @@ fn certificates_and_their_authority_change_under_load_without_a_failed_command()
             new.leaf(&[&ip])?.write(&pki_dir(cluster, index), "node")?;
             eventually("the new certificate is shown", SOON, async || {
                 let shown = [pki::shown_at(&clients, &client).await?, pki::shown_at(&peers, &member).await?];
-                Client::connect(&tunnels[index].addr).await?.ok("SET new connection").await?;
+                Client::connect(&tunnel.addr).await?.ok("SET new connection").await?;
                 Ok(shown.iter().all(|shown| *shown != before).then_some(()))
             })
             .await?;

@@ -281,10 +281,9 @@ fn guessing_passwords_is_slow_and_ends() {
         )?;
         cluster.add(None).await?;
         let mut guesser = cluster.nodes[0].client().await?;
-        let guesses: Vec<Vec<String>> =
-            (0..10).map(|n| vec!["AUTH".to_owned(), format!("guess{n}")]).collect();
+        let wrong: Vec<Vec<String>> = (0..10).map(|n| vec!["AUTH".to_owned(), format!("guess{n}")]).collect();
         let started = std::time::Instant::now();
-        let replies = guesser.pipeline(&guesses).await?;
+        let replies = guesser.pipeline(&wrong).await?;
         ensure!(replies.iter().all(|reply| error_of(reply).starts_with("WRONGPASS")), "{replies:?}");
         ensure!(started.elapsed() >= Duration::from_millis(500), "{:?}", started.elapsed());
         ensure!(guesser.closed().await?, "ten are enough");

@@ -61,17 +61,16 @@ async fn certificates(
         return Ok(None);
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
-    let authority = match &seen.authority {
-        Some(seen) => seen.pair.clone(),
-        None => {
-            let made = pki::authority(name, now)?;
-            let secret = labels::ca_secret(&name.name);
-            let object = secret_of(&sight.object, name, &secret, &made, (&made.cert, None));
-            // Created, not applied: of two operators one makes it, and the other finds it.
-            asked(format!("create Secret {secret}"), api.create(&PostParams::default(), &object)).await?;
-            tracing::info!(cluster = %name, secret, "authority made");
-            made
-        }
+    let authority = if let Some(seen) = &seen.authority {
+        seen.pair.clone()
+    } else {
+        let made = pki::authority(name, now)?;
+        let secret = labels::ca_secret(&name.name);
+        let object = secret_of(&sight.object, name, &secret, &made, (&made.cert, None));
+        // Created, not applied: of two operators one makes it, and the other finds it.
+        asked(format!("create Secret {secret}"), api.create(&PostParams::default(), &object)).await?;
+        tracing::info!(cluster = %name, secret, "authority made");
+        made
     };
     let names = names(&sight.object, name);
     let signed_for = signed_for(&authority, &names);

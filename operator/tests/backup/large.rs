@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use kvnode_operator::clock;
 use kvnode_tests::node::Node;
 use kvnode_tests::s3::{ACCESS_KEY, SECRET_KEY};
 use kvnode_tests::tool;
@@ -35,6 +36,7 @@ struct Ran {
 }
 
 impl Ran {
+    #[expect(clippy::cast_precision_loss, reason = "a rate to look at")]
     fn rate(&self, size_bytes: u64) -> f64 {
         size_bytes as f64 / MIB as f64 / self.took.as_secs_f64()
     }
@@ -48,7 +50,7 @@ fn peak_mib(pid: u32) -> Option<u64> {
 }
 
 async fn ran(mut command: Command) -> Result<Ran> {
-    let began = Instant::now();
+    let began = clock::monotonic();
     let mut child: Child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let mut peak = 0;
     let status = eventually("the program ends", PATIENCE, async || {
@@ -92,7 +94,7 @@ async fn memory_stays_flat_and_rates_are_those_of_the_store() -> Result<()> {
         ran(operator(&bed, "backup", &["--node", &node, "--run", "large", "--verify", "off"])).await?;
     let node_peak = peak_mib(bed.cluster.nodes[0].pid()?.as_raw_nonzero().get().unsigned_abs());
     let verify = ran(operator(&bed, "verify", &[])).await?;
-    let began = Instant::now();
+    let began = clock::monotonic();
     let into = bed.scratch("into");
     let restore = ran(operator(&bed, "restore", &["--into", &into.display().to_string()])).await?;
     let state = into.join("state.bin");

@@ -207,24 +207,22 @@ fn add_keys(selector: &mut Selector, rule: &str) -> Result<(), RuleError> {
     if selector.all_keys {
         return Err(RuleError::KeysAreOpen);
     }
-    let (access, glob) = match rule.strip_prefix('~') {
-        Some(glob) => (Access::BOTH, glob),
-        None => {
-            let (letters, glob) =
-                rule.get(1..).and_then(|rest| rest.split_once('~')).ok_or(RuleError::Syntax)?;
-            let mut access = Access::NONE;
-            for letter in letters.bytes() {
-                match letter.to_ascii_uppercase() {
-                    b'R' if !access.read => access.read = true,
-                    b'W' if !access.write => access.write = true,
-                    _ => return Err(RuleError::Syntax),
-                }
+    let (access, glob) = if let Some(glob) = rule.strip_prefix('~') {
+        (Access::BOTH, glob)
+    } else {
+        let (letters, glob) = rule.get(1..).and_then(|rest| rest.split_once('~')).ok_or(RuleError::Syntax)?;
+        let mut access = Access::NONE;
+        for letter in letters.bytes() {
+            match letter.to_ascii_uppercase() {
+                b'R' if !access.read => access.read = true,
+                b'W' if !access.write => access.write = true,
+                _ => return Err(RuleError::Syntax),
             }
-            if access == Access::NONE {
-                return Err(RuleError::Syntax);
-            }
-            (access, glob)
         }
+        if access == Access::NONE {
+            return Err(RuleError::Syntax);
+        }
+        (access, glob)
     };
     // `%RW~*` is all keys too, but not written so: it stays a pattern, as in Redis.
     match selector.keys.iter_mut().find(|known| known.glob == glob.as_bytes()) {

@@ -409,6 +409,9 @@ impl Group {
     }
 }
 
+/// What the words of a request say of its keys: flags of a key specification.
+pub type KeyFlags = fn(&[Bytes]) -> &'static [&'static str];
+
 /// One row of the command table.
 #[derive(Debug)]
 pub struct Spec {
@@ -423,7 +426,7 @@ pub struct Spec {
     /// Where further keys stand, which are used in another way.
     pub more_keys: KeyRange,
     /// What is done to its keys where the words tell: key-spec flags in place of those of `keys`.
-    pub access: Option<fn(&[Bytes]) -> &'static [&'static str]>,
+    pub access: Option<KeyFlags>,
     /// What is done to all keys that match word 1, a glob.
     pub glob: Option<fn(&[Bytes]) -> Access>,
     /// Its channels.

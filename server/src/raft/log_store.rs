@@ -229,11 +229,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             if synced.await.is_err() {
                 return; // The log is dead, and says so to whoever uses it next.
             }
-            match spawn_blocking(move || log.unlink(purged)).await {
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "space of the purged log not freed; the next purge tries again")
-                }
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(error)) = spawn_blocking(move || log.unlink(purged)).await {
+                tracing::warn!(%error, "space of the purged log not freed; the next purge tries again");
             }
         });
         Ok(())

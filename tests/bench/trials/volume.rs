@@ -1,19 +1,22 @@
 //! Memory of the nodes with a state that is far larger than it.
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kvnode_tests::resp;
+use kvnode_tests::cluster::{Cluster, stat};
+use kvnode_tests::wait::eventually;
+use kvnode_tests::{binary, resp};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::*;
+use super::memory_mib;
+use crate::load;
 
 const VALUE_BYTES: usize = 64 * 1024;
-const HOURS: Duration = Duration::from_secs(4 * 3600);
+const HOURS: Duration = Duration::from_hours(4);
 
 /// Fills three nodes with values that do not compress, then snapshots, joins from and reads back.
 pub(super) async fn run(gib: u64) -> Result<()> {
