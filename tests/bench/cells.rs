@@ -25,13 +25,15 @@ pub(crate) struct Cell {
 /// Bytes of every key.
 pub(crate) const KEY_BYTES: usize = 16;
 
-/// All cells, writes first.
+/// All cells; those of one operation and value size follow one another.
 pub(crate) fn all() -> Vec<Cell> {
     let mut cells = Vec::new();
-    for operation in [Operation::Set, Operation::Get] {
-        for pipeline in [1, 16] {
-            for (clients, value_bytes) in [(1, 64), (50, 64), (512, 64), (50, 1024)] {
-                cells.push(Cell { operation, clients, pipeline, value_bytes });
+    for (value_bytes, all_clients) in [(16, [1, 50, 512].as_slice()), (1024, &[50])] {
+        for operation in [Operation::Set, Operation::Get] {
+            for pipeline in [1, 16] {
+                for &clients in all_clients {
+                    cells.push(Cell { operation, clients, pipeline, value_bytes });
+                }
             }
         }
     }

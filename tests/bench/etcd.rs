@@ -127,8 +127,8 @@ pub(crate) async fn run(addr: &str, cell: Cell, keys: usize, time: Duration) -> 
     Ok(measured)
 }
 
-/// Loads all keys with values of 64 bytes.
-pub(crate) async fn preload(addr: &str, keys: usize) -> Result<()> {
+/// Loads all keys with values of this size.
+pub(crate) async fn preload(addr: &str, keys: usize, value_bytes: usize) -> Result<()> {
     const STREAMS: usize = 100;
     let mut drivers = JoinSet::new();
     let sender = connect(addr, &mut drivers).await?;
@@ -138,7 +138,8 @@ pub(crate) async fn preload(addr: &str, keys: usize) -> Result<()> {
         loaders.spawn(async move {
             for number in (first..keys).step_by(STREAMS) {
                 let served =
-                    call(&mut sender, &addr, "Put", message(&key(number), Some(&"v".repeat(64)))).await?;
+                    call(&mut sender, &addr, "Put", message(&key(number), Some(&"v".repeat(value_bytes))))
+                        .await?;
                 ensure!(served, "a key could not be loaded");
             }
             Ok::<(), anyhow::Error>(())

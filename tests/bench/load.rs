@@ -119,11 +119,11 @@ fn reply_length(input: &[u8]) -> Result<Option<usize>> {
     }
 }
 
-/// Loads all keys with values of 64 bytes, as fast as it goes.
-pub(crate) async fn preload(addr: &str, keys: usize) -> Result<()> {
+/// Loads all keys with values of this size, as fast as it goes.
+pub(crate) async fn preload(addr: &str, keys: usize, value_bytes: usize) -> Result<()> {
     const BATCH: usize = 1000;
     let mut stream = TcpStream::connect(addr).await?;
-    let value = "v".repeat(64);
+    let value = "v".repeat(value_bytes);
     let mut input = Vec::new();
     for first in (0..keys).step_by(BATCH) {
         let mut out = Vec::new();

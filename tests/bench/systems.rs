@@ -103,16 +103,19 @@ impl System {
 /// One round of one system.
 pub(crate) async fn measure(kind: Kind, plan: Plan, results: &mut Results) -> Result<()> {
     let mut system = System::start(kind).await?;
-    let addr = system.leader().await?;
     let is_etcd = matches!(system, System::Etcd(_));
-    if is_etcd {
-        etcd::preload(&addr, plan.keys).await?;
-    } else {
-        load::preload(&addr, plan.keys).await?;
-    }
+    let mut loaded = None;
     for cell in cells::all() {
         // The leader may have moved; asking costs nothing.
         let addr = system.leader().await?;
+        // Before the first cell of a kind, so that a GET reads values of its size.
+        let wanted = Some((cell.operation, cell.value_bytes));
+        if loaded != wanted && is_etcd {
+            etcd::preload(&addr, plan.keys, cell.value_bytes).await?;
+        } else if loaded != wanted {
+            load::preload(&addr, plan.keys, cell.value_bytes).await?;
+        }
+        loaded = wanted;
         let before = system.cpu_seconds()?;
         let measured = if is_etcd {
             etcd::run(&addr, cell, plan.keys, plan.cell).await
@@ -143,7 +146,7 @@ async fn bulk_load(system: &mut System, count: usize) -> Result<Option<f64>> {
     let addr = system.leader().await?;
     let (host, port) = addr.rsplit_once(':').context("an address")?;
     let file = tempfile::NamedTempFile::new()?;
-    let (mut bytes, value) = (Vec::new(), "b".repeat(64));
+    let (mut bytes, value) = (Vec::new(), "b".repeat(16));
     for number in 0..count {
         resp::encode(&["SET", &key(number), &value], &mut bytes);
     }

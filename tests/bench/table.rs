@@ -93,7 +93,7 @@ pub(crate) fn markdown(results: &Results, systems: &[Kind], plan: Plan, command:
             values.iter().map(|(kind, v)| format!("{} {}", kind.name(), unit(median(v.clone())))).collect();
         let _ = writeln!(out, "{title}: {}.\n", text.join(", "));
     };
-    line("Bulk load by `redis-cli --pipe`, 16 B keys, 64 B values", &results.bulk, |v| {
+    line("Bulk load by `redis-cli --pipe`, 16 B keys and values", &results.bulk, |v| {
         format!("{:.1} k/s", v / 1000.0)
     });
     line("kill -9 of all processes to the first answer", &results.restart, |v| format!("{v:.2} s"));

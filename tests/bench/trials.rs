@@ -23,7 +23,7 @@ mod open_loop;
 mod volume;
 
 const REPEATS: usize = 20;
-const PEAK: Cell = Cell { operation: Operation::Set, clients: 50, pipeline: 1, value_bytes: 64 };
+const PEAK: Cell = Cell { operation: Operation::Set, clients: 50, pipeline: 1, value_bytes: 16 };
 
 /// Runs the trial of this name, `name` or `name=number`.
 pub(crate) async fn run(trial: &str) -> Result<()> {
@@ -118,7 +118,7 @@ async fn snapshots() -> Result<()> {
     let mut cluster = Cluster::start(3, &[]).await?;
     let leader = cluster.leader().await?;
     let addr = cluster.nodes[leader].addr().to_owned();
-    load::preload(&addr, KEYS).await?;
+    load::preload(&addr, KEYS, PEAK.value_bytes).await?;
     cluster.await_applied().await?;
     let peak = load::run(&addr, PEAK, KEYS, Duration::from_secs(5)).await?;
     let rate = 0.4 * peak.requests as f64 / peak.elapsed.as_secs_f64();
