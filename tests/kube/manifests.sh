@@ -98,6 +98,15 @@ print(json.dumps({
         "name": {"type": "string", "pattern": "^([a-z]([-a-z0-9]*[a-z0-9])?)?$", "maxLength": 45},
         "labels": texts,
         "annotations": texts,
+        "monitoring": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "podMonitor": {"type": "boolean"},
+                "interval": {"type": "string", "pattern": "^[1-9][0-9]*(ms|s|m|h)$"},
+                "labels": texts,
+            },
+        },
         "spec": spec,
     },
 }, indent=1))

@@ -10,6 +10,8 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient};
 use aws_sdk_s3::types::{ServerSideEncryption, StorageClass};
 use aws_smithy_http_client::{Builder, tls};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::endpoint::{self, Guarded};
 use super::{S3Error, S3ErrorKind, Store};
@@ -27,6 +29,14 @@ const JOIN_PART: Duration = Duration::from_millis(100);
 const CREDENTIALS_AGE: Duration = Duration::from_mins(5);
 /// What S3 itself takes when the region does not matter (stores with an endpoint of their own).
 const REGION: &str = "us-east-1";
+
+/// Where systems keep the certificates that they trust.
+const ROOTS: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// As whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,13 +185,7 @@ impl Settings {
     }
 
     fn http_client(&self) -> Result<SharedHttpClient, String> {
-        let ca = match &self.ca_file {
-            Some(file) => Some(
-                std::fs::read(file)
-                    .map_err(|error| format!("read the CA file {}: {error}", file.display()))?,
-            ),
-            None => None,
-        };
+        let ca = self.ca_file.as_deref().map(read_ca).transpose()?;
         Ok(https(Guarded { refuse_local: self.refuse_local }, ca))
     }
 
@@ -210,7 +214,10 @@ pub(super) fn patient(answer: Duration) -> aws_sdk_s3::config::Builder {
 
 /// A client on ring, the one provider that the operator has.
 fn https(resolver: Guarded, ca_pem: Option<Vec<u8>>) -> SharedHttpClient {
-    let mut trust = tls::TrustStore::default().with_native_roots(true);
+    // Where there are none, debug builds of the client would panic; what https then needs stands in caSecret.
+    let native =
+        std::env::var_os("SSL_CERT_FILE").is_some() || ROOTS.iter().any(|file| Path::new(file).exists());
+    let mut trust = tls::TrustStore::default().with_native_roots(native);
     if let Some(pem) = ca_pem {
         trust = trust.with_pem_certificate(pem);
     }
@@ -221,6 +228,19 @@ fn https(resolver: Guarded, ca_pem: Option<Vec<u8>>) -> SharedHttpClient {
         builder = builder.tls_context(context);
     }
     builder.build_with_resolver(resolver)
+}
+
+/// Reads certificates and proves that they are some: the client below would panic over others.
+fn read_ca(file: &Path) -> Result<Vec<u8>, String> {
+    let wrong = |what: &str| format!("the CA file {}: {what}", file.display());
+    let bytes = std::fs::read(file).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
+    let (mut roots, mut count) = (rustls::RootCertStore::empty(), 0);
+    for found in CertificateDer::pem_slice_iter(&bytes) {
+        let der = found.map_err(|error| wrong(&format!("is not PEM: {error:?}")))?;
+        roots.add(der).map_err(|error| wrong(&format!("holds what is no certificate: {error}")))?;
+        count += 1;
+    }
+    if count == 0 { Err(wrong("holds no certificate")) } else { Ok(bytes) }
 }
 
 /// The rules of bucket names that matter: it becomes part of a host name or a path.
@@ -282,5 +302,17 @@ mod tests {
         settings.endpoint = Some("https://s3.example".into());
         settings.ca_file = Some("/does/not/exist.pem".into());
         assert!(settings.open().await.unwrap_err().to_string().contains("CA file"));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.crt");
+        settings.ca_file = Some(file.clone());
+        for (text, told) in [
+            ("", "no certificate"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "what is no certificate"),
+            ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n", "not PEM"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let error = settings.open().await.unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
     }
 }

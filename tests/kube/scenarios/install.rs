@@ -8,6 +8,7 @@ use kvnode_tests::tool;
 use kvnode_tests::wait::until;
 use serde_json::json;
 
+use super::runbook::{Shell, blocks};
 use crate::cluster::Kv;
 use crate::stage::Stage;
 
@@ -17,20 +18,23 @@ pub(crate) async fn manifests_are_fresh(_: &Stage) -> Result<()> {
     tool::run(std::process::Command::new(script).arg("--check")).map(drop)
 }
 
-/// What the README says, typed as it stands there.
+/// The section `On Kubernetes` of the README, typed as it stands there.
 pub(crate) async fn quick_start_by_kubectl(stage: &Stage) -> Result<()> {
+    if stage.has_registry() {
+        tool::skip_without_rights("the quick start names the images of the bed");
+        return Ok(());
+    }
     let kubectl = stage.kubectl();
-    let file = |name: &str| repository().join("deploy").join(name).display().to_string();
     let _ = stage.helm(&["uninstall", "kvnode-operator", "--namespace", crate::stage::SYSTEM, "--wait"]);
     stage.make_room()?;
-    // --force-conflicts: the definitions that an earlier run of Helm has left.
-    let apply = ["apply", "--server-side", "--force-conflicts", "--filename"];
-    stage.system().run(&[&apply[..], &[file("install.yaml").as_str()]].concat())?;
-    let rollout = ["rollout", "status", "deployment/kvnode-operator", "--timeout=120s"];
-    stage.system().run(&rollout)?;
-    kubectl.run(&["apply", "--filename", &file("examples/minimal.yaml")])?;
-    kubectl.run(&["wait", "kvcluster/cart", "--for=condition=Ready", "--timeout=120s"])?;
-    let table = kubectl.run(&["get", "kvc"])?;
+    let shell = Shell::new(stage)?;
+    let text = std::fs::read_to_string(repository().join("README.md"))?;
+    let start: Vec<&str> = blocks(&text)
+        .into_iter()
+        .filter_map(|(title, block)| (title == "On Kubernetes").then_some(block))
+        .collect();
+    ensure!(start.len() == 1, "{} blocks under the heading", start.len());
+    let table = shell.run(start[0]).context("the quick start of the README")?;
     say!("{}", table.trim_end());
     ensure!(table.contains("3/3"), "{table}");
     stage.clients()?;
@@ -82,6 +86,7 @@ pub(crate) async fn helm_installs_upgrades_and_leaves(stage: &Stage) -> Result<(
     shop.ready(3).await?;
     ensure!(shop.redis("SET a 1")? == "OK");
     let before = shop.lives()?;
+    let definition = monitored(stage, &shop)?;
 
     // Another operator: other log level, another label, so its pods are replaced.
     stage.install(&["log.filter=debug", "podLabels.round=two"])?;
@@ -98,6 +103,40 @@ pub(crate) async fn helm_installs_upgrades_and_leaves(stage: &Stage) -> Result<(
     shop.ready(3).await?;
     ensure!(shop.lives()? == before, "data pods were replaced");
     stage.helm(&["uninstall", "shop", "--namespace", namespace, "--wait"])?;
+    ensure!(shop.kubectl.list("podmonitors")?.is_empty(), "helm uninstall left the PodMonitor");
+    if let Some(definition) = definition {
+        shop.kubectl.run(&["delete", "crd", definition])?;
+    }
     until("the pods are gone", Duration::from_mins(2), async || shop.pods().is_ok_and(|pods| pods.is_empty()))
         .await
+}
+
+/// The chart's PodMonitor selects the pods, and what it names answers. Says which definition it had to bring.
+fn monitored(stage: &Stage, shop: &Kv) -> Result<Option<&'static str>> {
+    const DEFINITION: &str = "podmonitors.monitoring.coreos.com";
+    let kubectl = &shop.kubectl;
+    let missing = kubectl.run(&["get", "crd", DEFINITION]).is_err();
+    if missing {
+        kubectl.apply(&stage.manifest("pod-monitor.yaml", &[])?)?;
+        kubectl.run(&["wait", "crd", DEFINITION, "--for=condition=Established", "--timeout=30s"])?;
+    }
+    let change = ["--namespace", stage.namespace(), "--reuse-values", "--set", "monitoring.podMonitor=true"];
+    stage.helm(&[&["upgrade", "shop", "charts/kvnode-cluster"][..], &change].concat())?;
+    let monitor = kubectl.get("podmonitor shop")?;
+    let labels = monitor["spec"]["selector"]["matchLabels"].as_object().context("labels")?;
+    let labels: Vec<String> =
+        labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let pods = kubectl.list(&format!("pods --selector {}", labels.join(",")))?;
+    ensure!(pods.len() == 3, "{} pods have {labels:?}", pods.len());
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    ensure!(endpoint["relabelings"][0]["targetLabel"] == "cluster", "{monitor}");
+    for pod in &pods {
+        let ports = pod["spec"]["containers"][0]["ports"].as_array().context("ports")?;
+        let port = ports.iter().find(|port| port["name"] == endpoint["port"]).context("the port by its name")?;
+        let (host, path) = (pod["status"]["podIP"].as_str(), endpoint["path"].as_str());
+        let url = format!("http://{}:{}{}", host.context("address")?, port["containerPort"], path.context("path")?);
+        let said = kubectl.exec("clients", &["curl", "-sf", "-m", "5", &url])?;
+        ensure!(said.contains("\nkvnode_raft_term"), "{url}: {said}");
+    }
+    Ok(missing.then_some(DEFINITION))
 }

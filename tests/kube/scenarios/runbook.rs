@@ -1,5 +1,6 @@
-//! The runbook, executed as it stands.
+//! What is written for people to type, executed as it stands.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -16,31 +17,47 @@ pub(crate) async fn runbook_as_written(stage: &Stage) -> Result<()> {
         return Ok(());
     }
     stage.operator().await?;
-    let dir = tempfile::tempdir()?;
-    let kubeconfig = dir.path().join("kubeconfig");
-    // A kubeconfig of our own, so that the commands need not name the namespace and nothing of the user's is changed.
-    std::fs::write(&kubeconfig, stage.kubectl().run(&["config", "view", "--raw", "--flatten"])?)?;
-    let run = |script: &str| {
-        let mut command = Command::new("bash");
-        command
-            .args(["-euo", "pipefail", "-c", script])
-            .env("KUBECONFIG", &kubeconfig)
-            .current_dir(repository());
-        finish(command, "")
-    };
-    run(&format!("kubectl config set-context --current --namespace={}", stage.namespace()))?;
+    let shell = Shell::new(stage)?;
     let text = std::fs::read_to_string(repository().join("deploy/README.md"))?;
     let blocks = blocks(&text);
     ensure!(blocks.len() >= 10, "only {} blocks found", blocks.len());
     for (title, block) in blocks {
-        run(block).with_context(|| format!("recipe {title}:\n{block}"))?;
+        shell.run(block).with_context(|| format!("recipe {title}:\n{block}"))?;
         say!("{title}");
     }
     Ok(())
 }
 
+/// A user's shell at the root of the repository, whose kubectl is in the namespace of the scenario.
+pub(super) struct Shell {
+    kubeconfig: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Shell {
+    pub(super) fn new(stage: &Stage) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let kubeconfig = dir.path().join("kubeconfig");
+        // A kubeconfig of our own, so that the commands need not name the namespace and nothing of the user's is changed.
+        std::fs::write(&kubeconfig, stage.kubectl().run(&["config", "view", "--raw", "--flatten"])?)?;
+        let shell = Self { kubeconfig, _dir: dir };
+        shell.run(&format!("kubectl config set-context --current --namespace={}", stage.namespace()))?;
+        Ok(shell)
+    }
+
+    /// What the commands print; an error of one of them is an error.
+    pub(super) fn run(&self, script: &str) -> Result<String> {
+        let mut command = Command::new("bash");
+        command
+            .args(["-euo", "pipefail", "-c", script])
+            .env("KUBECONFIG", &self.kubeconfig)
+            .current_dir(repository());
+        finish(command, "")
+    }
+}
+
 /// The `sh` blocks, each with the heading that it stands under.
-fn blocks(text: &str) -> Vec<(&str, &str)> {
+pub(super) fn blocks(text: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     for recipe in text.split("\n## ").skip(1) {
         let title = recipe.lines().next().unwrap_or_default();
