@@ -12,9 +12,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use super::log::RaftLog;
@@ -43,6 +44,7 @@ enum Job {
 pub(super) struct ApplyHandle {
     jobs: SyncSender<Job>,
     applied: watch::Receiver<Option<LogId>>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// What the thread needs beside its jobs.
@@ -63,8 +65,8 @@ impl ApplyHandle {
         let (jobs, queue) = sync_channel(JOBS_MAX);
         let (progress, seen) = watch::channel(applier.position().0);
         let worker = Worker { applier, log, resolver, applied: progress };
-        thread::Builder::new().name("kvnode-apply".into()).spawn(move || worker.run(&queue))?;
-        Ok(Self { jobs, applied: seen })
+        let thread = thread::Builder::new().name("kvnode-apply".into()).spawn(move || worker.run(&queue))?;
+        Ok(Self { jobs, applied: seen, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// Last applied entry, as something to wait on.
@@ -106,9 +108,25 @@ impl ApplyHandle {
         self.ask(|reply| Job::Install { from, reply }).await
     }
 
-    /// Makes everything durable and ends the thread.
+    /// Makes everything durable, ends the thread and waits for its end. Cancel safe.
+    ///
+    /// The thread lets RocksDB go behind its answer, and a process that exits meanwhile is aborted by RocksDB's own
+    /// clean-up ("pthread lock: Invalid argument").
     pub(super) async fn stop(&self) -> Result<(), Fatal> {
-        self.ask(|reply| Job::Stop { reply }).await
+        let stopped = self.ask(|reply| Job::Stop { reply }).await;
+        let Some(thread) = self.thread.lock().take() else { return stopped };
+        let (ended, wait) = oneshot::channel();
+        // On a thread of its own and not the runtime's, which could not end before it if the caller loses patience.
+        let join = move || {
+            if thread.join().is_err() {
+                tracing::error!("the thread kvnode-apply panicked");
+            }
+            let _ = ended.send(());
+        };
+        if thread::Builder::new().name("kvnode-join".into()).spawn(join).is_ok() {
+            let _ = wait.await;
+        }
+        stopped
     }
 }
 
@@ -181,5 +199,42 @@ impl Worker {
     fn flush(&mut self, wait: bool) -> Result<(), Fatal> {
         self.sync_log()?;
         self.applier.flush(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::{Durability, Limits};
+    use crate::raft::log::LogOptions;
+    use crate::store::{Store, StoreOptions};
+
+    /// RocksDB must be let go before the process ends: its own clean-up at the exit aborts a process that still uses it.
+    #[tokio::test]
+    async fn a_stop_waits_for_the_end_of_the_thread() {
+        let dir = TempDir::new().unwrap();
+        let limits = Limits::default();
+        let log = RaftLog::open(LogOptions {
+            dir: dir.path().to_owned(),
+            group: 0,
+            segment_bytes: 64 << 10,
+            cache_bytes: limits.log_cache_bytes,
+            queue_bytes_max: limits.queue_bytes_max,
+            durability: Durability::High,
+        });
+        let sizes = StoreOptions {
+            databases: 1,
+            memtable_bytes: 1 << 20,
+            block_cache_bytes: 8 << 20,
+            value_cache_bytes: 1 << 20,
+        };
+        let resolver = Arc::new(Resolver::new(1));
+        let (_store, applier) = Store::open(&dir.path().join("state"), sizes).unwrap();
+        let apply = ApplyHandle::spawn(applier, log.unwrap().0, resolver.clone()).unwrap();
+        apply.stop().await.unwrap();
+        assert_eq!(Arc::strong_count(&resolver), 1, "what the thread held is gone");
+        assert!(apply.stop().await.is_err(), "stopped once");
     }
 }
