@@ -132,9 +132,11 @@ fn monitored(stage: &Stage, shop: &Kv) -> Result<Option<&'static str>> {
     ensure!(endpoint["relabelings"][0]["targetLabel"] == "cluster", "{monitor}");
     for pod in &pods {
         let ports = pod["spec"]["containers"][0]["ports"].as_array().context("ports")?;
-        let port = ports.iter().find(|port| port["name"] == endpoint["port"]).context("the port by its name")?;
+        let port =
+            ports.iter().find(|port| port["name"] == endpoint["port"]).context("the port by its name")?;
         let (host, path) = (pod["status"]["podIP"].as_str(), endpoint["path"].as_str());
-        let url = format!("http://{}:{}{}", host.context("address")?, port["containerPort"], path.context("path")?);
+        let url =
+            format!("http://{}:{}{}", host.context("address")?, port["containerPort"], path.context("path")?);
         let said = kubectl.exec("clients", &["curl", "-sf", "-m", "5", &url])?;
         ensure!(said.contains("\nkvnode_raft_term"), "{url}: {said}");
     }
