@@ -43,7 +43,7 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
             pace.tick().await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_mins(4), waiting).await.is_ok(), "never: {what}");
+    assert!(tokio::time::timeout(Duration::from_mins(8), waiting).await.is_ok(), "never: {what}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
