@@ -25,9 +25,12 @@ pub mod clients;
 pub mod config_table;
 pub mod counters;
 pub mod fault;
+mod handler;
 pub mod info;
 mod log_clock;
+mod monitor;
 mod node_ops;
+mod pause;
 pub mod process;
 mod pubsub;
 mod read;
@@ -56,7 +59,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{UnixMs, monotonic, wall};
 use crate::command::{self, Action, Context, SessionOp, slot, table};
 use crate::config::{Config, Consistency, Redirect};
-use crate::net::{self, Flow, Handler};
+use crate::net::{self, Flow};
 use crate::resp::{Protocol, Reply, Request, reply};
 use crate::session::Session;
 use crate::store::{Fatal, Op, Outcome};
@@ -132,6 +135,8 @@ pub struct Dispatcher<R> {
     log_clock: LogClock,
     scripts: script::Scripts,
     registry: pubsub::Registry,
+    monitors: monitor::Monitors,
+    pause: pause::Pause,
     run_id: String,
     epoch: Instant,
     saving: Arc<AtomicBool>,
@@ -146,6 +151,13 @@ pub struct Connection {
     client: Arc<Client>,
     subscriptions: pubsub::Subscriptions,
     standing: access::Standing,
+}
+
+impl Connection {
+    /// Lets others see what this one chose.
+    fn follow(&self) {
+        self.client.follow(&self.session, &self.subscriptions);
+    }
 }
 
 impl<R: Replica> Dispatcher<R> {
@@ -163,6 +175,8 @@ impl<R: Replica> Dispatcher<R> {
             log_clock: LogClock::default(),
             scripts: script::Scripts::default(),
             registry: pubsub::Registry::default(),
+            monitors: monitor::Monitors::default(),
+            pause: pause::Pause::default(),
             run_id,
             epoch: monotonic(),
             saving: Arc::default(),
@@ -214,7 +228,7 @@ impl<R: Replica> Dispatcher<R> {
         self.background.wait().await;
     }
 
-    /// Answers requests in order, as [`Handler::turn`], into any sink.
+    /// Answers requests in order, as [`net::Handler::turn`], into any sink.
     pub async fn answer(
         &self,
         connection: &mut Connection,
@@ -227,34 +241,18 @@ impl<R: Replica> Dispatcher<R> {
             if sink.waiting_bytes() >= self.parts.config.limits.output_bytes_pause {
                 break;
             }
-            let started = monotonic();
-            self.renew(connection);
             let rest = requests.get(taken..).unwrap_or_default();
-            if let Some(request) = rest.first().filter(|_| connection.session.multi.is_some())
-                && let Some((slot, reply)) = self.queue(connection, request)
-            {
-                self.queued(connection, slot, &reply, request, sink);
-                taken += 1;
-                continue;
+            let Some(free) = self.await_pause(connection, rest).await else {
+                flow = Flow::Close;
+                break;
+            };
+            let served;
+            (served, flow) = self.step(connection, rest.get(..free).unwrap_or_default(), sink).await;
+            if served == 0 {
+                break;
             }
-            if connection.subscriptions.count() > 0
-                && let Some(request) = rest.first()
-                && let Some(reply) = Self::answer_among_messages(connection, request)
-            {
-                self.queued(connection, None, &reply, request, sink);
-                taken += 1;
-                continue;
-            }
-            let (run, alone) = self.plan(connection, rest);
-            if !run.items.is_empty() {
-                let served;
-                (served, flow) = self.serve(connection, run, rest, started, sink).await;
-                taken += served;
-                continue;
-            }
-            let Some((slot, action)) = alone else { break };
-            flow = self.perform(connection, slot, action, rest.first(), sink).await;
-            taken += 1;
+            self.show(connection, rest.get(..served).unwrap_or_default());
+            taken += served;
         }
         if flow == Flow::Close {
             requests.clear();
@@ -266,6 +264,36 @@ impl<R: Replica> Dispatcher<R> {
         self.counters.taken(taken);
         self.rate.add(second, taken);
         flow
+    }
+
+    /// Answers the first of `requests`, or a run of them; returns how many.
+    async fn step(
+        &self,
+        connection: &mut Connection,
+        requests: &[Request],
+        sink: &mut impl ReplySink,
+    ) -> (usize, Flow) {
+        let started = monotonic();
+        self.renew(connection);
+        let Some(first) = requests.first() else { return (0, Flow::Continue) };
+        if connection.session.multi.is_some()
+            && let Some((slot, reply)) = self.queue(connection, first)
+        {
+            self.queued(connection, slot, &reply, first, sink);
+            return (1, Flow::Continue);
+        }
+        if connection.subscriptions.count() > 0
+            && let Some(reply) = Self::answer_among_messages(connection, first)
+        {
+            self.queued(connection, None, &reply, first, sink);
+            return (1, Flow::Continue);
+        }
+        let (run, alone) = self.plan(connection, requests);
+        if !run.items.is_empty() {
+            return self.serve(connection, run, requests, started, sink).await;
+        }
+        let Some((slot, action)) = alone else { return (0, Flow::Continue) };
+        (1, self.perform(connection, slot, action, first, sink).await)
     }
 
     /// Gathers the longest run from the first of `requests` on, or the one action that must stand alone.
@@ -427,7 +455,7 @@ impl<R: Replica> Dispatcher<R> {
         connection: &mut Connection,
         slot: usize,
         action: Action,
-        request: Option<&Request>,
+        request: &Request,
         sink: &mut impl ReplySink,
     ) -> Flow {
         let started = monotonic();
@@ -441,7 +469,7 @@ impl<R: Replica> Dispatcher<R> {
                 (Some(self.watch(connection, keys).await), Flow::Continue)
             }
             Action::Session(op) => self.session_op(connection, op),
-            Action::Node(op) => self.node_op(connection, op, request).await,
+            Action::Node(op) => self.node_op(connection, op, Some(request)).await,
             Action::Script(op) => {
                 let (reply, flow) = self.script_op(connection, op).await;
                 (Some(reply), flow)
@@ -467,9 +495,9 @@ impl<R: Replica> Dispatcher<R> {
         if let Some(reply) = reply {
             self.emit(connection, Some(slot), &reply, sink);
         }
-        connection.client.follow(&connection.session);
+        connection.follow();
         connection.client.touch(started, slot);
-        self.note(connection, request, latency, started);
+        self.note(connection, Some(request), latency, started);
         flow
     }
 
@@ -485,6 +513,7 @@ impl<R: Replica> Dispatcher<R> {
         if slot.is_none() {
             self.counters.rejected(command::row_of(&request.args).map(|found| found.slot));
         }
+        connection.follow();
         // Not with its row: QUEUED is of no row's shape.
         self.emit(connection, None, reply, sink);
     }
@@ -525,44 +554,6 @@ impl<R: Replica> Dispatcher<R> {
             let client = (connection.client.peer(), connection.client.name());
             self.slow_log.note(&request.args, latency, wall(), client, length);
         }
-    }
-}
-
-impl<R: Replica> Handler for Dispatcher<R> {
-    type Session = Connection;
-
-    fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, cancel: CancellationToken) -> Connection {
-        self.open_as(id, (peer, local), cancel, false)
-    }
-
-    fn refuses(&self, peer: SocketAddr) -> Option<&'static str> {
-        self.protected_from(peer.ip())
-    }
-
-    fn is_stranger(&self, connection: &Connection) -> bool {
-        connection.standing.login.user().is_none()
-    }
-
-    async fn turn(
-        &self,
-        connection: &mut Connection,
-        requests: &mut Vec<Request>,
-        out: &mut BytesMut,
-    ) -> Flow {
-        self.answer(connection, requests, out).await
-    }
-
-    async fn pushed(&self, connection: &Connection) {
-        connection.subscriptions.mailbox.arrived().await;
-    }
-
-    fn take_pushes(&self, connection: &mut Connection, out: &mut BytesMut) {
-        self.take_messages(connection, out);
-    }
-
-    fn close(&self, mut connection: Connection) {
-        self.silence(&mut connection);
-        self.clients.close(connection.client.id);
     }
 }
 

@@ -452,9 +452,9 @@ fn dispatcher(parts: DispatcherParts<Group>) -> Arc<Dispatcher<Group>> {
     let dispatcher = Arc::new(Dispatcher::new(parts));
     // Weak: the dispatcher holds the group.
     let subscribers = Arc::downgrade(&dispatcher);
-    group.on_message(move |channel, message| {
+    group.on_message(move |to_shard, channel, message| {
         if let Some(dispatcher) = subscribers.upgrade() {
-            dispatcher.deliver(channel, message);
+            dispatcher.deliver(to_shard, channel, message);
         }
     });
     dispatcher

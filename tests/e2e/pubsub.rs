@@ -100,3 +100,43 @@ fn a_subscriber_that_does_not_read_is_closed_and_others_go_on() {
         .await
     });
 }
+
+#[test]
+fn a_shard_channel_reaches_all_nodes_and_is_no_other_channel() {
+    scenario(3, &[], async |cluster| {
+        let mut shard = subscriber(cluster.nodes[2].addr(), true, "SSUBSCRIBE news").await?;
+        let mut other = subscriber(cluster.nodes[2].addr(), true, "SUBSCRIBE news").await?;
+        let mut client = cluster.nodes[0].client().await?;
+        await_heard(&mut client, &mut other).await?;
+        client.run("SPUBLISH news to-the-shard").await?;
+        let message = words(&shard.receive().await?);
+        ensure!(message == ["smessage", "news", "to-the-shard"], "{message:?}");
+        client.run("PUBLISH news to-all").await?;
+        let message = words(&other.receive().await?);
+        ensure!(message == ["message", "news", "to-all"], "{message:?}");
+        client.run("SPUBLISH news again").await?;
+        let message = words(&shard.receive().await?);
+        ensure!(message == ["smessage", "news", "again"], "{message:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_monitor_sees_the_requests_of_its_node() {
+    scenario(1, &[], async |cluster| {
+        let mut monitor = cluster.nodes[0].client().await?;
+        monitor.ok("MONITOR").await?;
+        let mut client = cluster.nodes[0].client().await?;
+        client.ok("SET k v").await?;
+        let Value::Simple(line) = monitor.receive().await? else { anyhow::bail!("no status line") };
+        ensure!(line.ends_with("] \"SET\" \"k\" \"v\"") && line.contains(" [0 127.0.0.1:"), "{line}");
+        client.ok("CLIENT PAUSE 60000 WRITE").await?;
+        client.send(b"SET k w\r\nGET k\r\n").await?;
+        let mut other = cluster.nodes[0].client().await?;
+        ensure!(other.text("GET k").await?.as_deref() == Some("v"), "a pause holds the write back");
+        other.ok("CLIENT UNPAUSE").await?;
+        ensure!(client.receive().await?.is_ok());
+        ensure!(client.receive().await?.as_text() == Some("w"));
+        Ok(())
+    });
+}

@@ -3,6 +3,8 @@
 //! Each seed decides the operations and the faults; the interleaving is the machine's. After the faults the cluster has
 //! to heal: all nodes hold the same content, and a last read of each key joins the history.
 
+mod chains;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

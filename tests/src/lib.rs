@@ -1,11 +1,12 @@
 //! Harness of the suites that run the real program.
 //!
 //! Order of use: [`binary`] finds the server, [`cluster`] runs nodes of it as real processes on loopback, [`client`]
-//! talks RESP to them, [`nemesis`] hurts them, [`history`] records what clients saw, [`checker`] judges it.
+//! talks RESP to them, [`nemesis`] hurts them, [`history`] records what clients saw, [`checker`] and [`chain`] judge it.
 //! [`s3`] is a real S3 server, [`proxy`] hurts HTTP on its way.
 //! [`wait`] is the only way to wait: a condition with a deadline. [`tool`] finds programs that a suite needs.
 
 pub mod binary;
+pub mod chain;
 pub mod checker;
 pub mod client;
 pub mod cluster;

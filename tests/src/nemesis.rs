@@ -42,6 +42,18 @@ pub const FAULTS: [Fault; 7] = [
     Fault::KillAll,
 ];
 
+/// What tells how far the clients have got.
+pub trait Progress {
+    /// Operations that they have finished.
+    fn finished(&self) -> usize;
+}
+
+impl Progress for History {
+    fn finished(&self) -> usize {
+        self.len()
+    }
+}
+
 /// Operations that clients must finish between two faults.
 const PROGRESS: usize = 400;
 
@@ -54,7 +66,7 @@ const FAULT_MAX: Duration = Duration::from_secs(3);
 /// The cluster does not recover from one.
 pub async fn torment(
     cluster: &mut Cluster,
-    history: &History,
+    history: &impl Progress,
     seed: u64,
     count: usize,
 ) -> Result<Vec<Fault>> {
@@ -71,12 +83,12 @@ pub async fn torment(
 }
 
 /// Waits until the clients have finished some more operations.
-async fn progress(history: &History, deadline: Duration) -> Result<()> {
-    let target = history.len() + PROGRESS;
-    until("the clients get on", deadline, async || history.len() >= target).await
+async fn progress(history: &impl Progress, deadline: Duration) -> Result<()> {
+    let target = history.finished() + PROGRESS;
+    until("the clients get on", deadline, async || history.finished() >= target).await
 }
 
-async fn inject(cluster: &mut Cluster, history: &History, fault: Fault) -> Result<()> {
+async fn inject(cluster: &mut Cluster, history: &impl Progress, fault: Fault) -> Result<()> {
     let leader = cluster.leader().await?;
     let followers = cluster.followers().await?;
     match fault {
@@ -96,10 +108,11 @@ async fn inject(cluster: &mut Cluster, history: &History, fault: Fault) -> Resul
         Fault::PulseLeader => {
             for _ in 0..5 {
                 cluster.nodes[leader].pause()?;
-                let before = history.len();
+                let before = history.finished();
                 // The others finish what they can without the leader; a beat later it runs again.
                 let _ =
-                    until("one more", Duration::from_millis(100), async || history.len() > before + 1).await;
+                    until("one more", Duration::from_millis(100), async || history.finished() > before + 1)
+                        .await;
                 cluster.nodes[leader].resume()?;
                 let _ = progress(history, Duration::from_millis(300)).await;
             }

@@ -19,11 +19,13 @@
 pub mod acl;
 pub mod args;
 pub mod bitmap;
+pub mod client;
 pub mod connection;
 pub mod docs;
 pub mod expiry;
 pub mod keyspace;
 pub mod lock;
+pub mod nearest;
 pub mod number;
 pub mod pubsub;
 pub mod raft;
@@ -38,6 +40,8 @@ pub mod transaction;
 
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -178,11 +182,34 @@ pub enum SessionOp {
     /// CLIENT INFO.
     Info,
     /// CLIENT LIST; `None` is everyone.
-    List(Option<Vec<u64>>),
+    List {
+        /// Those with these ids.
+        ids: Option<Vec<u64>>,
+        /// Those of this type.
+        class: Option<ClientClass>,
+    },
     /// CLIENT KILL.
     Kill(KillFilter),
     /// CLIENT REPLY.
     Replies(ReplyMode),
+    /// CLIENT PAUSE.
+    Pause {
+        /// For how long.
+        time: Duration,
+        /// What only reads goes on.
+        writes_only: bool,
+    },
+    /// CLIENT UNPAUSE.
+    Unpause,
+    /// CLIENT UNBLOCK.
+    Unblock {
+        /// Whom.
+        id: u64,
+        /// Its command ends with an error.
+        with_error: bool,
+    },
+    /// MONITOR.
+    Monitor,
     /// MULTI.
     Multi,
     /// EXEC.
@@ -204,6 +231,17 @@ pub struct Credentials {
     pub password: Secret,
 }
 
+/// Type of a client, as CLIENT LIST and CLIENT KILL name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientClass {
+    /// Neither of the others.
+    Normal,
+    /// Listens to channels.
+    PubSub,
+    /// Nobody: other nodes come through a port of their own.
+    Replica,
+}
+
 /// Which clients CLIENT KILL closes: all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KillFilter {
@@ -215,8 +253,8 @@ pub struct KillFilter {
     pub local_addr: Option<String>,
     /// Name of the user that the client is logged in as.
     pub user: Option<Bytes>,
-    /// False for a type that no client of ours has.
-    pub possible: bool,
+    /// Its type.
+    pub class: Option<ClientClass>,
     /// Spare the caller.
     pub skip_me: bool,
     /// The old form `CLIENT KILL ip:port`: answers OK or an error instead of a count.
@@ -345,7 +383,7 @@ impl CommandError {
     #[must_use]
     pub fn reply(&self) -> Reply {
         Reply::Error(match self {
-            Self::Unknown(name) => format!("ERR unknown command '{name}'"),
+            Self::Unknown(name) => format!("ERR unknown command '{name}'{}", nearest::hint(name)),
             Self::UnknownSubcommand { container, name } => {
                 format!("ERR unknown subcommand '{name}'. Try {container} HELP.")
             }

@@ -1,38 +1,59 @@
 //! Messages: SUBSCRIBE and its kin, PUBLISH, PUBSUB.
+//!
+//! The shard channels of Redis Cluster are a space of names of their own; there is one shard, so they reach as far as the
+//! others.
 
 use bytes::Bytes;
 
 use super::spec::Channels;
-use super::{Action, Args, Arity, CommandError, Flags, Group, Parsed, ReplyShape, Spec};
+use super::{Action, Args, Arity, CommandError, Context, Flags, Group, KeyRange, Parsed, ReplyShape, Spec};
+
+/// What a name that is listened to means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A channel.
+    Channel,
+    /// A glob over channels.
+    Pattern,
+    /// A shard channel.
+    Shard,
+}
+
+impl Kind {
+    /// All, in the order of their values.
+    pub const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::Shard];
+}
 
 /// What a messaging command asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PubSubOp {
-    /// SUBSCRIBE and PSUBSCRIBE.
+    /// SUBSCRIBE, PSUBSCRIBE and SSUBSCRIBE.
     Subscribe {
-        /// Names are globs.
-        patterns: bool,
+        /// What the names mean.
+        kind: Kind,
         /// Channels or patterns.
         names: Vec<Bytes>,
     },
-    /// UNSUBSCRIBE and PUNSUBSCRIBE; without names, from all.
+    /// UNSUBSCRIBE, PUNSUBSCRIBE and SUNSUBSCRIBE; without names, from all.
     Unsubscribe {
-        /// Names are globs.
-        patterns: bool,
+        /// What the names mean.
+        kind: Kind,
         /// Channels or patterns.
         names: Vec<Bytes>,
     },
-    /// PUBLISH.
+    /// PUBLISH and SPUBLISH.
     Publish {
+        /// To the listeners of a shard channel.
+        to_shard: bool,
         /// Channel.
         channel: Bytes,
         /// Message.
         message: Bytes,
     },
-    /// PUBSUB CHANNELS.
-    Channels(Option<Bytes>),
-    /// PUBSUB NUMSUB.
-    Subscribers(Vec<Bytes>),
+    /// PUBSUB CHANNELS and SHARDCHANNELS.
+    Channels(Kind, Option<Bytes>),
+    /// PUBSUB NUMSUB and SHARDNUMSUB.
+    Subscribers(Kind, Vec<Bytes>),
     /// PUBSUB NUMPAT.
     Patterns,
 }
@@ -53,7 +74,7 @@ pub(crate) static SUBSCRIBE: Spec = Spec {
     usage: "SUBSCRIBE channel [channel ...]",
     summary: "Listens to channels, on whichever node they are published",
     difference: "not inside MULTI",
-    parse: |args, _| subscribe(args, false),
+    parse: |args, _| subscribe(args, Kind::Channel),
     ..ROW
 };
 
@@ -63,13 +84,50 @@ pub(crate) static PSUBSCRIBE: Spec = Spec {
     usage: "PSUBSCRIBE pattern [pattern ...]",
     summary: "Listens to the channels that match a glob",
     difference: "not inside MULTI",
-    parse: |args, _| subscribe(args, true),
+    parse: |args, _| subscribe(args, Kind::Pattern),
     ..ROW
 };
 
-fn subscribe(args: &mut Args<'_>, patterns: bool) -> Parsed {
-    Ok(Action::PubSub(PubSubOp::Subscribe { patterns, names: args.rest() }))
+fn subscribe(args: &mut Args<'_>, kind: Kind) -> Parsed {
+    Ok(Action::PubSub(PubSubOp::Subscribe { kind, names: args.rest() }))
 }
+
+/// What the rows of shard channels share. A cluster client sends them to the node of the channel's slot.
+const SHARD: Spec = Spec { since: "7.0.0", keys: KeyRange::from(1, 1, &["not_key"]), ..ROW };
+
+pub(crate) static SSUBSCRIBE: Spec = Spec {
+    name: "SSUBSCRIBE",
+    channels: Channels::Listened,
+    usage: "SSUBSCRIBE shardchannel [shardchannel ...]",
+    summary: "Listens to shard channels, on whichever node they are published",
+    difference: "there is one shard: all nodes; not inside MULTI",
+    parse: |args, _| subscribe(args, Kind::Shard),
+    ..SHARD
+};
+
+pub(crate) static SUNSUBSCRIBE: Spec = Spec {
+    name: "SUNSUBSCRIBE",
+    arity: Arity::AtLeast(1),
+    usage: "SUNSUBSCRIBE [shardchannel [shardchannel ...]]",
+    summary: "Stops to listen to shard channels, or to all",
+    difference: "not inside MULTI",
+    parse: |args, _| Ok(Action::PubSub(PubSubOp::Unsubscribe { kind: Kind::Shard, names: args.rest() })),
+    ..SHARD
+};
+
+pub(crate) static SPUBLISH: Spec = Spec {
+    name: "SPUBLISH",
+    channels: Channels::Published,
+    arity: Arity::Exactly(3),
+    keys: KeyRange::one(1, &["not_key"]),
+    flags: Flags::ALWAYS.with(Flags::FAST).with(Flags::PUBSUB),
+    reply: ReplyShape::Integer,
+    usage: "SPUBLISH shardchannel message",
+    summary: "Sends a message to the subscribers of a shard channel on all nodes, at most once",
+    difference: "returns the number of receivers on this node",
+    parse: |args, context| publish(args, context, true),
+    ..SHARD
+};
 
 pub(crate) static UNSUBSCRIBE: Spec = Spec {
     name: "UNSUBSCRIBE",
@@ -77,7 +135,7 @@ pub(crate) static UNSUBSCRIBE: Spec = Spec {
     usage: "UNSUBSCRIBE [channel [channel ...]]",
     summary: "Stops to listen to channels, or to all",
     difference: "not inside MULTI",
-    parse: |args, _| Ok(Action::PubSub(PubSubOp::Unsubscribe { patterns: false, names: args.rest() })),
+    parse: |args, _| Ok(Action::PubSub(PubSubOp::Unsubscribe { kind: Kind::Channel, names: args.rest() })),
     ..ROW
 };
 
@@ -87,7 +145,7 @@ pub(crate) static PUNSUBSCRIBE: Spec = Spec {
     usage: "PUNSUBSCRIBE [pattern [pattern ...]]",
     summary: "Stops to listen to patterns, or to all",
     difference: "not inside MULTI",
-    parse: |args, _| Ok(Action::PubSub(PubSubOp::Unsubscribe { patterns: true, names: args.rest() })),
+    parse: |args, _| Ok(Action::PubSub(PubSubOp::Unsubscribe { kind: Kind::Pattern, names: args.rest() })),
     ..ROW
 };
 
@@ -100,15 +158,17 @@ pub(crate) static PUBLISH: Spec = Spec {
     usage: "PUBLISH channel message",
     summary: "Sends a message to the subscribers of a channel on all nodes, at most once",
     difference: "returns the number of receivers on this node, as in a Redis Cluster",
-    parse: |args, context| {
-        let (channel, message) = (args.bytes()?, args.bytes()?);
-        if message.len() as u64 > context.value_bytes_max {
-            return Err(CommandError::Text("ERR the message is too large".to_owned()));
-        }
-        Ok(Action::PubSub(PubSubOp::Publish { channel, message }))
-    },
+    parse: |args, context| publish(args, context, false),
     ..ROW
 };
+
+fn publish(args: &mut Args<'_>, context: &Context, to_shard: bool) -> Parsed {
+    let (channel, message) = (args.bytes()?, args.bytes()?);
+    if message.len() as u64 > context.value_bytes_max {
+        return Err(CommandError::Text("ERR the message is too large".to_owned()));
+    }
+    Ok(Action::PubSub(PubSubOp::Publish { to_shard, channel, message }))
+}
 
 pub(crate) static PUBSUB: Spec = Spec {
     name: "PUBSUB",
@@ -116,7 +176,14 @@ pub(crate) static PUBSUB: Spec = Spec {
     since: "2.8.0",
     usage: "PUBSUB subcommand",
     summary: "Container of the questions about this node's subscribers",
-    subcommands: &[&PUBSUB_CHANNELS, &PUBSUB_HELP, &PUBSUB_NUMPAT, &PUBSUB_NUMSUB],
+    subcommands: &[
+        &PUBSUB_CHANNELS,
+        &PUBSUB_HELP,
+        &PUBSUB_NUMPAT,
+        &PUBSUB_NUMSUB,
+        &PUBSUB_SHARDCHANNELS,
+        &PUBSUB_SHARDNUMSUB,
+    ],
     ..Spec::CONTAINER
 };
 
@@ -134,13 +201,15 @@ static PUBSUB_CHANNELS: Spec = Spec {
     arity: Arity::AtLeast(2),
     usage: "PUBSUB CHANNELS [pattern]",
     summary: "Lists the channels that have subscribers",
-    parse: |args, _| {
-        let pattern = if args.left() > 0 { Some(args.bytes()?) } else { None };
-        args.finish()?;
-        Ok(Action::PubSub(PubSubOp::Channels(pattern)))
-    },
+    parse: |args, _| channels(args, Kind::Channel),
     ..SUB
 };
+
+fn channels(args: &mut Args<'_>, kind: Kind) -> Parsed {
+    let pattern = if args.left() > 0 { Some(args.bytes()?) } else { None };
+    args.finish()?;
+    Ok(Action::PubSub(PubSubOp::Channels(kind, pattern)))
+}
 
 static PUBSUB_HELP: Spec = Spec {
     name: "PUBSUB|HELP",
@@ -169,6 +238,26 @@ static PUBSUB_NUMSUB: Spec = Spec {
     arity: Arity::AtLeast(2),
     usage: "PUBSUB NUMSUB [channel [channel ...]]",
     summary: "Counts the subscribers of channels",
-    parse: |args, _| Ok(Action::PubSub(PubSubOp::Subscribers(args.rest()))),
+    parse: |args, _| Ok(Action::PubSub(PubSubOp::Subscribers(Kind::Channel, args.rest()))),
+    ..SUB
+};
+
+static PUBSUB_SHARDCHANNELS: Spec = Spec {
+    name: "PUBSUB|SHARDCHANNELS",
+    arity: Arity::AtLeast(2),
+    since: "7.0.0",
+    usage: "PUBSUB SHARDCHANNELS [pattern]",
+    summary: "Lists the shard channels that have subscribers",
+    parse: |args, _| channels(args, Kind::Shard),
+    ..SUB
+};
+
+static PUBSUB_SHARDNUMSUB: Spec = Spec {
+    name: "PUBSUB|SHARDNUMSUB",
+    arity: Arity::AtLeast(2),
+    since: "7.0.0",
+    usage: "PUBSUB SHARDNUMSUB [shardchannel [shardchannel ...]]",
+    summary: "Counts the subscribers of shard channels",
+    parse: |args, _| Ok(Action::PubSub(PubSubOp::Subscribers(Kind::Shard, args.rest()))),
     ..SUB
 };

@@ -1,7 +1,8 @@
 //! Commands on the server: INFO CONFIG COMMAND SHUTDOWN TIME ROLE and what monitoring tools ask for.
 
 use super::{
-    Action, Args, Arity, CommandError, Context, Flags, KeyRange, NodeOp, Parsed, ReplyShape, Spec, View, docs,
+    Action, Args, Arity, CommandError, Context, Flags, KeyRange, NodeOp, Parsed, ReplyShape, SessionOp, Spec,
+    View, docs,
 };
 use crate::resp::Reply;
 use crate::store::Query;
@@ -117,6 +118,19 @@ pub(crate) static DEBUG: Spec = Spec {
     summary: "Refused",
     difference: "always refused",
     parse: |_, _| Err(CommandError::Text("ERR DEBUG command not allowed".to_owned())),
+    ..ADMIN
+};
+
+pub(crate) static MONITOR: Spec = Spec {
+    name: "MONITOR",
+    arity: Arity::Exactly(1),
+    flags: Flags::ADMIN_ALWAYS.with(Flags::NO_MULTI),
+    since: "1.0.0",
+    usage: "MONITOR",
+    summary: "Shows what the clients of this node ask, until RESET or the end of the connection",
+    difference: "requests in a transaction show when they are queued, those that a script makes do not; words of more \
+                 than 1 KiB are cut; who lags by 8 MiB is closed",
+    parse: |_, _| Ok(Action::Session(SessionOp::Monitor)),
     ..ADMIN
 };
 

@@ -196,6 +196,12 @@ impl Access {
         Self { read: has(&["access"]), write: has(&["update", "insert", "delete"]) }
     }
 
+    /// True of words that stand where keys stand and are none (shard channels).
+    #[must_use]
+    pub fn is_of_no_key(flags: &[&str]) -> bool {
+        flags.contains(&"not_key")
+    }
+
     /// True if whoever may do this may do `other`.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {
@@ -473,7 +479,7 @@ impl Spec {
     /// Base of a container of subcommands.
     pub const CONTAINER: Self = Self { arity: Arity::AtLeast(2), reply: ReplyShape::Container, ..Self::ROW };
 
-    /// The keys of a request that passed the arity check.
+    /// The keys of a request that passed the arity check; of shard channels too, which have a hash slot as keys do.
     pub fn keys_of<'a>(&self, words: &'a [Bytes]) -> impl Iterator<Item = &'a Bytes> + use<'a> {
         self.keys.places(words).chain(self.more_keys.places(words)).map(|(_, key)| key)
     }
@@ -486,7 +492,8 @@ impl Spec {
         let first = Access::of(self.access.map_or(self.keys.access, |tell| tell(words)));
         let more = Access::of(self.more_keys.access);
         let used = |access: Access| move |(at, key): (usize, &'a Bytes)| (at, key, access);
-        self.keys.places(words).map(used(first)).chain(self.more_keys.places(words).map(used(more)))
+        let keys = if Access::is_of_no_key(self.keys.access) { &KeyRange::NONE } else { &self.keys };
+        keys.places(words).map(used(first)).chain(self.more_keys.places(words).map(used(more)))
     }
 
     /// The glob of a request that names keys by one, its place, and what is done to those that match.

@@ -6,12 +6,12 @@
 use std::cmp::Ordering;
 
 use super::{
-    Spec, acl, bitmap, connection, expiry, keyspace, lock, number, pubsub, raft, relocate, script, server,
-    string, transaction,
+    Spec, acl, bitmap, client, connection, expiry, keyspace, lock, number, pubsub, raft, relocate, script,
+    server, string, transaction,
 };
 
 /// All commands; subcommands hang on their containers.
-pub static TABLE: [&Spec; 115] = [
+pub static TABLE: [&Spec; 119] = [
     &acl::ACL,
     &string::APPEND,
     &connection::AUTH,
@@ -21,7 +21,7 @@ pub static TABLE: [&Spec; 115] = [
     &bitmap::BITFIELD_RO,
     &bitmap::BITOP,
     &bitmap::BITPOS,
-    &connection::CLIENT,
+    &client::CLIENT,
     &raft::CLUSTER,
     &server::COMMAND,
     &server::CONFIG,
@@ -67,6 +67,7 @@ pub static TABLE: [&Spec; 115] = [
     &server::MEMORY,
     &string::MGET,
     &server::MODULE,
+    &server::MONITOR,
     &relocate::MOVE,
     &string::MSET,
     &lock::MSETEX,
@@ -114,9 +115,12 @@ pub static TABLE: [&Spec; 115] = [
     &string::SETRANGE,
     &server::SHUTDOWN,
     &server::SLOWLOG,
+    &pubsub::SPUBLISH,
+    &pubsub::SSUBSCRIBE,
     &string::STRLEN,
     &pubsub::SUBSCRIBE,
     &string::SUBSTR,
+    &pubsub::SUNSUBSCRIBE,
     &relocate::SWAPDB,
     &server::TIME,
     &relocate::TOUCH,

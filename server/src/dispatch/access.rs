@@ -455,6 +455,7 @@ impl<R: Replica> Dispatcher<R> {
                 client.close();
             }
         }
+        self.monitors.close_those_refused(&users);
         self.registry.close_those(|client, name, is_pattern| {
             let login = client.login().renewed(&users);
             login.user().is_some_and(|user| !user.may_listen(name, is_pattern))

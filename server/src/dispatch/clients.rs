@@ -12,11 +12,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::pubsub::Subscriptions;
 use crate::acl::Login;
 use crate::clock::monotonic;
-use crate::command::{KillFilter, table};
+use crate::command::pubsub::Kind;
+use crate::command::{ClientClass, KillFilter, table};
 use crate::resp::Protocol;
 use crate::session::Session;
 
@@ -35,6 +38,8 @@ pub struct Client {
     last_slot: AtomicUsize,
     facts: Mutex<Facts>,
     login: Mutex<Login>,
+    /// Ends the command that it waits in (WAIT); true for an error.
+    waits: Mutex<Option<oneshot::Sender<bool>>>,
 }
 
 /// What a client says of itself, and what it chose.
@@ -46,6 +51,27 @@ struct Facts {
     db: u8,
     resp3: bool,
     stale_reads: bool,
+    monitors: bool,
+    /// Names it listens to, in the order of [`Kind`].
+    listens: [usize; Kind::ALL.len()],
+    /// Requests that its open transaction holds.
+    queued: Option<usize>,
+    watched: usize,
+}
+
+impl Facts {
+    /// Redis' letters.
+    fn flags(&self, waits: bool) -> String {
+        let letters = [
+            (self.monitors, 'O'),
+            (self.listens.iter().any(|count| *count > 0), 'P'),
+            (self.queued.is_some(), 'x'),
+            (waits, 'b'),
+            (self.stale_reads, 'r'),
+        ];
+        let flags: String = letters.iter().filter(|(set, _)| *set).map(|(_, letter)| *letter).collect();
+        if flags.is_empty() { "N".to_owned() } else { flags }
+    }
 }
 
 impl Client {
@@ -82,8 +108,11 @@ impl Client {
     }
 
     /// Copies what the session chose.
-    pub fn follow(&self, session: &Session) {
+    pub(super) fn follow(&self, session: &Session, subscriptions: &Subscriptions) {
         let mut facts = self.facts.lock();
+        facts.listens = Kind::ALL.map(|kind| subscriptions.of(kind).len());
+        facts.queued = session.multi.as_ref().map(|multi| multi.queue.len());
+        facts.watched = session.watched.len();
         facts.db = session.db;
         facts.resp3 = session.protocol == Protocol::Resp3;
         facts.stale_reads = session.stale_reads;
@@ -105,9 +134,33 @@ impl Client {
         self.cancel.cancelled().await;
     }
 
-    /// RESET: forgets the name.
+    /// RESET: forgets the name, and that it watches others.
     pub fn reset(&self) {
-        self.facts.lock().name = Bytes::new();
+        let mut facts = self.facts.lock();
+        facts.name = Bytes::new();
+        facts.monitors = false;
+    }
+
+    /// MONITOR.
+    pub fn set_monitors(&self, monitors: bool) {
+        self.facts.lock().monitors = monitors;
+    }
+
+    /// Says that it waits now, in a command that CLIENT UNBLOCK ends: resolves with true for an error.
+    pub fn begins_to_wait(&self) -> oneshot::Receiver<bool> {
+        let (end, ended) = oneshot::channel();
+        *self.waits.lock() = Some(end);
+        ended
+    }
+
+    /// Says that it does not wait any more.
+    pub fn has_waited(&self) {
+        self.waits.lock().take();
+    }
+
+    fn class(&self) -> ClientClass {
+        let listens = self.facts.lock().listens.iter().sum::<usize>() > 0;
+        if listens { ClientClass::PubSub } else { ClientClass::Normal }
     }
 
     /// Notes a turn that began at `now` with the command of `slot`.
@@ -125,15 +178,18 @@ impl Client {
         let active_ms = u128::from(self.active_ms.load(Ordering::Relaxed));
         let idle = age.as_millis().saturating_sub(active_ms) / 1000;
         let command = table::rows().nth(self.last_slot.load(Ordering::Relaxed)).map(|spec| spec.name);
+        let [sub, psub, ssub] = facts.listens;
         let mut line = format!("id={} addr={} laddr={} name=", self.id, self.peer, self.local);
         let _ = write!(
             line,
-            "{} age={} idle={idle} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 cmd={} user={} redir=-1 resp={} \
-             lib-name={} lib-ver={}",
+            "{} age={} idle={idle} flags={} db={} sub={sub} psub={psub} ssub={ssub} multi={} watch={} cmd={} user={} \
+             redir=-1 resp={} lib-name={} lib-ver={}",
             String::from_utf8_lossy(&facts.name),
             age.as_secs(),
-            if facts.stale_reads { "r" } else { "N" },
+            facts.flags(self.waits.lock().is_some()),
             facts.db,
+            facts.queued.map_or_else(|| "-1".to_owned(), |queued| queued.to_string()),
+            facts.watched,
             command.map_or_else(|| "NULL".to_owned(), str::to_ascii_lowercase),
             self.login.lock().name(),
             if facts.resp3 { 3 } else { 2 },
@@ -176,6 +232,7 @@ impl Clients {
             last_slot: AtomicUsize::new(usize::MAX),
             facts: Mutex::default(),
             login: Mutex::new(login),
+            waits: Mutex::default(),
         });
         self.by_id.lock().insert(id, Arc::clone(&client));
         self.opened.fetch_add(1, Ordering::Relaxed);
@@ -210,12 +267,32 @@ impl Clients {
         self.opened.store(0, Ordering::Relaxed);
     }
 
+    /// Connections that wait in a command (WAIT), and those that listen to channels.
+    #[must_use]
+    pub fn waiting_and_listening(&self) -> (usize, usize) {
+        let clients = self.by_id.lock();
+        let waiting = clients.values().filter(|client| client.waits.lock().is_some()).count();
+        let listening = clients.values().filter(|client| client.class() == ClientClass::PubSub).count();
+        (waiting, listening)
+    }
+
+    /// CLIENT UNBLOCK; true if the client waited.
+    pub fn unblock(&self, id: u64, with_error: bool) -> bool {
+        let client = self.by_id.lock().get(&id).cloned();
+        let end = client.and_then(|client| client.waits.lock().take());
+        end.is_some_and(|end| end.send(with_error).is_ok())
+    }
+
     /// CLIENT LIST, by id; each line ends in LF.
     #[must_use]
-    pub fn list(&self, ids: Option<&[u64]>, now: Instant) -> String {
+    pub fn list(&self, ids: Option<&[u64]>, class: Option<ClientClass>, now: Instant) -> String {
         let clients = self.all();
         let mut text = String::new();
-        for client in clients.iter().filter(|client| ids.is_none_or(|ids| ids.contains(&client.id))) {
+        let listed = |client: &&Arc<Client>| {
+            ids.is_none_or(|ids| ids.contains(&client.id))
+                && class.is_none_or(|class| class == client.class())
+        };
+        for client in clients.iter().filter(listed) {
             text.push_str(&client.line(now));
             text.push('\n');
         }
@@ -244,7 +321,7 @@ impl Clients {
 
 impl Client {
     fn matches(&self, filter: &KillFilter) -> bool {
-        filter.possible
+        filter.class.is_none_or(|class| class == self.class())
             && filter.id.is_none_or(|id| id == self.id)
             && filter.user.as_ref().is_none_or(|user| *user == self.login.lock().name().as_bytes())
             && filter.addr.as_ref().is_none_or(|addr| *addr == self.peer.to_string())
@@ -266,7 +343,7 @@ mod tests {
     }
 
     fn filter() -> KillFilter {
-        KillFilter { possible: true, skip_me: true, ..KillFilter::default() }
+        KillFilter { skip_me: true, ..KillFilter::default() }
     }
 
     #[test]
@@ -278,16 +355,31 @@ mod tests {
         session.set_replies(crate::command::ReplyMode::On);
         session.db = 3;
         session.protocol = Protocol::Resp3;
-        client.follow(&session);
+        let mut listens = Subscriptions::default();
+        client.follow(&session, &listens);
         client.touch(monotonic(), table::find(b"GET").unwrap().slot);
-        let line = clients.list(Some(&[7]), monotonic());
+        let line = clients.list(Some(&[7]), None, monotonic());
         for part in
             ["id=7 addr=127.0.0.1:1007 laddr=127.0.0.1:4920 name=worker ", " db=3 ", " cmd=get ", " resp=3 "]
         {
             assert!(line.contains(part), "{part:?} in {line:?}");
         }
-        assert_eq!(clients.list(Some(&[8]), monotonic()), "");
-        assert!(line.contains(" user=default "), "{line}");
+        assert_eq!(clients.list(Some(&[8]), None, monotonic()), "");
+        assert!(line.contains(" user=default ") && line.contains(" flags=N "), "{line}");
+        assert_eq!(clients.list(None, Some(ClientClass::PubSub), monotonic()), "");
+        listens.listen(Kind::Pattern, "a*");
+        session.multi = Some(crate::session::Multi::default());
+        client.follow(&session, &listens);
+        client.set_monitors(true);
+        let ended = client.begins_to_wait();
+        let line = clients.list(None, Some(ClientClass::PubSub), monotonic());
+        assert!(
+            line.contains(" flags=OPxb ") && line.contains(" sub=0 psub=1 ssub=0 multi=0 watch=0 "),
+            "{line}"
+        );
+        assert_eq!(clients.waiting_and_listening(), (1, 1));
+        assert!(clients.unblock(7, true) && !clients.unblock(7, true) && !clients.unblock(8, true));
+        assert_eq!(ended.blocking_recv(), Ok(true));
         clients.close(7);
         assert_eq!((clients.count(), clients.opened()), (0, 1));
     }
@@ -298,7 +390,7 @@ mod tests {
         let (_one, cancel_one) = open(&clients, 1);
         let (_two, cancel_two) = open(&clients, 2);
         assert_eq!(clients.kill(&KillFilter { id: Some(9), ..filter() }, 1), (0, false));
-        assert_eq!(clients.kill(&KillFilter { possible: false, ..filter() }, 1), (0, false));
+        assert_eq!(clients.kill(&KillFilter { class: Some(ClientClass::PubSub), ..filter() }, 1), (0, false));
         assert_eq!(clients.kill(&filter(), 1), (1, false));
         assert!(cancel_two.is_cancelled() && !cancel_one.is_cancelled());
         let other = KillFilter { user: Some(Bytes::from_static(b"other")), ..filter() };

@@ -24,6 +24,8 @@ pub struct Facts<'a> {
     pub counters: &'a Counters,
     /// Connections.
     pub clients: &'a Clients,
+    /// Channels, patterns and shard channels that are listened to here.
+    pub listened: [usize; 3],
     /// What the client listener has counted.
     pub net: &'a net::Stats,
     /// Failed logins, refused requests by reason, since CONFIG RESETSTAT.
@@ -137,8 +139,11 @@ fn server(text: &mut Text, facts: &Facts<'_>) {
 fn clients(text: &mut Text, facts: &Facts<'_>) {
     text.field("connected_clients", facts.clients.count());
     text.field("maxclients", facts.config.limits.clients_max);
-    // No command here waits for another client's write.
-    text.field("blocked_clients", 0);
+    let (waiting, listening) = facts.clients.waiting_and_listening();
+    // In WAIT; no command here waits for another client's write.
+    text.field("blocked_clients", waiting);
+    text.field("pubsub_clients", listening);
+    text.field("tracking_clients", 0);
 }
 
 fn memory(text: &mut Text, facts: &Facts<'_>) {
@@ -200,6 +205,10 @@ fn stats(text: &mut Text, facts: &Facts<'_>) {
     text.field("evicted_keys", 0);
     text.field("keyspace_hits", totals.hits);
     text.field("keyspace_misses", totals.misses);
+    let [channels, patterns, shard_channels] = facts.listened;
+    text.field("pubsub_channels", channels);
+    text.field("pubsub_patterns", patterns);
+    text.field("pubsubshard_channels", shard_channels);
     text.field("total_error_replies", totals.errors);
     let (logins_failed, [commands, keys, channels]) = facts.refusals;
     text.field("acl_access_denied_auth", logins_failed);

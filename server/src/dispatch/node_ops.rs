@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::fault::Fault;
 use super::replica::Replica;
 use super::{Connection, Dispatcher, config_table, info, process, views};
 use crate::clock::{UnixMs, monotonic, wall};
-use crate::command::{ClusterOp, NodeOp, slot};
+use crate::command::{self, ClusterOp, NodeOp, slot};
 use crate::config::Redirect;
 use crate::net::Flow;
 use crate::raft::{MemberError, Role, Status};
@@ -134,6 +135,7 @@ impl<R: Replica> Dispatcher<R> {
             status: &status,
             counters: &self.counters,
             clients: &self.clients,
+            listened: command::pubsub::Kind::ALL.map(|kind| self.registry.names(kind)),
             net: &self.parts.net,
             refusals: self.parts.access.refusals_since_reset(),
             databases: &databases,
@@ -201,6 +203,19 @@ impl<R: Replica> Dispatcher<R> {
     /// WAIT: until enough other nodes are known to hold what is committed, or the time is over; `None` when the
     /// connection was cancelled.
     async fn wait(&self, connection: &Connection, replicas: i64, timeout_ms: u64) -> Option<Reply> {
+        let mut unblocked = connection.client.begins_to_wait();
+        let reply = self.wait_until(connection, replicas, timeout_ms, &mut unblocked).await;
+        connection.client.has_waited();
+        reply
+    }
+
+    async fn wait_until(
+        &self,
+        connection: &Connection,
+        replicas: i64,
+        timeout_ms: u64,
+        unblocked: &mut oneshot::Receiver<bool>,
+    ) -> Option<Reply> {
         let started = monotonic();
         let patience = Duration::from_millis(timeout_ms);
         loop {
@@ -212,6 +227,10 @@ impl<R: Replica> Dispatcher<R> {
             }
             tokio::select! {
                 () = tokio::time::sleep(WAIT_POLL) => {}
+                Ok(with_error) = &mut *unblocked => {
+                    let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
+                    return Some(if with_error { Reply::Error(text.to_owned()) } else { count(held) });
+                }
                 () = connection.client.cancelled() => return None,
                 () = self.parts.shutdown.cancelled() => return Some(count(held)),
             }

@@ -8,7 +8,8 @@
 //! Invariants
 //! - At most once, as in Redis: nothing is kept for who is not there, and a node that cannot be reached misses it.
 //! - Messages of one publisher on one channel arrive in order.
-//! - A mailbox is bounded: a subscriber that lags by [`MAILBOX_BYTES_MAX`] is closed, and learns it by that.
+//! - A mailbox is bounded: a subscriber that lags by [`MAILBOX_BYTES_MAX`] is closed, and learns it by that. So is a
+//!   client that watches what others do (`monitor`), whose lines come through its mailbox too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 use super::clients::Client;
 use super::replica::Replica;
 use super::{Connection, Dispatcher, ReplySink};
+use crate::command::pubsub::Kind;
 use crate::command::{self, PubSubOp};
 use crate::resp::{Protocol, Reply, Request};
 use crate::store::glob;
@@ -38,16 +40,36 @@ pub(super) struct Mailbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    messages: VecDeque<Message>,
+    messages: VecDeque<Letter>,
     size_bytes: usize,
     overflowed: bool,
 }
 
+/// What may wait in a mailbox.
+#[derive(Clone, Debug)]
+pub(super) enum Letter {
+    /// A message.
+    Message(Message),
+    /// A line of MONITOR, as it is written.
+    Line(Bytes),
+}
+
+impl Letter {
+    fn size_bytes(&self) -> usize {
+        match self {
+            Self::Message(message) => message.size_bytes(),
+            Self::Line(line) => 64 + line.len(),
+        }
+    }
+}
+
 /// A message on its way to one subscriber.
 #[derive(Clone, Debug)]
-struct Message {
+pub(super) struct Message {
     /// The pattern that it matched, of a pattern's subscriber.
     pattern: Option<Bytes>,
+    /// To the subscriber of a shard channel.
+    to_shard: bool,
     channel: Bytes,
     payload: Bytes,
 }
@@ -60,7 +82,10 @@ impl Message {
     fn reply(self) -> Reply {
         let word = |text: &'static str| Reply::Bulk(Bytes::from_static(text.as_bytes()));
         Reply::Push(match self.pattern {
-            None => vec![word("message"), Reply::Bulk(self.channel), Reply::Bulk(self.payload)],
+            None => {
+                let kind = word(if self.to_shard { "smessage" } else { "message" });
+                vec![kind, Reply::Bulk(self.channel), Reply::Bulk(self.payload)]
+            }
             Some(pattern) => vec![
                 word("pmessage"),
                 Reply::Bulk(pattern),
@@ -72,15 +97,15 @@ impl Message {
 }
 
 impl Mailbox {
-    /// Takes a message; false if the subscriber lags too far and is to be closed.
-    fn put(&self, message: Message) -> bool {
+    /// Takes a letter unless more than `bytes_max` would wait; false if the client lags too far and is to be closed.
+    pub(super) fn put(&self, letter: Letter, bytes_max: usize) -> bool {
         let mut waiting = self.waiting.lock();
-        waiting.size_bytes += message.size_bytes();
-        if waiting.size_bytes > MAILBOX_BYTES_MAX {
+        waiting.size_bytes += letter.size_bytes();
+        if waiting.size_bytes > bytes_max {
             waiting.overflowed = true;
             waiting.messages.clear();
         } else if !waiting.overflowed {
-            waiting.messages.push_back(message);
+            waiting.messages.push_back(letter);
         }
         let goes_on = !waiting.overflowed;
         drop(waiting);
@@ -107,14 +132,43 @@ impl Mailbox {
 /// Names that a connection listens to, and its mailbox.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    channels: BTreeSet<Bytes>,
-    patterns: BTreeSet<Bytes>,
+    names: [BTreeSet<Bytes>; Kind::ALL.len()],
     pub(super) mailbox: Arc<Mailbox>,
 }
 
 impl Subscriptions {
     pub(super) fn count(&self) -> usize {
-        self.channels.len() + self.patterns.len()
+        self.names.iter().map(BTreeSet::len).sum()
+    }
+
+    /// Names of a kind.
+    pub(super) fn of(&self, kind: Kind) -> &BTreeSet<Bytes> {
+        let [channels, patterns, shards] = &self.names;
+        match kind {
+            Kind::Channel => channels,
+            Kind::Pattern => patterns,
+            Kind::Shard => shards,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn listen(&mut self, kind: Kind, name: &'static str) {
+        self.of_mut(kind).insert(Bytes::from_static(name.as_bytes()));
+    }
+
+    fn of_mut(&mut self, kind: Kind) -> &mut BTreeSet<Bytes> {
+        let [channels, patterns, shards] = &mut self.names;
+        match kind {
+            Kind::Channel => channels,
+            Kind::Pattern => patterns,
+            Kind::Shard => shards,
+        }
+    }
+
+    /// The number that a subscription of this kind is answered with: shard channels count apart.
+    fn told(&self, kind: Kind) -> usize {
+        let shards = self.of(Kind::Shard).len();
+        if kind == Kind::Shard { shards } else { self.count() - shards }
     }
 }
 
@@ -125,7 +179,7 @@ type Listeners = BTreeMap<Bytes, Clients>;
 /// Puts a message into mailboxes. A subscriber that lags may be stuck in a write, so it is closed from here.
 fn put_all(clients: &Clients, message: &Message) -> usize {
     for (mailbox, client) in clients.values() {
-        if !mailbox.put(message.clone()) {
+        if !mailbox.put(Letter::Message(message.clone()), MAILBOX_BYTES_MAX) {
             tracing::info!(client = client.id, "subscriber lags, connection closes");
             client.close();
         }
@@ -138,15 +192,20 @@ fn put_all(clients: &Clients, message: &Message) -> usize {
 pub(super) struct Registry {
     channels: RwLock<Listeners>,
     patterns: RwLock<Listeners>,
+    shards: RwLock<Listeners>,
 }
 
 impl Registry {
-    fn listeners(&self, patterns: bool) -> &RwLock<Listeners> {
-        if patterns { &self.patterns } else { &self.channels }
+    fn listeners(&self, kind: Kind) -> &RwLock<Listeners> {
+        match kind {
+            Kind::Channel => &self.channels,
+            Kind::Pattern => &self.patterns,
+            Kind::Shard => &self.shards,
+        }
     }
 
-    fn remove(&self, patterns: bool, name: &Bytes, client: u64) {
-        let mut listeners = self.listeners(patterns).write();
+    fn remove(&self, kind: Kind, name: &Bytes, client: u64) {
+        let mut listeners = self.listeners(kind).write();
         if let Some(clients) = listeners.get_mut(name) {
             clients.remove(&client);
             if clients.is_empty() {
@@ -155,10 +214,16 @@ impl Registry {
         }
     }
 
+    /// Names of a kind that are listened to.
+    pub(super) fn names(&self, kind: Kind) -> usize {
+        self.listeners(kind).read().len()
+    }
+
     /// Closes the clients that listen to a name which they may not: `refused(client, name, is_pattern)`.
     pub(super) fn close_those(&self, refused: impl Fn(&Client, &[u8], bool) -> bool) {
-        for is_pattern in [false, true] {
-            for (name, clients) in self.listeners(is_pattern).read().iter() {
+        for kind in Kind::ALL {
+            let is_pattern = kind == Kind::Pattern;
+            for (name, clients) in self.listeners(kind).read().iter() {
                 for (_, client) in clients.values().filter(|(_, client)| refused(client, name, is_pattern)) {
                     tracing::info!(
                         client = client.id,
@@ -171,11 +236,16 @@ impl Registry {
     }
 
     /// Hands a message to who listens here; their number.
-    pub(super) fn deliver(&self, channel: &Bytes, payload: &Bytes) -> usize {
+    pub(super) fn deliver(&self, to_shard: bool, channel: &Bytes, payload: &Bytes) -> usize {
         let mut count = 0;
-        let message = |pattern| Message { pattern, channel: channel.clone(), payload: payload.clone() };
-        if let Some(clients) = self.channels.read().get(channel) {
+        let message =
+            |pattern| Message { pattern, to_shard, channel: channel.clone(), payload: payload.clone() };
+        let kind = if to_shard { Kind::Shard } else { Kind::Channel };
+        if let Some(clients) = self.listeners(kind).read().get(channel) {
             count += put_all(clients, &message(None));
+        }
+        if to_shard {
+            return count;
         }
         for (pattern, clients) in self.patterns.read().iter() {
             if glob::matches(pattern, channel) {
@@ -196,84 +266,92 @@ fn word(text: &'static str) -> Reply {
 
 impl<R: Replica> Dispatcher<R> {
     /// Sends a message to all nodes; the number of receivers on this one.
-    pub(super) fn publish(&self, channel: &Bytes, message: &Bytes) -> usize {
-        self.parts.group.broadcast(channel, message);
-        self.registry.deliver(channel, message)
+    pub(super) fn publish(&self, to_shard: bool, channel: &Bytes, message: &Bytes) -> usize {
+        self.parts.group.broadcast(to_shard, channel, message);
+        self.registry.deliver(to_shard, channel, message)
     }
 
     /// Hands on a message that was published on another node.
-    pub fn deliver(&self, channel: &Bytes, message: &Bytes) {
-        self.registry.deliver(channel, message);
+    pub fn deliver(&self, to_shard: bool, channel: &Bytes, message: &Bytes) {
+        self.registry.deliver(to_shard, channel, message);
     }
 
     /// Performs a messaging command; each name of a subscription has a push of its own.
     pub(super) fn pub_sub(&self, connection: &mut Connection, op: PubSubOp) -> Vec<Reply> {
         match op {
-            PubSubOp::Publish { channel, message } => vec![count(self.publish(&channel, &message))],
-            PubSubOp::Subscribe { patterns, names } => names
+            PubSubOp::Publish { to_shard, channel, message } => {
+                vec![count(self.publish(to_shard, &channel, &message))]
+            }
+            PubSubOp::Subscribe { kind, names } => names
                 .into_iter()
-                .map(|name| self.subscribe(connection, patterns, &Bytes::copy_from_slice(&name)))
+                .map(|name| self.subscribe(connection, kind, &Bytes::copy_from_slice(&name)))
                 .collect(),
-            PubSubOp::Unsubscribe { patterns, names } => self.unsubscribe(connection, patterns, names),
-            PubSubOp::Channels(pattern) => {
-                let channels = self.registry.channels.read();
+            PubSubOp::Unsubscribe { kind, names } => self.unsubscribe(connection, kind, names),
+            PubSubOp::Channels(kind, pattern) => {
+                let channels = self.registry.listeners(kind).read();
                 let fits =
                     |name: &&Bytes| pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, name));
                 vec![Reply::Array(channels.keys().filter(fits).cloned().map(Reply::Bulk).collect())]
             }
-            PubSubOp::Subscribers(names) => {
-                let channels = self.registry.channels.read();
+            PubSubOp::Subscribers(kind, names) => {
+                let channels = self.registry.listeners(kind).read();
                 let of = |name: &Bytes| channels.get(name).map_or(0, BTreeMap::len);
                 let pairs = names.iter().flat_map(|name| [Reply::Bulk(name.clone()), count(of(name))]);
                 vec![Reply::Array(pairs.collect())]
             }
-            PubSubOp::Patterns => vec![count(self.registry.patterns.read().len())],
+            PubSubOp::Patterns => vec![count(self.registry.names(Kind::Pattern))],
         }
     }
 
-    fn subscribe(&self, connection: &mut Connection, patterns: bool, name: &Bytes) -> Reply {
+    fn subscribe(&self, connection: &mut Connection, kind: Kind, name: &Bytes) -> Reply {
         let client = connection.client.id;
         let mine = &mut connection.subscriptions;
         if mine.count() >= NAMES_MAX {
             return Reply::Error(format!("ERR a connection listens to at most {NAMES_MAX} names"));
         }
-        let names = if patterns { &mut mine.patterns } else { &mut mine.channels };
-        if names.insert(name.clone()) {
-            let mut listeners = self.registry.listeners(patterns).write();
+        if mine.of_mut(kind).insert(name.clone()) {
+            let mut listeners = self.registry.listeners(kind).write();
             let listener = (mine.mailbox.clone(), connection.client.clone());
             listeners.entry(name.clone()).or_default().insert(client, listener);
         }
-        let kind = if patterns { "psubscribe" } else { "subscribe" };
-        Reply::Push(vec![word(kind), Reply::Bulk(name.clone()), count(mine.count())])
+        let done = match kind {
+            Kind::Channel => "subscribe",
+            Kind::Pattern => "psubscribe",
+            Kind::Shard => "ssubscribe",
+        };
+        Reply::Push(vec![word(done), Reply::Bulk(name.clone()), count(mine.told(kind))])
     }
 
-    fn unsubscribe(&self, connection: &mut Connection, patterns: bool, names: Vec<Bytes>) -> Vec<Reply> {
+    fn unsubscribe(&self, connection: &mut Connection, kind: Kind, names: Vec<Bytes>) -> Vec<Reply> {
         let client = connection.client.id;
         let mine = &mut connection.subscriptions;
-        let kind = if patterns { "punsubscribe" } else { "unsubscribe" };
-        let held = if patterns { &mine.patterns } else { &mine.channels };
-        let names = if names.is_empty() { held.iter().cloned().collect() } else { names };
+        let done = match kind {
+            Kind::Channel => "unsubscribe",
+            Kind::Pattern => "punsubscribe",
+            Kind::Shard => "sunsubscribe",
+        };
+        let names = if names.is_empty() { mine.of(kind).iter().cloned().collect() } else { names };
         if names.is_empty() {
-            return vec![Reply::Push(vec![word(kind), Reply::Nil, count(mine.count())])];
+            return vec![Reply::Push(vec![word(done), Reply::Nil, count(mine.told(kind))])];
         }
         let mut replies = Vec::with_capacity(names.len());
         for name in names {
-            let held = if patterns { &mut mine.patterns } else { &mut mine.channels };
-            if held.remove(&name) {
-                self.registry.remove(patterns, &name, client);
+            if mine.of_mut(kind).remove(&name) {
+                self.registry.remove(kind, &name, client);
             }
-            replies.push(Reply::Push(vec![word(kind), Reply::Bulk(name), count(mine.count())]));
+            replies.push(Reply::Push(vec![word(done), Reply::Bulk(name), count(mine.told(kind))]));
         }
         replies
     }
 
-    /// Forgets what a connection listened to (RESET, close).
+    /// Forgets what a connection listened to and watched (RESET, close).
     pub(super) fn silence(&self, connection: &mut Connection) {
         let client = connection.client.id;
-        let Subscriptions { channels, patterns, .. } = std::mem::take(&mut connection.subscriptions);
-        for (is_pattern, names) in [(false, channels), (true, patterns)] {
+        self.monitors.remove(client);
+        let mine = std::mem::take(&mut connection.subscriptions);
+        for (kind, names) in Kind::ALL.into_iter().zip(mine.names) {
             for name in names {
-                self.registry.remove(is_pattern, &name, client);
+                self.registry.remove(kind, &name, client);
             }
         }
     }
@@ -282,16 +360,28 @@ impl<R: Replica> Dispatcher<R> {
     pub(super) fn take_messages(&self, connection: &Connection, out: &mut BytesMut) {
         let mut waiting = connection.subscriptions.mailbox.waiting.lock();
         while out.len() < self.parts.config.limits.output_bytes_pause {
-            let Some(message) = waiting.messages.pop_front() else { break };
-            waiting.size_bytes -= message.size_bytes();
-            out.put(&message.reply(), connection.session.protocol);
+            let Some(letter) = waiting.messages.pop_front() else { break };
+            waiting.size_bytes -= letter.size_bytes();
+            match letter {
+                Letter::Message(message) => out.put(&message.reply(), connection.session.protocol),
+                Letter::Line(line) => out.extend_from_slice(&line),
+            }
         }
     }
 
     /// What a subscriber in RESP2 is answered differently: it has messages only, and PING looks like one. `None` if the
     /// request goes its normal way.
     pub(super) fn answer_among_messages(connection: &Connection, request: &Request) -> Option<Reply> {
-        let allowed = ["SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE", "QUIT", "RESET"];
+        let allowed = [
+            "SUBSCRIBE",
+            "UNSUBSCRIBE",
+            "PSUBSCRIBE",
+            "PUNSUBSCRIBE",
+            "SSUBSCRIBE",
+            "SUNSUBSCRIBE",
+            "QUIT",
+            "RESET",
+        ];
         let name = command::row_of(&request.args)?.spec.name;
         if connection.session.protocol != Protocol::Resp2 || allowed.contains(&name) {
             return None;

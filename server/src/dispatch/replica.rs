@@ -31,7 +31,7 @@ pub trait Replica: Clone + Send + Sync + 'static {
     /// See [`crate::store::Store::reaped`].
     fn expired_keys(&self) -> u64;
     /// See [`Group::broadcast`].
-    fn broadcast(&self, channel: &Bytes, message: &Bytes);
+    fn broadcast(&self, to_shard: bool, channel: &Bytes, message: &Bytes);
     /// See [`Group::status`].
     fn status(&self) -> Status;
     /// See [`Group::add_peer`].
@@ -69,8 +69,8 @@ impl Replica for Group {
         self.store().reaped()
     }
 
-    fn broadcast(&self, channel: &Bytes, message: &Bytes) {
-        Group::broadcast(self, channel, message);
+    fn broadcast(&self, to_shard: bool, channel: &Bytes, message: &Bytes) {
+        Group::broadcast(self, to_shard, channel, message);
     }
 
     fn status(&self) -> Status {

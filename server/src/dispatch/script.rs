@@ -196,8 +196,8 @@ impl<R: Replica> Dispatcher<R> {
                 for denial in &denials {
                     self.denied(connection, denial, Place::Script);
                 }
-                for (channel, message) in messages {
-                    self.publish(&channel, &message);
+                for (to_shard, channel, message) in messages {
+                    self.publish(to_shard, &channel, &message);
                 }
                 Ok(Some((reply, Flow::Continue)))
             }

@@ -68,9 +68,26 @@ impl<R: Replica> Dispatcher<R> {
                 client.set_library_version(&version);
                 Reply::Ok
             }
-            SessionOp::Info => Reply::Verbatim(format!("{}\n", client.line(monotonic())).into()),
-            SessionOp::List(ids) => Reply::Verbatim(self.clients.list(ids.as_deref(), monotonic()).into()),
+            SessionOp::Info => {
+                connection.follow();
+                Reply::Verbatim(format!("{}\n", connection.client.line(monotonic())).into())
+            }
+            SessionOp::List { ids, class } => {
+                Reply::Verbatim(self.clients.list(ids.as_deref(), class, monotonic()).into())
+            }
             SessionOp::Kill(filter) => return self.kill(client, &filter),
+            SessionOp::Pause { time, writes_only } => {
+                self.pause.begin(time, writes_only);
+                Reply::Ok
+            }
+            SessionOp::Unpause => {
+                self.pause.end();
+                Reply::Ok
+            }
+            SessionOp::Unblock { id, with_error } => {
+                Reply::Integer(i64::from(self.clients.unblock(id, with_error)))
+            }
+            SessionOp::Monitor => self.monitor(connection),
             SessionOp::Replies(mode) => {
                 session.set_replies(mode);
                 Reply::Ok

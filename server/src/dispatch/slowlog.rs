@@ -83,7 +83,7 @@ impl SlowLog {
 }
 
 /// Without passwords: of commands that carry one, nothing but the name is kept (as Redis).
-fn redacted(request: &[Bytes]) -> Vec<Bytes> {
+pub(super) fn redacted(request: &[Bytes]) -> Vec<Bytes> {
     let is = |at: usize, word: &str| {
         request.get(at).is_some_and(|typed| typed.eq_ignore_ascii_case(word.as_bytes()))
     };

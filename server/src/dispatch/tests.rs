@@ -1,6 +1,7 @@
 //! A dispatcher over a scripted group: order, gathering, errors, connection state. No network, no disk.
 
 mod users;
+mod watching;
 
 use std::collections::VecDeque;
 
@@ -8,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::views::tests::status;
 use super::*;
+use crate::net::Handler as _;
 use crate::raft::{MemberError, ProposeError, ReadError, Role, Status};
 use crate::store::{Answer, Query};
 
@@ -99,7 +101,7 @@ impl Replica for FakeGroup {
     fn visible(&self, db: u8) -> Result<(u64, u64), Fatal> {
         Ok((u64::from(db % 2), 0))
     }
-    fn broadcast(&self, _: &Bytes, _: &Bytes) {}
+    fn broadcast(&self, _: bool, _: &Bytes, _: &Bytes) {}
     fn expired_keys(&self) -> u64 {
         7
     }

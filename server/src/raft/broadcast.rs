@@ -16,9 +16,10 @@ use parking_lot::Mutex;
 use super::codec::{self, DecodeError, Reader};
 use super::core::Core;
 use super::peer::client::PeerClient;
-use super::peer::messages::PUBLISH;
+use super::peer::messages::{PUBLISH, PUBLISH_TO_SHARD};
 
-type Deliver = Box<dyn Fn(&Bytes, &Bytes) + Send + Sync>;
+/// Takes a message: whether it is for a shard channel, the channel, the text.
+pub(super) type Deliver = Box<dyn Fn(bool, &Bytes, &Bytes) + Send + Sync>;
 
 /// Connections for messages, and who takes those that arrive.
 pub(super) struct Messages {
@@ -44,7 +45,7 @@ impl Messages {
         *self.clients.lock() = None;
     }
 
-    pub(super) fn broadcast(&self, core: &Core, channel: &Bytes, message: &Bytes) {
+    pub(super) fn broadcast(&self, core: &Core, to_shard: bool, channel: &Bytes, message: &Bytes) {
         let members = core.members.load();
         let others = || members.nodes.iter().filter(|(id, _)| **id != core.local.node_id);
         let mut clients = self.clients.lock();
@@ -57,23 +58,24 @@ impl Messages {
         codec::put_blob(&mut body, channel);
         codec::put_blob(&mut body, message);
         let body = body.freeze();
+        let kind = if to_shard { PUBLISH_TO_SHARD } else { PUBLISH };
         for (id, node) in others() {
             let client = clients.entry(*id).or_insert_with(|| {
                 PeerClient::new(core.local.clone(), *id, node.peer_addr.clone(), &core.tasks)
             });
             // The call is queued at once; its answer tells nothing that could be acted on.
-            drop(client.call(PUBLISH, body.clone()));
+            drop(client.call(kind, body.clone()));
         }
     }
 
     /// Takes the body of a frame from another member.
-    pub(super) fn arrived(&self, body: Bytes) -> Result<(), DecodeError> {
+    pub(super) fn arrived(&self, to_shard: bool, body: Bytes) -> Result<(), DecodeError> {
         let mut reader = Reader::new("message", body);
         let (channel, message) = (reader.blob()?, reader.blob()?);
         reader.end()?;
         if let Some(deliver) = self.deliver.get() {
             // Copies: slices would keep the whole read buffer as long as the message waits for a subscriber.
-            deliver(&Bytes::copy_from_slice(&channel), &Bytes::copy_from_slice(&message));
+            deliver(to_shard, &Bytes::copy_from_slice(&channel), &Bytes::copy_from_slice(&message));
         }
         Ok(())
     }
@@ -90,15 +92,15 @@ mod tests {
         let messages = Messages::default();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = seen.clone();
-        messages.on_message(Box::new(move |channel, message| {
-            sink.lock().push((channel.clone(), message.clone()));
+        messages.on_message(Box::new(move |to_shard, channel, message| {
+            sink.lock().push((to_shard, channel.clone(), message.clone()));
         }));
         let mut body = BytesMut::new();
         codec::put_blob(&mut body, b"news");
         codec::put_blob(&mut body, b"");
         let body = body.freeze();
-        assert_eq!(messages.arrived(body.clone()), Ok(()));
-        assert_eq!(*seen.lock(), [(Bytes::from_static(b"news"), Bytes::new())]);
-        assert!(messages.arrived(body.slice(..body.len() - 1)).is_err());
+        assert_eq!(messages.arrived(true, body.clone()), Ok(()));
+        assert_eq!(*seen.lock(), [(true, Bytes::from_static(b"news"), Bytes::new())]);
+        assert!(messages.arrived(false, body.slice(..body.len() - 1)).is_err());
     }
 }

@@ -354,13 +354,13 @@ impl Group {
     }
 
     /// Sends a message to all other members, at most once: one that cannot be reached, or has too much waiting, misses it.
-    /// What one node sends arrives in order.
-    pub fn broadcast(&self, channel: &Bytes, message: &Bytes) {
-        self.core.messages.broadcast(&self.core, channel, message);
+    /// What one node sends arrives in order. `to_shard`: to the listeners of a shard channel.
+    pub fn broadcast(&self, to_shard: bool, channel: &Bytes, message: &Bytes) {
+        self.core.messages.broadcast(&self.core, to_shard, channel, message);
     }
 
     /// Says what becomes of messages that other members send. Only the first call counts.
-    pub fn on_message(&self, deliver: impl Fn(&Bytes, &Bytes) + Send + Sync + 'static) {
+    pub fn on_message(&self, deliver: impl Fn(bool, &Bytes, &Bytes) + Send + Sync + 'static) {
         self.core.messages.on_message(Box::new(deliver));
     }
 

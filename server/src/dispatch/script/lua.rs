@@ -43,7 +43,7 @@ pub(super) enum Ended {
         reply: Reply,
         watched: Vec<Watched>,
         steps: Vec<Step>,
-        messages: Vec<(Bytes, Bytes)>,
+        messages: Vec<(bool, Bytes, Bytes)>,
         denials: Vec<Denial>,
     },
     /// The log time must go forward first.
@@ -72,7 +72,7 @@ struct Host {
     read_only: bool,
     write_bytes_max: usize,
     now: UnixMs,
-    messages: Vec<(Bytes, Bytes)>,
+    messages: Vec<(bool, Bytes, Bytes)>,
     user: Option<Arc<User>>,
     denials: Vec<Denial>,
     stop: Option<Stop>,
@@ -267,8 +267,8 @@ impl Host {
                 let word = |number: u64| Reply::Bulk(number.to_string().into());
                 Reply::Array(vec![word(self.now.0 / 1000), word(self.now.0 % 1000 * 1000)])
             }
-            Action::PubSub(PubSubOp::Publish { channel, message }) => {
-                self.messages.push((channel, message));
+            Action::PubSub(PubSubOp::Publish { to_shard, channel, message }) => {
+                self.messages.push((to_shard, channel, message));
                 Reply::Integer(0)
             }
             Action::Session(_) | Action::Node(_) | Action::Script(_) | Action::PubSub(_) => {

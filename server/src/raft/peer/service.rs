@@ -263,9 +263,9 @@ impl Peer {
             messages::READ_INDEX => {
                 Box::pin(async move { Ok(messages::encode_read_index(leader_read_index(&self.core).await)) })
             }
-            messages::PUBLISH => {
+            kind @ (messages::PUBLISH | messages::PUBLISH_TO_SHARD) => {
                 // Here, not in the work that is returned: messages are delivered in the order of arrival.
-                let delivered = self.core.messages.arrived(body).map_err(text);
+                let delivered = self.core.messages.arrived(kind == messages::PUBLISH_TO_SHARD, body).map_err(text);
                 Box::pin(async move { delivered.map(|()| Bytes::new()) })
             }
             messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
