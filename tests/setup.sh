@@ -36,6 +36,9 @@ test)
   want python3-venv python3 -c 'import ensurepip, venv'
   want nodejs have node
   want npm have npm
+  want golang-go have go
+  want default-jdk-headless have javac
+  want maven have mvn
   ;;
 bench)
   want redis-server have redis-server

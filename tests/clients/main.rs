@@ -4,6 +4,8 @@
 //!
 //! The scripts are also run against a real redis-server: a script that passes nowhere proves nothing.
 
+mod cluster;
+mod failover;
 mod tls;
 mod users;
 

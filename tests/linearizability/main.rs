@@ -58,7 +58,7 @@ fn judged(seed: u64, flags: &[&str]) {
             };
             clients.spawn(worker.run(Arc::clone(&stop)));
         }
-        let tormented = nemesis::torment(cluster, &history, seed, FAULTS).await;
+        let tormented = nemesis::torment(cluster, history.as_ref(), seed, FAULTS).await;
         stop.store(true, Ordering::Relaxed);
         while let Some(ended) = clients.join_next().await {
             ended?;

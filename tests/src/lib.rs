@@ -2,7 +2,7 @@
 //!
 //! Order of use: [`binary`] finds the server, [`cluster`] runs nodes of it as real processes on loopback, [`client`]
 //! talks RESP to them, [`nemesis`] hurts them, [`history`] records what clients saw, [`checker`] and [`chain`] judge it.
-//! [`s3`] is a real S3 server, [`proxy`] hurts HTTP on its way.
+//! [`s3`] is a real S3 server, [`proxy`] hurts HTTP on its way, [`service`] is one address before all nodes.
 //! [`wait`] is the only way to wait: a condition with a deadline. [`tool`] finds programs that a suite needs.
 
 pub mod binary;
@@ -20,6 +20,7 @@ pub mod reference;
 pub mod resp;
 pub mod s3;
 pub mod scenario;
+pub mod service;
 pub mod tool;
 pub mod wait;
 pub mod words;
