@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use super::{INSTALLING, host_and_port, node_modules, python};
 
 /// Rounds before the kill, and after it.
-const ROUNDS: u64 = 30;
+const ROUNDS: u64 = 15;
 /// A JVM on a busy machine takes its time.
 const PATIENCE: Duration = Duration::from_mins(1);
 

@@ -76,24 +76,29 @@ impl<R: Replica> Dispatcher<R> {
                 Reply::Verbatim(self.clients.list(ids.as_deref(), class, monotonic()).into())
             }
             SessionOp::Kill(filter) => return self.kill(client, &filter),
-            SessionOp::Pause { time, writes_only } => {
-                self.pause.begin(time, writes_only);
-                Reply::Ok
-            }
-            SessionOp::Unpause => {
-                self.pause.end();
-                Reply::Ok
-            }
-            SessionOp::Unblock { id, with_error } => {
-                Reply::Integer(i64::from(self.clients.unblock(id, with_error)))
-            }
-            SessionOp::Monitor => self.monitor(connection),
+            op @ (SessionOp::Pause { .. }
+            | SessionOp::Unpause
+            | SessionOp::Unblock { .. }
+            | SessionOp::Monitor) => self.op_on_others(connection, &op),
             SessionOp::Replies(mode) => {
                 session.set_replies(mode);
                 Reply::Ok
             }
         };
         (Some(reply), Flow::Continue)
+    }
+
+    /// Lets others wait, lets one go, or watches them.
+    fn op_on_others(&self, connection: &Connection, op: &SessionOp) -> Reply {
+        match op {
+            SessionOp::Pause { time, writes_only } => self.pause.begin(*time, *writes_only),
+            SessionOp::Unblock { id, with_error } => {
+                return Reply::Integer(i64::from(self.clients.unblock(*id, *with_error)));
+            }
+            SessionOp::Monitor => return self.monitor(connection),
+            _ => self.pause.end(),
+        }
+        Reply::Ok
     }
 
     fn kill(&self, client: &Client, filter: &command::KillFilter) -> (Option<Reply>, Flow) {
