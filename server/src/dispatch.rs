@@ -60,6 +60,7 @@ use crate::clock::{UnixMs, monotonic, wall};
 use crate::command::{self, Action, Context, SessionOp, slot, table};
 use crate::config::{Config, Consistency, Redirect};
 use crate::net::{self, Flow};
+use crate::raft::Stages;
 use crate::resp::{Protocol, Reply, Request, reply};
 use crate::session::Session;
 use crate::store::{Fatal, Op, Outcome};
@@ -69,7 +70,7 @@ use fault::Fault;
 use log_clock::LogClock;
 use replica::Replica;
 use run::{Run, Step, Tally};
-use slowlog::SlowLog;
+use slowlog::{SlowLog, Times};
 
 /// Point reads answered in a row before other tasks of this thread get their turn.
 const READS_PER_YIELD: usize = 256;
@@ -151,6 +152,8 @@ pub struct Connection {
     client: Arc<Client>,
     subscriptions: pubsub::Subscriptions,
     standing: access::Standing,
+    /// Parts of the time that the last request took.
+    times: Times,
 }
 
 impl Connection {
@@ -219,6 +222,7 @@ impl<R: Replica> Dispatcher<R> {
             client,
             subscriptions: pubsub::Subscriptions::default(),
             standing,
+            times: Times::default(),
         }
     }
 
@@ -367,13 +371,10 @@ impl<R: Replica> Dispatcher<R> {
         // What stands behind the last write can be asked again.
         let last_write = run.items.iter().rposition(|item| matches!(item.step, Step::Write));
         let repeatable_from = last_write.map_or(1, |at| at + 1);
-        let outcomes = if run.ops.is_empty() {
-            Ok(Vec::new())
-        } else {
-            let ops = std::mem::take(&mut run.ops);
-            self.propose(ops).await
-        };
-        let barrier = if run.reads { self.barrier(&connection.session).await } else { Ok(()) };
+        let mut times = Times::default();
+        let outcomes = self.timed_proposal(&mut run, &mut times).await;
+        let barrier =
+            if run.reads { self.timed_barrier(connection, started, &mut times).await } else { Ok(()) };
         let stale = connection.session.stale_reads;
         let now = if run.reads { self.log_clock.now() } else { UnixMs(0) };
         let mut outcomes = outcomes.map(Vec::into_iter);
@@ -425,16 +426,17 @@ impl<R: Replica> Dispatcher<R> {
             }
         }
         tally.flush(&self.counters, latency);
+        connection.times = times;
         self.note(connection, requests.first(), latency, started);
         (answered, flow)
     }
 
     /// One proposal; an answer of the wrong length would shift replies, so it is an unknown outcome for all.
-    async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, Fault> {
+    async fn propose(&self, ops: Vec<Op>) -> Result<(Vec<Outcome>, Stages), Fault> {
         let expected = ops.len();
-        let outcomes = self.parts.group.propose(ops).await.map_err(Fault::from)?;
+        let (outcomes, stages) = self.parts.group.propose(ops).await.map_err(Fault::from)?;
         if outcomes.len() == expected {
-            Ok(outcomes)
+            Ok((outcomes, stages))
         } else {
             Err(Fault::Unknown(format!("{} outcomes for {expected} writes", outcomes.len())))
         }
@@ -459,6 +461,7 @@ impl<R: Replica> Dispatcher<R> {
         sink: &mut impl ReplySink,
     ) -> Flow {
         let started = monotonic();
+        connection.times = Times::default();
         let is_reset = matches!(action, Action::Node(command::NodeOp::ResetStatistics));
         let (reply, mut flow) = match action {
             Action::Session(SessionOp::Exec) => {
@@ -552,7 +555,8 @@ impl<R: Replica> Dispatcher<R> {
             let length = self.live.slowlog_max_len.load(Ordering::Relaxed);
             let length = usize::try_from(length).unwrap_or(0);
             let client = (connection.client.peer(), connection.client.name());
-            self.slow_log.note(&request.args, latency, wall(), client, length);
+            let times = connection.times;
+            self.slow_log.note(&request.args, (latency, times), wall(), client, length);
         }
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use kvnode_tests::resp::Value;
 use kvnode_tests::scenario::scenario;
+use kvnode_tests::wait::{SOON, eventually};
 
 /// The form of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +136,48 @@ fn with_moved_the_cluster_is_described_to_cluster_clients() {
         let leader = cluster.leader().await?;
         let moved = format!("MOVED 12182 {}", cluster.nodes[leader].addr());
         ensure!(reply.as_error() == Some(moved.as_str()), "{reply:?}");
+        Ok(())
+    });
+}
+
+/// The parts of the time that a write took, by name, from the slow log of this node.
+async fn parts(client: &mut kvnode_tests::client::Client) -> Result<Vec<(String, i64)>> {
+    client.ok("CONFIG SET slowlog-log-slower-than 0").await?;
+    client.ok("SET slow write").await?;
+    client.ok("CONFIG SET slowlog-log-slower-than -1").await?;
+    let entries = client.run("SLOWLOG GET -1 WITHTIMES").await?;
+    let is_write = |entry: &&Value| {
+        entry.items().get(3).is_some_and(|words| words.texts().starts_with(&["SET".to_owned()]))
+    };
+    let entry = entries.items().into_iter().find(is_write).cloned();
+    let Some(entry) = entry else { anyhow::bail!("the write is not noted: {entries:?}") };
+    ensure!(entry.items().len() == 7, "{entry:?}");
+    let whole = entry.items()[2].as_int().unwrap_or(0);
+    let map = entry.items()[6].clone();
+    let items = map.items();
+    let pair = |pair: &[&Value]| Some((pair[0].as_text()?.to_owned(), pair[1].as_int()?));
+    let parts: Vec<(String, i64)> = items.chunks(2).filter_map(pair).collect();
+    let sum: i64 = parts.iter().map(|(_, micros)| micros).sum();
+    ensure!(sum <= whole, "{parts:?} are more than {whole}");
+    Ok(parts)
+}
+
+#[test]
+fn a_slow_write_tells_where_its_time_went() {
+    scenario(3, &[], async |cluster| {
+        let names = |parts: &[(String, i64)]| parts.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let mut leader = cluster.leader_client().await?;
+        // A majority of the others may be quicker than the disk here; then nothing is known of the sync.
+        let here = eventually("a write waits for the disk here", SOON, async || {
+            let here = parts(&mut leader).await?;
+            Ok((names(&here) == ["queue", "fsync", "replicate", "apply"] && here[1].1 > 0).then_some(()))
+        });
+        here.await?;
+        let follower = cluster.followers().await?[0];
+        let there = parts(&mut cluster.nodes[follower].client().await?).await?;
+        ensure!(names(&there) == ["queue", "leader"], "{there:?}");
+        let plain = leader.run("SLOWLOG GET 1").await?;
+        ensure!(plain.items().first().is_some_and(|entry| entry.items().len() == 6), "{plain:?}");
         Ok(())
     });
 }

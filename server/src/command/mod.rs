@@ -324,8 +324,13 @@ pub enum NodeOp {
     },
     /// ACL.
     Acl(AclOp),
-    /// SLOWLOG GET; `None` = all.
-    SlowLogGet(Option<usize>),
+    /// SLOWLOG GET.
+    SlowLogGet {
+        /// Of the newest; `None` = all.
+        count: Option<usize>,
+        /// With the parts of the time.
+        with_times: bool,
+    },
     /// SLOWLOG LEN.
     SlowLogLength,
     /// SLOWLOG RESET.

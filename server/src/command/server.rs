@@ -470,23 +470,29 @@ static SLOWLOG_GET: Spec = Spec {
     arity: Arity::AtLeast(2),
     reply: ReplyShape::Array,
     since: "2.2.12",
-    usage: "SLOWLOG GET [count]",
+    usage: "SLOWLOG GET [count] [WITHTIMES]",
     summary: "Returns the newest slow requests, 10 by default, all with -1",
+    difference: "WITHTIMES adds a map of microseconds to each: queue, fsync, replicate and apply of a write, leader of one \
+                 that was forwarded, confirm of a read",
     parse: slowlog_get,
     ..ADMIN
 };
 
 fn slowlog_get(args: &mut Args<'_>, _: &Context) -> Parsed {
     let refused = || CommandError::Text("ERR count should be greater than or equal to -1".to_owned());
-    let count = match args.left() {
-        0 => Some(10),
-        1 => match args.int().map_err(|_| refused())? {
+    let mut with_times = args.keyword("WITHTIMES");
+    let mut count = Some(10);
+    if args.left() > 0 && !with_times {
+        count = match args.int().map_err(|_| refused())? {
             -1 => None,
             n => Some(usize::try_from(n).map_err(|_| refused())?),
-        },
-        _ => return Err(CommandError::Arity("slowlog|get".to_owned())),
-    };
-    Ok(Action::Node(NodeOp::SlowLogGet(count)))
+        };
+        with_times = args.keyword("WITHTIMES");
+    }
+    if args.left() > 0 {
+        return Err(CommandError::Arity("slowlog|get".to_owned()));
+    }
+    Ok(Action::Node(NodeOp::SlowLogGet { count, with_times }))
 }
 
 static SLOWLOG_HELP: Spec = Spec {

@@ -102,7 +102,7 @@ impl<R: Replica> Dispatcher<R> {
             NodeOp::Role => views::redis_role(&status(), config.redirect),
             NodeOp::Cluster(op) => self.cluster(op),
             NodeOp::BackgroundSnapshot => self.background_snapshot(),
-            NodeOp::SlowLogGet(count) => self.slow_log.get(count),
+            NodeOp::SlowLogGet { count, with_times } => self.slow_log.get(count, with_times),
             NodeOp::SlowLogLength => count(self.slow_log.length()),
             NodeOp::SlowLogReset => {
                 self.slow_log.reset();

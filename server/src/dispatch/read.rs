@@ -1,15 +1,18 @@
 //! Reads of the local state behind a barrier, and the log time that they need.
 
+use std::time::Instant;
+
 use super::fault::Fault;
 use super::replica::Replica;
-use super::run::is_short;
-use super::{Dispatcher, render};
+use super::run::{Run, is_short};
+use super::slowlog::Times;
+use super::{Connection, Dispatcher, render};
 use crate::clock::{UnixMs, monotonic};
 use crate::command::View;
 use crate::config::Consistency;
 use crate::net::Flow;
 use crate::resp::Reply;
-use crate::store::{Answer, Fatal, Op, Query};
+use crate::store::{Answer, Fatal, Op, Outcome, Query};
 
 impl<R: Replica> Dispatcher<R> {
     /// Answers a query from the local state.
@@ -69,6 +72,34 @@ impl<R: Replica> Dispatcher<R> {
             self.log_clock.note(self.parts.group.log_time());
         }
         Ok(())
+    }
+
+    /// The proposal of a run, if it has writes, and how long it took.
+    pub(super) async fn timed_proposal(
+        &self,
+        run: &mut Run,
+        times: &mut Times,
+    ) -> Result<Vec<Outcome>, Fault> {
+        if run.ops.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (outcomes, stages) = self.propose(std::mem::take(&mut run.ops)).await?;
+        times.propose = Some(stages);
+        Ok(outcomes)
+    }
+
+    /// The barrier of a run, and how long it took.
+    pub(super) async fn timed_barrier(
+        &self,
+        connection: &Connection,
+        started: Instant,
+        times: &mut Times,
+    ) -> Result<(), Fault> {
+        // A run of reads alone begins with it.
+        let begun = if times.propose.is_some() { monotonic() } else { started };
+        let result = self.barrier(&connection.session).await;
+        times.confirm = Some(monotonic().saturating_duration_since(begun));
+        result
     }
 
     fn count_lookups(&self, answer: &Answer) {

@@ -6,13 +6,16 @@ use bytes::Bytes;
 
 use crate::clock::UnixMs;
 use crate::config::Consistency;
-use crate::raft::{Group, MemberError, ProposeError, ReadError, Status};
+use crate::raft::{Group, MemberError, ProposeError, ReadError, Stages, Status};
 use crate::store::{Answer, Fatal, Op, Outcome, Query};
 
 /// The replicated group and its local state. Semantics and errors are those of [`Group`].
 pub trait Replica: Clone + Send + Sync + 'static {
-    /// See [`Group::propose`].
-    fn propose(&self, ops: Vec<Op>) -> impl Future<Output = Result<Vec<Outcome>, ProposeError>> + Send;
+    /// See [`Group::propose_timed`].
+    fn propose(
+        &self,
+        ops: Vec<Op>,
+    ) -> impl Future<Output = Result<(Vec<Outcome>, Stages), ProposeError>> + Send;
     /// See [`Group::read_barrier`].
     fn read_barrier(&self, level: Consistency) -> impl Future<Output = Result<(), ReadError>> + Send;
     /// See [`crate::store::Store::query_at`].
@@ -45,8 +48,8 @@ pub trait Replica: Clone + Send + Sync + 'static {
 }
 
 impl Replica for Group {
-    async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, ProposeError> {
-        Group::propose(self, ops).await
+    async fn propose(&self, ops: Vec<Op>) -> Result<(Vec<Outcome>, Stages), ProposeError> {
+        Group::propose_timed(self, ops).await
     }
 
     async fn read_barrier(&self, level: Consistency) -> Result<(), ReadError> {

@@ -113,7 +113,7 @@ impl Scripts {
 
 impl<R: Replica> Dispatcher<R> {
     /// Performs a scripting command.
-    pub(super) async fn script_op(&self, connection: &Connection, op: ScriptOp) -> (Reply, Flow) {
+    pub(super) async fn script_op(&self, connection: &mut Connection, op: ScriptOp) -> (Reply, Flow) {
         let reply = match op {
             ScriptOp::Eval(eval) => return self.eval(connection, eval).await,
             ScriptOp::Load(text) => Reply::Bulk(self.scripts.load(&text).into()),
@@ -129,7 +129,7 @@ impl<R: Replica> Dispatcher<R> {
         (reply, Flow::Continue)
     }
 
-    async fn eval(&self, connection: &Connection, eval: Eval) -> (Reply, Flow) {
+    async fn eval(&self, connection: &mut Connection, eval: Eval) -> (Reply, Flow) {
         let found = match &eval.script {
             Source::Text(text) => Some((self.scripts.load(text), text.clone())),
             Source::Sha(sha) => self.scripts.find(sha),
@@ -165,7 +165,11 @@ impl<R: Replica> Dispatcher<R> {
     }
 
     /// One run; `None` if it must be repeated.
-    async fn run_once(&self, connection: &Connection, job: lua::Job) -> Result<Option<(Reply, Flow)>, Fault> {
+    async fn run_once(
+        &self,
+        connection: &mut Connection,
+        job: lua::Job,
+    ) -> Result<Option<(Reply, Flow)>, Fault> {
         let (group, now) = (self.parts.group.clone(), job.now);
         let run = move || lua::run(&job, Box::new(move |query| group.query(query, now)));
         // Never closed, so an error cannot come; what it writes is proposed without the permit.
@@ -187,7 +191,8 @@ impl<R: Replica> Dispatcher<R> {
                 let stands = if steps.is_empty() {
                     watched.len() < 2 || self.still_so(&watched).await?
                 } else {
-                    let outcomes = self.propose(vec![Op::Transaction { watched, steps }]).await?;
+                    let (outcomes, stages) = self.propose(vec![Op::Transaction { watched, steps }]).await?;
+                    connection.times.propose = Some(stages);
                     !matches!(outcomes.first(), None | Some(Outcome::Nil))
                 };
                 if !stands {

@@ -10,10 +10,42 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::clock::UnixMs;
+use crate::raft::Stages;
 use crate::resp::Reply;
 
 const WORDS_MAX: usize = 32;
 const WORD_BYTES_MAX: usize = 128;
+
+/// Parts of the time that a request took, as far as they are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Of its writes.
+    pub propose: Option<Stages>,
+    /// Until a majority had confirmed that its reads see everything acknowledged.
+    pub confirm: Option<Duration>,
+}
+
+impl Times {
+    /// Microseconds by name.
+    fn reply(&self) -> Reply {
+        let stages = self.propose.as_ref();
+        let parts = [
+            ("queue", stages.map(|stages| stages.queue)),
+            ("fsync", stages.and_then(|stages| stages.fsync)),
+            ("replicate", stages.and_then(|stages| stages.replicate)),
+            ("apply", stages.and_then(|stages| stages.apply)),
+            ("leader", stages.and_then(|stages| stages.leader)),
+            ("confirm", self.confirm),
+        ];
+        let known =
+            parts.into_iter().filter_map(|(name, time)| Some((Reply::Bulk(name.into()), micros(time?))));
+        Reply::Map(known.collect())
+    }
+}
+
+fn micros(time: Duration) -> Reply {
+    Reply::Integer(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
+}
 
 /// A noted request.
 #[derive(Clone, Debug)]
@@ -21,6 +53,7 @@ struct Entry {
     id: i64,
     at: UnixMs,
     latency: Duration,
+    times: Times,
     words: Vec<Bytes>,
     client: String,
     name: Bytes,
@@ -43,7 +76,7 @@ impl SlowLog {
     pub fn note(
         &self,
         request: &[Bytes],
-        latency: Duration,
+        (latency, times): (Duration, Times),
         at: UnixMs,
         client: (String, Bytes),
         length_max: usize,
@@ -53,6 +86,7 @@ impl SlowLog {
             id: inner.next,
             at,
             latency,
+            times,
             words: shorten(&redacted(request)),
             client: client.0,
             name: client.1,
@@ -62,12 +96,13 @@ impl SlowLog {
         inner.entries.truncate(length_max);
     }
 
-    /// SLOWLOG GET: newest first; each entry is id, Unix seconds, microseconds, words, address, name.
+    /// SLOWLOG GET: newest first; each entry is id, Unix seconds, microseconds, words, address, name, and the parts of the
+    /// time if they are asked for. There are clients that cannot read more than six elements.
     #[must_use]
-    pub fn get(&self, count: Option<usize>) -> Reply {
+    pub fn get(&self, count: Option<usize>, with_times: bool) -> Reply {
         let inner = self.inner.lock();
         let entries = inner.entries.iter().take(count.unwrap_or(usize::MAX));
-        Reply::Array(entries.map(Entry::reply).collect())
+        Reply::Array(entries.map(|entry| entry.reply(with_times)).collect())
     }
 
     /// SLOWLOG LEN.
@@ -100,17 +135,18 @@ pub(super) fn redacted(request: &[Bytes]) -> Vec<Bytes> {
 }
 
 impl Entry {
-    fn reply(&self) -> Reply {
+    fn reply(&self, with_times: bool) -> Reply {
         let seconds = i64::try_from(self.at.0 / 1000).unwrap_or(i64::MAX);
-        let micros = i64::try_from(self.latency.as_micros()).unwrap_or(i64::MAX);
-        Reply::Array(vec![
+        let mut parts = vec![
             Reply::Integer(self.id),
             Reply::Integer(seconds),
-            Reply::Integer(micros),
+            micros(self.latency),
             Reply::Array(self.words.iter().cloned().map(Reply::Bulk).collect()),
             Reply::Bulk(self.client.clone().into()),
             Reply::Bulk(self.name.clone()),
-        ])
+        ];
+        parts.extend(with_times.then(|| self.times.reply()));
+        Reply::Array(parts)
     }
 }
 
@@ -140,9 +176,11 @@ mod tests {
     use super::*;
 
     fn note(log: &SlowLog, words: &[Bytes], length_max: usize) {
+        let propose = Stages { leader: Some(Duration::from_millis(3)), ..Stages::default() };
+        let times = Times { propose: Some(propose), confirm: None };
         log.note(
             words,
-            Duration::from_millis(20),
+            (Duration::from_millis(20), times),
             UnixMs(5_000),
             ("a:1".to_owned(), Bytes::new()),
             length_max,
@@ -156,7 +194,7 @@ mod tests {
             note(&log, &[Bytes::from_static(word.as_bytes())], 2);
         }
         assert_eq!(log.length(), 2);
-        let Reply::Array(entries) = log.get(Some(1)) else { panic!() };
+        let Reply::Array(entries) = log.get(Some(1), false) else { panic!() };
         let expected = Reply::Array(vec![
             Reply::Integer(2),
             Reply::Integer(5),
@@ -166,8 +204,13 @@ mod tests {
             Reply::Bulk(Bytes::new()),
         ]);
         assert_eq!(entries, [expected]);
+        let Reply::Array(entries) = log.get(Some(1), true) else { panic!() };
+        let Some(Reply::Array(parts)) = entries.first() else { panic!() };
+        let times = [("queue", 0), ("leader", 3000)];
+        let times = times.map(|(name, time)| (Reply::Bulk(name.into()), Reply::Integer(time)));
+        assert_eq!(parts.get(6), Some(&Reply::Map(times.to_vec())));
         log.reset();
-        assert_eq!(log.get(None), Reply::Array(Vec::new()));
+        assert_eq!(log.get(None, true), Reply::Array(Vec::new()));
     }
 
     #[test]

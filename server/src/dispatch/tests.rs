@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::views::tests::status;
 use super::*;
 use crate::net::Handler as _;
-use crate::raft::{MemberError, ProposeError, ReadError, Role, Status};
+use crate::raft::{MemberError, ProposeError, ReadError, Role, Stages, Status};
 use crate::store::{Answer, Query};
 
 /// What the group was asked, in order.
@@ -53,23 +53,22 @@ impl FakeGroup {
 }
 
 impl Replica for FakeGroup {
-    async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, ProposeError> {
+    async fn propose(&self, ops: Vec<Op>) -> Result<(Vec<Outcome>, Stages), ProposeError> {
         self.ask(Asked::Propose(ops.len()));
         tokio::task::yield_now().await;
         if let Some(error) = self.0.refuse_writes.lock().pop_front() {
             return Err(error);
         }
         let mut written = self.0.written.lock();
-        Ok(ops
-            .iter()
-            .map(|op| match op {
-                Op::Del { .. } => {
-                    *written += 1;
-                    Outcome::Int(*written)
-                }
-                _ => Outcome::Ok,
-            })
-            .collect())
+        let outcomes = ops.iter().map(|op| match op {
+            Op::Del { .. } => {
+                *written += 1;
+                Outcome::Int(*written)
+            }
+            _ => Outcome::Ok,
+        });
+        let stages = Stages { queue: Duration::from_micros(7), fsync: None, ..Stages::default() };
+        Ok((outcomes.collect(), stages))
     }
 
     async fn read_barrier(&self, level: Consistency) -> Result<(), ReadError> {

@@ -156,7 +156,11 @@ impl<R: Replica> Dispatcher<R> {
         let outcomes = if steps.is_empty() && watched.is_empty() {
             Vec::new()
         } else {
-            match self.propose(vec![Op::Transaction { watched, steps }]).await.map(|mut all| all.pop()) {
+            let proposed = self.propose(vec![Op::Transaction { watched, steps }]).await;
+            match proposed.map(|(mut all, stages)| {
+                connection.times.propose = Some(stages);
+                all.pop()
+            }) {
                 Ok(Some(Outcome::List(outcomes))) => outcomes,
                 Ok(Some(Outcome::Nil)) => return (Reply::NilArray, Flow::Continue),
                 Ok(other) => {

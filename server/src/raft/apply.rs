@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::log::RaftLog;
 use super::resolver::Resolver;
+use super::stages::Moments;
+use crate::clock;
 use crate::store::{Applier, Batch, CheckpointInfo, Committed, Fatal, LogId, Outcome, Payload};
 
 /// Jobs that may wait; the library sends one at a time, housekeeping and checkpoints add a few.
@@ -31,12 +34,29 @@ type Reply<T> = oneshot::Sender<Result<T, Fatal>>;
 pub(super) type Position = (Option<LogId>, Option<(LogId, Bytes)>);
 
 enum Job {
-    Apply { entries: Vec<Committed>, reply: Reply<Vec<Vec<Outcome>>> },
-    Flush { reply: Reply<Position> },
-    CheckFlush { reply: Reply<()> },
-    Checkpoint { into: PathBuf, reply: Reply<CheckpointInfo> },
-    Install { from: PathBuf, reply: Reply<Position> },
-    Stop { reply: Reply<()> },
+    /// `committed`: when the library let the entries go.
+    Apply {
+        entries: Vec<Committed>,
+        committed: Instant,
+        reply: Reply<Vec<Vec<Outcome>>>,
+    },
+    Flush {
+        reply: Reply<Position>,
+    },
+    CheckFlush {
+        reply: Reply<()>,
+    },
+    Checkpoint {
+        into: PathBuf,
+        reply: Reply<CheckpointInfo>,
+    },
+    Install {
+        from: PathBuf,
+        reply: Reply<Position>,
+    },
+    Stop {
+        reply: Reply<()>,
+    },
 }
 
 /// Sends jobs to the apply thread.
@@ -87,7 +107,8 @@ impl ApplyHandle {
     }
 
     pub(super) async fn apply(&self, entries: Vec<Committed>) -> Result<Vec<Vec<Outcome>>, Fatal> {
-        self.ask(|reply| Job::Apply { entries, reply }).await
+        let committed = clock::monotonic();
+        self.ask(|reply| Job::Apply { entries, committed, reply }).await
     }
 
     /// Starts to make everything applied so far durable and returns what that is.
@@ -134,8 +155,8 @@ impl Worker {
     fn run(mut self, queue: &Receiver<Job>) {
         while let Ok(job) = queue.recv() {
             match job {
-                Job::Apply { entries, reply } => {
-                    let result = self.apply(&entries);
+                Job::Apply { entries, committed, reply } => {
+                    let result = self.apply(&entries, committed);
                     let _ = reply.send(result);
                 }
                 Job::Flush { reply } => {
@@ -165,17 +186,19 @@ impl Worker {
         }
     }
 
-    fn apply(&mut self, entries: &[Committed]) -> Result<Vec<Vec<Outcome>>, Fatal> {
+    fn apply(&mut self, entries: &[Committed], committed: Instant) -> Result<Vec<Vec<Outcome>>, Fatal> {
         if self.applier.sync_first() {
             self.sync_log()?;
         }
         let mut outcomes = self.applier.apply(entries)?;
         self.publish();
+        let applied = clock::monotonic();
         for (entry, outcomes) in entries.iter().zip(&mut outcomes) {
             if let Payload::Batch(bytes) = &entry.payload {
                 let (origin, sequence, _at) =
                     Batch::peek(bytes).map_err(|e| Fatal::new(format!("read entry {}", entry.id), e))?;
-                let theirs = self.resolver.applied(origin, sequence, std::mem::take(outcomes));
+                let moments = || Moments { synced: self.log.synced_at(entry.id.index), committed, applied };
+                let theirs = self.resolver.applied(origin, sequence, std::mem::take(outcomes), moments);
                 *outcomes = theirs.unwrap_or_default();
             }
         }

@@ -17,6 +17,7 @@ use super::members::{self, Verb};
 use super::peer::client::id_text;
 use super::proposer::Proposer;
 use super::reader::Reader;
+use super::stages::Stages;
 pub use super::refusal::{MemberError, ProposeError, ReadError};
 use super::types::from_raft;
 use super::{housekeeping, log};
@@ -151,6 +152,14 @@ impl Group {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, ProposeError> {
+        self.propose_timed(ops).await.map(|(outcomes, _)| outcomes)
+    }
+
+    /// As [`Group::propose`], and tells where the time went.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_timed(&self, ops: Vec<Op>) -> Result<(Vec<Outcome>, Stages), ProposeError> {
         self.proposer.propose(ops).await
     }
 

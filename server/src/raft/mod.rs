@@ -34,6 +34,7 @@ mod reader;
 mod refusal;
 mod resolver;
 mod seed;
+mod stages;
 mod start;
 mod state_machine;
 mod sweep;
@@ -49,4 +50,5 @@ pub use group::{
 pub use identity::IdentityError;
 pub(crate) use identity::replace_file;
 pub use seed::{OpenRestore, Restore, RestoreRecords};
+pub use stages::Stages;
 pub use start::{Addresses, StartError, format, start};

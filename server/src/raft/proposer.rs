@@ -36,6 +36,7 @@ use super::group::ProposeError;
 use super::peer::client::{CallError, PeerClient};
 use super::peer::messages::{FORWARD, Forward, Forwarded};
 use super::resolver::Resolution;
+use super::stages::{Moments, Stages};
 use super::types::{EntryData, LeaderId, Responder};
 use crate::clock;
 use crate::config::Redirect;
@@ -51,11 +52,12 @@ const STREAM_BYTES: usize = 128 * 1024;
 /// An unresolved batch is given up after this long.
 const RESOLVE_MAX: Duration = Duration::from_secs(10);
 
-type Answer = Result<Vec<Outcome>, ProposeError>;
+type Answer = Result<(Vec<Outcome>, Stages), ProposeError>;
 
 struct Call {
     ops: Vec<Op>,
     size_bytes: usize,
+    asked: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Answer>,
     /// Given back when the call is answered.
@@ -64,7 +66,7 @@ struct Call {
 
 /// What became of a batch.
 enum Fate {
-    Applied(Vec<Outcome>),
+    Applied(Vec<Outcome>, Stages),
     NotProposed,
     DiskFull(String),
     Unknown(String),
@@ -73,6 +75,8 @@ enum Fate {
 struct Settled {
     sequence: u64,
     calls: Vec<Call>,
+    /// When the entry left.
+    sent: Instant,
     fate: Fate,
 }
 
@@ -169,7 +173,7 @@ impl Proposer {
 
     async fn answer(&self, ops: Vec<Op>) -> Answer {
         if ops.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Stages::default()));
         }
         let size_bytes: usize = ops.iter().map(Op::size_bytes).sum();
         if size_bytes > self.entry_bytes_hard_max {
@@ -178,7 +182,8 @@ impl Proposer {
         if self.core.stop_proposer.is_cancelled() {
             return Err(ProposeError::ShuttingDown);
         }
-        let deadline = clock::monotonic() + self.hold;
+        let asked = clock::monotonic();
+        let deadline = asked + self.hold;
         let weight = u32::try_from(size_bytes).unwrap_or(u32::MAX);
         let permit = match timeout(self.hold, self.permits.clone().acquire_many_owned(weight)).await {
             Ok(Ok(permit)) => permit,
@@ -186,7 +191,7 @@ impl Proposer {
             Err(_) => return Err(ProposeError::Busy),
         };
         let (reply, answer) = oneshot::channel();
-        let call = Call { ops, size_bytes, deadline, reply, _permit: permit };
+        let call = Call { ops, size_bytes, asked, deadline, reply, _permit: permit };
         self.calls.send(call).await.map_err(|_| ProposeError::ShuttingDown)?;
         answer.await.unwrap_or_else(|_| Err(ProposeError::Unknown("the node stopped".into())))
     }
@@ -339,10 +344,11 @@ impl Task {
         self.in_flight_ops += count_ops(&calls);
         let (sequence, bytes) = self.encode(&calls);
         let resolved = self.core.resolver.register(sequence, (term, self.core.local.node_id));
+        let sent = clock::monotonic();
         let (responder, answer) = Responder::new();
         let leader = LeaderId { term, node_id: self.core.local.node_id };
-        let sent = self.core.raft.write(EntryData(bytes)).with_leader(leader).responder(responder).await;
-        let stopped = sent.is_err();
+        let written = self.core.raft.write(EntryData(bytes)).with_leader(leader).responder(responder).await;
+        let stopped = written.is_err();
         let core = self.core.clone();
         self.in_flight.push(Box::pin(async move {
             let rejected = async move {
@@ -352,8 +358,8 @@ impl Task {
                     _ => std::future::pending().await,
                 }
             };
-            let fate = settle(&core, sequence, resolved, rejected, stopped).await;
-            Settled { sequence, calls, fate }
+            let fate = settle(&core, sequence, sent, resolved, rejected, stopped).await;
+            Settled { sequence, calls, sent, fate }
         }));
     }
 
@@ -371,12 +377,13 @@ impl Task {
         self.in_flight_ops += count_ops(&calls);
         let (sequence, bytes) = self.encode(&calls);
         let resolved = self.core.resolver.register(sequence, (term, leader));
+        let sent = clock::monotonic();
         let forward = Forward { term, leader, batch: bytes.slice(1..) };
         let answer = client.call(FORWARD, forward.encode());
         let core = self.core.clone();
         self.in_flight.push(Box::pin(async move {
-            let fate = settle_forwarded(&core, sequence, resolved, answer).await;
-            Settled { sequence, calls, fate }
+            let fate = settle_forwarded(&core, sequence, sent, resolved, answer).await;
+            Settled { sequence, calls, sent, fate }
         }));
     }
 
@@ -395,7 +402,7 @@ impl Task {
     fn settle(&mut self, settled: Settled) {
         self.in_flight_ops -= count_ops(&settled.calls);
         match settled.fate {
-            Fate::Applied(outcomes) => answer_calls(settled.calls, outcomes),
+            Fate::Applied(outcomes, stages) => answer_calls(settled.calls, outcomes, settled.sent, stages),
             Fate::NotProposed => {
                 self.rejected.push((settled.sequence, settled.calls));
             }
@@ -432,12 +439,12 @@ fn count_ops(calls: &[Call]) -> usize {
     calls.iter().map(|call| call.ops.len()).sum()
 }
 
-fn answer_calls(calls: Vec<Call>, outcomes: Vec<Outcome>) {
+fn answer_calls(calls: Vec<Call>, outcomes: Vec<Outcome>, sent: Instant, stages: Stages) {
     let mut outcomes = outcomes.into_iter();
     for call in calls {
         let mine: Vec<Outcome> = outcomes.by_ref().take(call.ops.len()).collect();
         let answer = if mine.len() == call.ops.len() {
-            Ok(mine)
+            Ok((mine, stages.after(sent.saturating_duration_since(call.asked))))
         } else {
             Err(ProposeError::Unknown("the entry was applied before this node started".into()))
         };
@@ -450,6 +457,7 @@ fn answer_calls(calls: Vec<Call>, outcomes: Vec<Outcome>) {
 async fn settle(
     core: &Core,
     sequence: u64,
+    sent: Instant,
     resolved: oneshot::Receiver<Resolution>,
     rejected: impl Future<Output = bool>,
     stopped: bool,
@@ -460,7 +468,7 @@ async fn settle(
     }
     tokio::select! {
         biased;
-        resolution = resolved => fate_of(resolution),
+        resolution = resolved => fate_of(resolution, |moments| Stages::here(sent, moments)),
         _ = rejected => {
             core.resolver.forget(sequence);
             Fate::NotProposed
@@ -476,12 +484,14 @@ async fn settle(
 async fn settle_forwarded(
     core: &Core,
     sequence: u64,
+    sent: Instant,
     mut resolved: oneshot::Receiver<Resolution>,
     answer: impl Future<Output = Result<Bytes, CallError>>,
 ) -> Fate {
+    let there = |_: Moments| Stages::there(sent, clock::monotonic());
     let answer = tokio::select! {
         biased;
-        resolution = &mut resolved => return fate_of(resolution),
+        resolution = &mut resolved => return fate_of(resolution, there),
         answer = answer => answer,
     };
     let forwarded = answer.map(Forwarded::decode);
@@ -489,7 +499,7 @@ async fn settle_forwarded(
         Ok(Ok(Forwarded::Done(outcomes))) => {
             core.resolver.forget(sequence);
             match store_codec::decode_outcomes(&mut outcomes.clone()) {
-                Ok(outcomes) => Fate::Applied(outcomes),
+                Ok(outcomes) => Fate::Applied(outcomes, Stages::there(sent, clock::monotonic())),
                 Err(error) => Fate::Unknown(format!("the leader's answer cannot be read: {error}")),
             }
         }
@@ -504,7 +514,7 @@ async fn settle_forwarded(
         // It may be in the log: only the local apply can tell.
         Ok(Ok(Forwarded::Unknown) | Err(_)) | Err(CallError::Lost(_) | CallError::Refused(_)) => {
             if let Ok(resolution) = timeout(RESOLVE_MAX, resolved).await {
-                return fate_of(resolution);
+                return fate_of(resolution, there);
             }
             core.resolver.forget(sequence);
             Fate::Unknown("the leader was lost and no other one settled it in time".into())
@@ -512,9 +522,12 @@ async fn settle_forwarded(
     }
 }
 
-fn fate_of(resolution: Result<Resolution, oneshot::error::RecvError>) -> Fate {
+fn fate_of(
+    resolution: Result<Resolution, oneshot::error::RecvError>,
+    stages: impl FnOnce(Moments) -> Stages,
+) -> Fate {
     match resolution {
-        Ok(Resolution::Applied(outcomes)) => Fate::Applied(outcomes),
+        Ok(Resolution::Applied(outcomes, moments)) => Fate::Applied(outcomes, stages(moments)),
         Ok(Resolution::Never) => Fate::NotProposed,
         Ok(Resolution::Unknown) => Fate::Unknown("the state was replaced by a checkpoint meanwhile".into()),
         Err(_) => Fate::Unknown("the node is stopping".into()),

@@ -16,13 +16,14 @@ use std::collections::BTreeMap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::stages::Moments;
 use crate::store::{LogId, Outcome};
 
 /// What the local apply says of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Resolution {
     /// Applied, one outcome per op.
-    Applied(Vec<Outcome>),
+    Applied(Vec<Outcome>, Moments),
     /// Not in the log, and never will be: safe to propose again.
     Never,
     /// Nobody can tell any more.
@@ -63,13 +64,20 @@ impl Resolver {
     }
 
     /// A batch was applied. Gives the outcomes back if it is not one of ours.
-    pub(super) fn applied(&self, origin: u64, sequence: u64, outcomes: Vec<Outcome>) -> Option<Vec<Outcome>> {
+    pub(super) fn applied(
+        &self,
+        origin: u64,
+        sequence: u64,
+        outcomes: Vec<Outcome>,
+        moments: impl FnOnce() -> Moments,
+    ) -> Option<Vec<Outcome>> {
         if origin != self.origin {
             return Some(outcomes);
         }
-        if let Some(waiting) = self.waiting.lock().remove(&sequence) {
+        let waiting = self.waiting.lock().remove(&sequence);
+        if let Some(waiting) = waiting {
             // The caller may be gone (its client hung up); the batch is applied all the same.
-            let _ = waiting.tx.send(Resolution::Applied(outcomes));
+            let _ = waiting.tx.send(Resolution::Applied(outcomes, moments()));
         }
         None
     }
@@ -113,14 +121,16 @@ mod tests {
     fn an_applied_batch_is_resolved_with_its_outcomes() {
         let resolver = Resolver::new(9);
         let mut rx = resolver.register(1, (5, 1));
-        assert_eq!(resolver.applied(9, 1, vec![Outcome::Ok]), None);
-        assert_eq!(rx.try_recv(), Ok(Resolution::Applied(vec![Outcome::Ok])));
+        let now = crate::clock::monotonic();
+        let moments = Moments { synced: None, committed: now, applied: now };
+        assert_eq!(resolver.applied(9, 1, vec![Outcome::Ok], || moments), None);
+        assert_eq!(rx.try_recv(), Ok(Resolution::Applied(vec![Outcome::Ok], moments)));
     }
 
     #[test]
     fn a_foreign_batch_is_handed_back() {
         let resolver = Resolver::new(9);
-        assert_eq!(resolver.applied(8, 1, vec![Outcome::Ok]), Some(vec![Outcome::Ok]));
+        assert_eq!(resolver.applied(8, 1, vec![Outcome::Ok], || unreachable!()), Some(vec![Outcome::Ok]));
     }
 
     #[test]

@@ -62,6 +62,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
@@ -332,6 +333,11 @@ impl RaftLog {
     pub fn bounds(&self) -> Bounds {
         let inner = self.shared.inner.lock();
         Bounds { purged: inner.ids.purged(), last: inner.ids.last(), vote: inner.vote }
+    }
+
+    /// When the entry at this index was first known to be synced; `None` if it is not, or long ago.
+    pub(super) fn synced_at(&self, index: u64) -> Option<Instant> {
+        self.shared.inner.lock().synced_at(index)
     }
 
     /// Last id that is synced, not merely written; never one that a queued truncation takes away.

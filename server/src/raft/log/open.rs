@@ -92,6 +92,7 @@ fn share(disk: Arc<dyn Disk>, options: &LogOptions, replayed: Replayed) -> Share
         vote: marks.vote,
         committed,
         flushed: marks.last,
+        synced_at: VecDeque::new(),
         queue: VecDeque::new(),
         queue_bytes: 0,
         tickets: 0,

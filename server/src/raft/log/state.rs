@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -12,6 +12,7 @@ use super::index::{Cache, Ids, Places};
 use super::segment::{Segment, index_of};
 use super::stats::LogStats;
 use super::{Done, LogEntry, Vote};
+use crate::clock;
 use crate::store::LogId;
 
 /// One queued operation.
@@ -108,6 +109,9 @@ pub(super) struct Shared {
     pub(super) space: Condvar,
 }
 
+/// Ends of syncs that are remembered: more than can be in flight.
+const SYNCS_KEPT: usize = 64;
+
 pub(super) struct Inner {
     pub(super) ids: Ids,
     pub(super) places: Places,
@@ -118,6 +122,8 @@ pub(super) struct Inner {
     pub(super) committed: Option<LogId>,
     /// Last synced id that no queued truncation takes away.
     pub(super) flushed: Option<LogId>,
+    /// When the newest syncs ended: last index, moment; ascending.
+    pub(super) synced_at: VecDeque<(u64, Instant)>,
     pub(super) queue: VecDeque<Queued>,
     pub(super) queue_bytes: usize,
     /// Number of the last operation queued, and of the last one written.
@@ -153,5 +159,26 @@ impl Inner {
         let pending = self.truncations.iter().map(|(_, keep)| *keep);
         self.flushed = pending
             .fold(last, |flushed, keep| if index_of(keep) < index_of(flushed) { keep } else { flushed });
+        let index = index_of(self.flushed).unwrap_or(0);
+        // What was truncated is written again, so its old moments are not those of what stands there now.
+        while self.synced_at.back().is_some_and(|(synced, _)| *synced > index) {
+            self.synced_at.pop_back();
+        }
+        if self.synced_at.back().is_none_or(|(synced, _)| *synced < index) {
+            if self.synced_at.len() >= SYNCS_KEPT {
+                self.synced_at.pop_front();
+            }
+            self.synced_at.push_back((index, clock::monotonic()));
+        }
+    }
+
+    /// When the log was first known to be synced up to this index; `None` if it is not, or too long ago.
+    pub(super) fn synced_at(&self, index: u64) -> Option<Instant> {
+        let at = self.synced_at.partition_point(|(synced, _)| *synced < index);
+        // The oldest one kept may stand for a sync before it.
+        if at == 0 && self.synced_at.len() >= SYNCS_KEPT {
+            return None;
+        }
+        self.synced_at.get(at).map(|(_, moment)| *moment)
     }
 }

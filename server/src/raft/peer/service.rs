@@ -265,7 +265,8 @@ impl Peer {
             }
             kind @ (messages::PUBLISH | messages::PUBLISH_TO_SHARD) => {
                 // Here, not in the work that is returned: messages are delivered in the order of arrival.
-                let delivered = self.core.messages.arrived(kind == messages::PUBLISH_TO_SHARD, body).map_err(text);
+                let delivered =
+                    self.core.messages.arrived(kind == messages::PUBLISH_TO_SHARD, body).map_err(text);
                 Box::pin(async move { delivered.map(|()| Bytes::new()) })
             }
             messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
