@@ -98,7 +98,7 @@ pub async fn run(
         backup
     } else {
         sources.map_err(RunError::Source)?;
-        cleanup::clear(store, &snaps, &order.layout, &listing, &order.run, clock::wall()).await?;
+        cleanup::clear(store, &snaps, &order.layout, &listing, &order.run, Some(clock::wall())).await?;
         make(store, admin, order, reporter).await?
     };
     let mut report = described(store, &backup, reporter);
