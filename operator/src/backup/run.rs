@@ -130,7 +130,11 @@ async fn make(
     let started = clock::wall();
     let mut failed: Vec<String> = Vec::new();
     loop {
-        let sources = source::find(admin, &order.nodes, order.cluster_id).await.map_err(RunError::Source)?;
+        let sources = match failed.is_empty() {
+            true => source::find_sparing(admin, &order.nodes, order.cluster_id).await,
+            false => source::find(admin, &order.nodes, order.cluster_id).await,
+        };
+        let sources = sources.map_err(RunError::Source)?;
         // Those that have failed come last.
         let fresh = sources.order.iter().find(|node| !failed.contains(node));
         let Some(node) = fresh.or(sources.order.first()).cloned() else {
