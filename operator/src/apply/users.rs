@@ -84,7 +84,7 @@ impl Here<'_> {
         let turned = seen.rotate.as_deref().and_then(|word| next(word, keys, self.now, password));
         let Some((keys, word)) = turned else { return Ok(seen.valid.clone()) };
         let uri = seen.uri.replacen(&format!(":{}@", seen.password), &format!(":{}@", keys.password), 1);
-        let lines: String = keys.valid.iter().map(|line| format!("{line}\n")).collect();
+        let lines = keys.valid.join("\n") + "\n";
         let data = [("password", &keys.password), ("uri", &uri), ("passwords", &lines)];
         let data: serde_json::Map<String, serde_json::Value> =
             data.into_iter().map(|(key, text)| (key.to_owned(), json!(bytes(text)))).collect();
@@ -97,8 +97,11 @@ impl Here<'_> {
         let call = self.api.patch(secret, &params, &patch);
         asked(format!("rotate the password in Secret {secret}"), call).await?;
         self.ctx.metrics.child_writes.inc();
-        let note =
-            Note { reason: EventReason::PasswordRotating, warning: false, message: told(user, secret, word) };
+        let note = Note {
+            reason: EventReason::PasswordRotating,
+            warning: false,
+            message: told(user, secret, word.as_deref()),
+        };
         self.ctx.recorder.tell(&*self.sight.object, &[note]).await;
         Ok(keys.valid)
     }
@@ -182,8 +185,8 @@ fn bytes(text: &str) -> ByteString {
     ByteString(text.as_bytes().to_vec())
 }
 
-fn told(user: &str, secret: &str, word: Option<String>) -> String {
-    match word.as_deref() {
+fn told(user: &str, secret: &str, word: Option<&str>) -> String {
+    match word {
         None => format!("User {user} has one valid password: the one in Secret {secret}."),
         Some("moving") => format!(
             "Secret {secret} hands out the new password of user {user}; the old one is valid until: kubectl annotate \

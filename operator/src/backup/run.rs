@@ -130,9 +130,10 @@ async fn make(
     let started = clock::wall();
     let mut failed: Vec<String> = Vec::new();
     loop {
-        let sources = match failed.is_empty() {
-            true => source::find_sparing(admin, &order.nodes, order.cluster_id).await,
-            false => source::find(admin, &order.nodes, order.cluster_id).await,
+        let sources = if failed.is_empty() {
+            source::find_sparing(admin, &order.nodes, order.cluster_id).await
+        } else {
+            source::find(admin, &order.nodes, order.cluster_id).await
         };
         let sources = sources.map_err(RunError::Source)?;
         // Those that have failed come last.

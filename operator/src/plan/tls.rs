@@ -1,4 +1,4 @@
-//! What the certificate of a cluster means to a reader: the condition TlsValid.
+//! What the certificate of a cluster means to a reader: the condition `TlsValid`.
 
 use jiff::{SignedDuration, Timestamp};
 

@@ -25,9 +25,11 @@ impl Target {
         let dir = PathBuf::from(dir);
         let read = |key: &str| std::fs::read_to_string(dir.join(key)).with_context(|| key.to_owned());
         let addr = format!("{}:{}", read("host")?, read("port")?);
-        let tunnel = match read("uri")?.starts_with("rediss:") {
-            true => Some(Tunnel::open(&addr, pki::client(&read("ca.crt")?, None)?).await?),
-            false => None,
+        let by_tls = read("uri")?.starts_with("rediss:");
+        let tunnel = if by_tls {
+            Some(Tunnel::open(&addr, pki::client(&read("ca.crt")?, None)?).await?)
+        } else {
+            None
         };
         let addr = tunnel.as_ref().map_or(addr, |tunnel| tunnel.addr.clone());
         Ok(Self { addr, secret: Some(dir), _tunnel: tunnel })
