@@ -1,10 +1,10 @@
-//! The command line: `run`, `crd`, and `backup`, `restore`, `list`, `verify` for buckets. Every flag of `run` can also be set in the environment, as a Deployment does.
+//! The command line: `run`, `crd`, and `backup`, `restore`, `list`, `verify`, `delete` for buckets. Every flag of `run` can also be set in the environment, as a Deployment does.
 
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::backup::command::{BackupArgs, ListArgs, ProbeArgs, RestoreArgs, VerifyArgs};
+use crate::backup::command::{BackupArgs, DeleteArgs, ListArgs, ProbeArgs, RestoreArgs, VerifyArgs};
 use crate::telemetry::LogFormat;
 
 /// Keeps kvnode clusters on Kubernetes as their KvClusters ask.
@@ -34,6 +34,8 @@ pub enum Command {
     List(Box<ListArgs>),
     /// Prove a backup in a bucket
     Verify(Box<VerifyArgs>),
+    /// Delete what one run stored in a bucket, and nothing else
+    Delete(Box<DeleteArgs>),
     /// Try what may be done in a bucket
     Probe(Box<ProbeArgs>),
 }

@@ -88,6 +88,22 @@ impl Error {
         }
     }
 
+    /// The API server does not do it, now or later: it does not know how, forbids it, or calls it invalid.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let Error::Api { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if [400, 403, 404, 405, 422].contains(&status.code))
+    }
+
+    /// Nothing may be made in this namespace any more: it is being deleted.
+    #[must_use]
+    pub fn is_terminating_namespace(&self) -> bool {
+        let Error::Api { source, .. } = self else { return false };
+        let kube::Error::Api(status) = &**source else { return false };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        status.is_forbidden() && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+    }
+
     /// Somebody else was faster; the next pass sees what they did. No reason to back off for long.
     #[must_use]
     pub fn is_conflict(&self) -> bool {

@@ -14,18 +14,25 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
-use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube::{Api, Client, Resource, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
 
 use crate::build::labels::MANAGER;
 use crate::clock;
-use crate::crd::KvCluster;
 use crate::error::{Error, asked};
 use crate::metrics::Metrics;
 use crate::plan::Note;
 
 /// Longest message, bytes: the API server refuses more than 1024.
 const MESSAGE_MAX: usize = 1000;
+
+/// What Events can be about: a KvCluster, a KvBackup.
+pub trait Subject: Resource<DynamicType = ()> {}
+
+impl<K: Resource<DynamicType = ()>> Subject for K {}
+
+/// Of an object's name; ASCII. The name of an Event may have 253 bytes.
+const OBJECT_MAX: usize = 200;
 
 /// Tells Events.
 pub struct Recorder {
@@ -41,17 +48,17 @@ impl Recorder {
         Self { client, instance: instance.chars().take(128).collect(), metrics }
     }
 
-    /// Tells these about a cluster. Failures are logged.
-    pub async fn tell(&self, about: &KvCluster, notes: &[Note]) {
+    /// Tells these about an object. Failures are logged.
+    pub async fn tell(&self, about: &impl Subject, notes: &[Note]) {
         for note in notes {
-            let cluster = format!("{}/{}", about.namespace().unwrap_or_default(), about.name_any());
+            let object = format!("{}/{}", about.namespace().unwrap_or_default(), about.name_any());
             if let Err(error) = self.publish(about, note).await {
-                tracing::warn!(cluster, %error, reason = %note.reason, "tell an event");
+                tracing::warn!(object, %error, reason = %note.reason, "tell an event");
             }
         }
     }
 
-    async fn publish(&self, about: &KvCluster, note: &Note) -> Result<(), Error> {
+    async fn publish(&self, about: &impl Subject, note: &Note) -> Result<(), Error> {
         let namespace = about.namespace().unwrap_or_default();
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let event = event(about, note, &self.instance, MicroTime(clock::wall()));
@@ -60,8 +67,8 @@ impl Recorder {
         {
             Ok(_) => {
                 self.metrics.events.with_label_values(&[note.reason.as_str()]).inc();
-                let cluster = format!("{namespace}/{}", about.name_any());
-                tracing::info!(cluster, reason = %note.reason, message = note.message, "event");
+                let object = format!("{namespace}/{}", about.name_any());
+                tracing::info!(object, reason = %note.reason, message = note.message, "event");
                 Ok(())
             }
             // It has been told.
@@ -71,7 +78,7 @@ impl Recorder {
     }
 }
 
-fn event(about: &KvCluster, note: &Note, instance: &str, now: MicroTime) -> Event {
+fn event(about: &impl Subject, note: &Note, instance: &str, now: MicroTime) -> Event {
     let object = about.object_ref(&());
     Event {
         metadata: ObjectMeta {
@@ -91,17 +98,18 @@ fn event(about: &KvCluster, note: &Note, instance: &str, now: MicroTime) -> Even
     }
 }
 
-/// `<cluster>.<16 hex digits>`.
-fn name(about: &KvCluster, note: &Note) -> String {
+/// `<object>.<16 hex digits>`.
+fn name(about: &impl Subject, note: &Note) -> String {
     let mut hash = Sha256::new();
-    let version = about.metadata.resource_version.as_deref().unwrap_or_default();
-    for part in
-        [about.metadata.uid.as_deref().unwrap_or_default(), version, note.reason.as_str(), &note.message]
-    {
+    let meta = about.meta();
+    let version = meta.resource_version.as_deref().unwrap_or_default();
+    for part in [meta.uid.as_deref().unwrap_or_default(), version, note.reason.as_str(), &note.message] {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    let mut name = about.name_any() + ".";
+    let mut name = about.name_any();
+    name.truncate(OBJECT_MAX);
+    name.push('.');
     for byte in hash.finalize().iter().take(8) {
         // Writing to a string cannot fail.
         let _ = write!(name, "{byte:02x}");
@@ -123,8 +131,8 @@ fn cut(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::KvClusterSpec;
     use crate::crd::reason::EventReason;
+    use crate::crd::{KvCluster, KvClusterSpec};
 
     fn about(version: &str) -> KvCluster {
         let mut object = KvCluster::new("cart", KvClusterSpec::default());

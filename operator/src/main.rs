@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Restore(args) => handle(command::restore(args)),
         Command::List(args) => handle(command::list_all(args)),
         Command::Verify(args) => handle(command::verify_one(args)),
+        Command::Delete(args) => handle(command::delete(args)),
         Command::Probe(args) => handle(command::probe(args)),
     };
     match ended {

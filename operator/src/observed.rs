@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kvnode_api::status::NodeStatus;
 
 use crate::crd::status::KvClusterStatus;
@@ -77,7 +78,9 @@ pub struct Observed {
 /// The certificate of a cluster, and how many pods showed it to the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsSeen {
-    /// End of the certificate in the Secret.
+    /// Beginning of the certificate in the Secret.
+    pub not_before: Option<Timestamp>,
+    /// Its end.
     pub not_after: Option<Timestamp>,
     /// Pods that showed it in a handshake.
     pub served: usize,
@@ -162,8 +165,34 @@ pub struct PodSeen {
     pub annotations: BTreeMap<String, String>,
     /// Restarts of the server container.
     pub restarts: i32,
+    /// Processor and memory of the server container.
+    pub size: SizeSeen,
     /// What its node said.
     pub node: NodeView,
+}
+
+/// Amounts of a container by `limits.<what>` and `requests.<what>`.
+pub type Amounts = BTreeMap<String, Quantity>;
+
+/// Processor and memory as [`Amounts`].
+#[must_use]
+pub fn amounts(resources: &ResourceRequirements) -> Amounts {
+    let kinds = [("limits", &resources.limits), ("requests", &resources.requests)];
+    let each = kinds.into_iter().flat_map(|(kind, all)| {
+        all.iter().flatten().map(move |(what, amount)| (format!("{kind}.{what}"), amount.clone()))
+    });
+    each.collect()
+}
+
+/// Processor and memory of a pod's server container.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SizeSeen {
+    /// What it asks for.
+    pub asked: Amounts,
+    /// What it runs with.
+    pub has: Amounts,
+    /// Why it does not have yet what it asks for: `Deferred: ...`, `Infeasible: ...`, `InProgress`.
+    pub waits: Option<String>,
 }
 
 /// What a node said in this pass.

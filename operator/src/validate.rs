@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::backup::duty::job::Images;
 use crate::backup::schedule::Cron;
-use crate::build::labels;
+use crate::build::{acl, labels};
 use crate::crd::tls::{ClientTls, TlsMode};
 use crate::crd::{KvCluster, KvClusterSpec};
 
@@ -97,6 +97,7 @@ pub fn validate(object: &KvCluster, operator: &Operator) -> Result<Cluster, Inva
     if (spec.tls.mode == TlsMode::Secret) != spec.tls.secret_name.is_some() {
         faults.push("spec.tls.secretName: goes with spec.tls.mode Secret, and only with it".to_owned());
     }
+    users(spec, &mut faults);
     let storage_bytes = storage(spec, &mut faults);
     settings(spec, &mut faults);
     backups(object, &mut faults);
@@ -116,6 +117,21 @@ pub fn validate(object: &KvCluster, operator: &Operator) -> Result<Cluster, Inva
         formed: formed(object),
         operator: operator.clone(),
     })
+}
+
+fn users(spec: &KvClusterSpec, faults: &mut Vec<String>) {
+    let users = &spec.auth.users;
+    if !users.is_empty() && spec.config.contains_key("acl_file") {
+        faults.push("spec.config.acl_file: cannot go with spec.auth.users, which are such a file".to_owned());
+    }
+    for user in users {
+        if user.name == "default" {
+            faults.push("spec.auth.users[default]: that user is there, in the Secret <name>-auth".to_owned());
+        }
+        if let Some(what) = acl::fault(&user.acl) {
+            faults.push(format!("spec.auth.users[{}].acl: {what}", user.name));
+        }
+    }
 }
 
 fn formed(object: &KvCluster) -> bool {
@@ -267,6 +283,12 @@ fn is_nothing(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
+}
+
+/// The same amount, however it is written.
+#[must_use]
+pub fn same_quantity(one: &Quantity, other: &Quantity) -> bool {
+    one == other || quantity(one).is_some_and(|amount| Some(amount) == quantity(other))
 }
 
 /// A quantity as bytes, rounded up; `None` if it is none or negative.

@@ -56,9 +56,19 @@ impl Phase {
 impl Load {
     /// Starts writing to an address.
     pub(crate) async fn start(stage: &Stage, addr: &str) -> Result<Self> {
+        Self::begin(stage, addr, "none").await
+    }
+
+    /// Starts writing with what a Secret says.
+    pub(crate) async fn bound(stage: &Stage, secret: &str) -> Result<Self> {
+        Self::begin(stage, "bind:/bind", secret).await
+    }
+
+    async fn begin(stage: &Stage, addr: &str, secret: &str) -> Result<Self> {
         let kubectl = stage.kubectl();
         let pod = String::from("load");
-        kubectl.apply(&stage.manifest("load.yaml", &[("LOAD_NAME", &pod), ("LOAD_ADDR", addr)])?)?;
+        let words = [("LOAD_NAME", pod.as_str()), ("LOAD_ADDR", addr), ("LOAD_SECRET", secret)];
+        kubectl.apply(&stage.manifest("load.yaml", &words)?)?;
         kubectl.run(&["wait", "pod/load", "--for=condition=Ready", "--timeout=60s"])?;
         let load = Self { kubectl, pod };
         load.progress(100).await?;

@@ -59,6 +59,7 @@ const FENCES: &[(&str, &[&str])] = &[
             "server/src/admin/",
             "operator/src/health.rs",
             "operator/src/backup/announce.rs",
+            "operator/src/backup/source/tests.rs",
             "operator/src/admin_client/tests.rs",
             "operator/tests/",
         ],

@@ -1,7 +1,7 @@
 //! What a plan says, done: children, volumes, labels, live settings, and at most one step.
 //!
 //! ```text
-//! secrets     authority and certificate of a Managed cluster, when they are missing or due
+//! secrets     authority and certificate of a Managed cluster, when they are missing or due; passwords, the ACL file
 //! children    server-side apply, forced, by the manager kvnode-operator; none that is as it was applied
 //! volumes     merge patches with the uid
 //! labels      merge patches with the uid
@@ -17,8 +17,10 @@
 mod manifest;
 pub mod memory;
 mod patch;
+mod rotation;
 mod secrets;
 mod step;
+mod users;
 
 pub use step::take;
 

@@ -1,5 +1,5 @@
-//! The password, made once, and the Secrets of a Managed cluster: made when they are missing, the certificate anew when
-//! it is due.
+//! The Secrets of a Managed cluster: made when they are missing, the certificate anew when it is due. Passwords are in
+//! users.rs.
 //!
 //! They are no children like the others: what they hold is not made from the spec alone. The authority is created and
 //! never written again; who deletes it gets a new one, and certificates of that.
@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Resource as _};
-use rand::distr::{Alphanumeric, Distribution as _};
 use serde_json::json;
 
+use super::users;
 use crate::build::labels::{self, MANAGER};
 use crate::context::Context;
 use crate::crd::KvCluster;
@@ -39,12 +39,8 @@ pub(super) async fn keep(
     }
     // Made once, so what clients trust must be known by then.
     let is_complete = ca.is_some() || !by_tls(&sight.object);
-    if sight.object.spec.auth.enabled && sight.secrets.auth.is_none() && is_complete {
-        let secret = auth_of(&sight.object, name, &password(), ca.as_deref());
-        let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
-        let secret_name = labels::auth_secret(&name.name);
-        asked(format!("create Secret {secret_name}"), api.create(&PostParams::default(), &secret)).await?;
-        tracing::info!(cluster = %name, secret = secret_name, "password made");
+    if is_complete {
+        users::keep(ctx, name, sight, (ca.as_deref(), now)).await?;
     }
     Ok(())
 }
@@ -88,43 +84,12 @@ async fn certificates(
 }
 
 /// Whether clients can connect by TLS.
-fn by_tls(object: &KvCluster) -> bool {
+pub(super) fn by_tls(object: &KvCluster) -> bool {
     object.spec.tls.mode != TlsMode::Disabled && object.spec.tls.clients != ClientTls::Disabled
 }
 
-/// 190 bits of letters and digits, which need no escape in a URI.
-fn password() -> String {
-    let mut rng = rand::rng();
-    (0..32).map(|_| char::from(Alphanumeric.sample(&mut rng))).collect()
-}
-
-/// The Secret that clients bind to, in the form of the Service Binding specification.
-fn auth_of(object: &KvCluster, name: &ClusterName, password: &str, ca: Option<&str>) -> Secret {
-    let by_tls = by_tls(object);
-    let host = format!("{}.{}.svc", name.name, name.namespace);
-    let (scheme, port) =
-        if by_tls { ("rediss", labels::SERVICE_TLS_PORT) } else { ("redis", labels::SERVICE_PORT) };
-    let mut data = vec![
-        ("type", "redis".to_owned()),
-        ("provider", "kvnode".to_owned()),
-        ("uri", format!("{scheme}://default:{password}@{host}:{port}")),
-        ("host", host),
-        ("port", port.to_string()),
-        ("username", "default".to_owned()),
-        ("password", password.to_owned()),
-        ("passwords", format!("{password}\n")),
-    ];
-    data.extend(ca.filter(|_| by_tls).map(|ca| ("ca.crt", ca.to_owned())));
-    let bytes = |(key, text): (&str, String)| (key.to_owned(), ByteString(text.into_bytes()));
-    Secret {
-        metadata: metadata(object, name, &labels::auth_secret(&name.name)),
-        type_: Some("servicebinding.io/redis".to_owned()),
-        data: Some(data.into_iter().map(bytes).collect()),
-        ..Secret::default()
-    }
-}
-
-fn metadata(object: &KvCluster, name: &ClusterName, secret: &str) -> ObjectMeta {
+/// Metadata of a Secret of ours.
+pub(super) fn metadata(object: &KvCluster, name: &ClusterName, secret: &str) -> ObjectMeta {
     ObjectMeta {
         name: Some(secret.to_owned()),
         namespace: Some(name.namespace.clone()),

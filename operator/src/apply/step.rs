@@ -1,5 +1,7 @@
 //! The one step of a plan, taken.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::Api;
@@ -7,12 +9,17 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPoli
 use kvnode_api::members::{AddMember, Initialize, SetVoters};
 use serde_json::json;
 
-use crate::build::labels::MANAGER;
+use super::patch;
+use crate::build::labels::{MANAGER, RESIZE};
+use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, asked, asked_opt};
 use crate::name::ClusterName;
 use crate::observe::Sight;
-use crate::plan::Step;
+use crate::plan::{LabelChange, Step};
+
+/// Of the reason of a refusal, characters.
+const RESIZE_WHY_MAX: usize = 400;
 
 /// Takes the step. True if something was done that was not done before.
 ///
@@ -73,6 +80,7 @@ async fn carry_out(ctx: &Context, name: &ClusterName, sight: &Sight, step: &Step
             params.grace_period_seconds = force.then_some(0);
             delete(format!("delete pod {pod}"), api, pod, &params).await
         }
+        Step::ResizePod { .. } => resize(ctx, name, step).await,
         Step::DeleteVolume { volume, uid, .. } => {
             let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &name.namespace);
             let params = only(uid, PropagationPolicy::Background);
@@ -90,6 +98,39 @@ async fn carry_out(ctx: &Context, name: &ClusterName, sight: &Sight, step: &Step
 fn address(sight: &Sight, step: &Step, pod: &str) -> Result<String, Error> {
     let missing = || Error::NoAddress { doing: step.to_string(), pod: pod.to_owned() };
     sight.addresses.get(pod).cloned().ok_or_else(missing)
+}
+
+/// Written down, then asked for. A refusal is no failure: it is written down, too, and the pod is restarted.
+async fn resize(ctx: &Context, name: &ClusterName, step: &Step) -> Result<bool, Error> {
+    let Step::ResizePod { pod, uid, revision, asked: told, container, resources } = step else {
+        return Ok(false);
+    };
+    let record = async |text: String| {
+        let annotations = [(RESIZE.to_owned(), Some(text))].into();
+        let change = LabelChange { pod: pod.clone(), uid: uid.clone(), annotations, labels: BTreeMap::new() };
+        patch::labels(ctx, name, &change).await
+    };
+    if !told {
+        record(format!("asked {revision} {}", clock::wall())).await?;
+    }
+    let api: Api<Pod> = Api::namespaced(ctx.client.clone(), &name.namespace);
+    let body = json!({
+        "metadata": { "uid": uid },
+        "spec": { "containers": [{ "name": container, "resources": resources }] },
+    });
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    let body = Patch::Strategic(&body);
+    let call = api.patch_subresource("resize", pod, &params, &body);
+    match asked(format!("resize pod {pod}"), call).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_refusal() => {
+            tracing::info!(cluster = %name, pod, %error, "not resized in place");
+            let why: String = error.to_string().chars().take(RESIZE_WHY_MAX).collect();
+            record(format!("refused {revision} {why}")).await?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn only(uid: &str, propagation: PropagationPolicy) -> DeleteParams {

@@ -1,4 +1,4 @@
-//! What `backup`, `restore`, `list`, `verify` and `probe` take on the command line.
+//! What `backup`, `restore`, `list`, `verify`, `delete` and `probe` take on the command line.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -187,6 +187,24 @@ pub struct VerifyArgs {
     /// for instead of starting one
     #[arg(long, value_name = "DIR")]
     pub loaded: Option<PathBuf>,
+    #[command(flatten)]
+    pub telling: Telling,
+}
+
+/// `delete`
+#[derive(Clone, Debug, Args)]
+pub struct DeleteArgs {
+    #[command(flatten)]
+    pub bucket: Bucket,
+    /// Name of the cluster
+    #[arg(long, value_name = "NAME")]
+    pub cluster: String,
+    /// Cluster id; needed where several clusters of that name have a run of that name
+    #[arg(long, value_name = "ID")]
+    pub cluster_id: Option<Id>,
+    /// Run: its backup, and what it left when it was cut off
+    #[arg(long, value_name = "NAME")]
+    pub backup: String,
     #[command(flatten)]
     pub telling: Telling,
 }

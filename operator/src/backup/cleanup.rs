@@ -1,4 +1,5 @@
-//! Deletes what may go: surplus backups, deletions that broke off, and what a run that was cut off left behind.
+//! Deletes what may go: surplus backups, deletions that broke off, what a run that was cut off left behind, and
+//! everything of one run when its KvBackup goes.
 //!
 //! ```text
 //! a backup   put deleting.json (a copy of meta.json) -> delete meta.json, verified.json, the object -> deleting.json
@@ -80,8 +81,62 @@ async fn finish(store: &Store, dir: &str, meta: &BackupMeta) -> Result<(), S3Err
     Ok(())
 }
 
-/// Clears what a run of this name left that was cut off, and what other runs left long ago. What may not be deleted
-/// stays: it costs room, nothing else.
+/// Why not everything of a run is gone.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// The store refused, or was not reached.
+    #[error(transparent)]
+    Store(#[from] S3Error),
+    /// There is something that must not be deleted, because it does not say of itself that it belongs to the run.
+    #[error("{0}")]
+    Foreign(String),
+}
+
+/// Deletes everything of one run below `prefix` (one of [`Layout`]'s): its backup, a deletion of it that broke off, what
+/// it left when it was cut off. Returns how many backups that were. Nothing there is no error: retention may have been
+/// faster.
+///
+/// # Errors
+/// [`RemoveError`]; a repeat goes on there.
+pub async fn remove(store: &Store, layout: &Layout, prefix: &str, run: &str) -> Result<u32, RemoveError> {
+    let listing = list(store, layout, prefix).await?;
+    let of_run =
+        |dir: &str| layout.parse(&format!("{dir}{META_FILE}")).is_some_and(|place| place.name.run == run);
+    let mut deleted = 0;
+    for dir in listing.deleting.iter().filter(|dir| of_run(dir)) {
+        resume(store, dir).await?;
+        deleted += 1;
+    }
+    for backup in listing.backups.iter().filter(|backup| backup.place.name.run == run) {
+        let foreign = |what| RemoveError::Foreign(format!("{}: {what}; it is not deleted", backup.place.dir));
+        backup.check_place().map_err(foreign)?;
+        delete(store, backup).await?;
+        deleted += 1;
+    }
+    clear(store, prefix, layout, &listing, run, None).await?;
+    // What is left was not ours to delete.
+    let left = list(store, layout, prefix).await?;
+    let unfinished = left.unfinished.iter().filter(|(_, files)| files.iter().any(|file| of_a_cut_run(file)));
+    let mut left = left
+        .faults
+        .iter()
+        .map(|(dir, fault)| (dir, fault.as_str()))
+        .chain(left.deleting.iter().map(|dir| (dir, "deleting.json cannot be read")))
+        .chain(left.backups.iter().map(|backup| (&backup.place.dir, "a backup that has just been written")))
+        .chain(unfinished.map(|(dir, _)| (dir, "the store keeps an object without meta.json")));
+    match left.find(|(dir, _)| of_run(dir)) {
+        Some((dir, fault)) => Err(RemoveError::Foreign(format!("{dir}: {fault}"))),
+        None => Ok(deleted),
+    }
+}
+
+/// What our runs make before meta.json; any other file is not ours.
+fn of_a_cut_run(file: &str) -> bool {
+    [STATE_FILE, STATE_ENCRYPTED_FILE].contains(&file)
+}
+
+/// Clears what a run of this name left that was cut off, and, given the time, what other runs left long ago. What may not
+/// be deleted stays: it costs room, nothing else.
 ///
 /// # Errors
 /// The store cannot be listed.
@@ -91,12 +146,13 @@ pub async fn clear(
     layout: &Layout,
     listing: &Listing,
     run: &str,
-    now: Timestamp,
+    now: Option<Timestamp>,
 ) -> Result<(), S3Error> {
     let is_left = |key: &str, begun: Option<Timestamp>| {
         layout.parse(key).is_some_and(|place| {
             let created = Timestamp::from_millisecond(place.name.created_ms).ok();
-            let old = begun.or(created).is_some_and(|begun| now.duration_since(begun) > OLD);
+            let age = now.zip(begun.or(created)).map(|(now, begun)| now.duration_since(begun));
+            let old = age.is_some_and(|age| age > OLD);
             place.name.run == run || old
         })
     };
@@ -111,8 +167,7 @@ pub async fn clear(
         tolerate(store.abort_upload(upload).await)?;
     }
     for (dir, files) in &listing.unfinished {
-        // What our runs make before meta.json; any other file is not ours.
-        for file in files.iter().filter(|file| [STATE_FILE, STATE_ENCRYPTED_FILE].contains(&file.as_str())) {
+        for file in files.iter().filter(|file| of_a_cut_run(file)) {
             let key = format!("{dir}{file}");
             if is_left(&key, None) {
                 tracing::info!(key, "deleting what a run left that was cut off");

@@ -1,15 +1,17 @@
-//! `kvnode-operator backup|restore|list|verify`: the same code that a Job runs, for people, against any bucket.
+//! `kvnode-operator backup|restore|list|verify|delete`: the same code that a Job runs, for people, against any bucket.
 //!
 //! ```text
 //! backup   nodes -> bucket        exit 0 good, 65 stored but proved wrong, 69 try again, 78 correct the settings
 //! verify   bucket -> proof        the same
 //! restore  bucket -> directory    state.bin, proved; `kvnode-server --restore` or `--parse-snapshot` goes on from there
 //! list     bucket -> table
+//! delete   one run of the bucket  exit 0 nothing of it is left, 65 not ours to delete, 69 and 78 as above
 //! ```
 //!
 //! Nothing here needs Kubernetes. A report or a table goes to standard output, progress to standard error, as a bar
 //! where that is a terminal.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +19,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use super::arguments::{BackupArgs, ListArgs, ProbeArgs, RestoreArgs, VerifyArgs};
+pub use super::arguments::{BackupArgs, DeleteArgs, ListArgs, ProbeArgs, RestoreArgs, VerifyArgs};
 use super::arguments::{Bucket, ChecksumWord, Proving, VerifyWord};
 use super::catalog::{Backup, Listing, Target, choose, list};
+use super::cleanup::{RemoveError, remove};
 use super::crypt::Key;
 use super::fetch::{FetchError, age, fetch, fetch_bare, preview};
 use super::inspect::key_for;
@@ -218,6 +221,40 @@ async fn probed(args: &ProbeArgs) -> Result<String, Failure> {
     let nonce = format!("{:016x}", rand::random::<u64>());
     let allowed = store.probe(&layout, &nonce).await.map_err(|error| store_failure(&error))?;
     Ok(if allowed.delete { PROBE_ALL } else { PROBE_NO_DELETE }.to_owned())
+}
+
+/// Deletes what one run stored.
+///
+/// # Errors
+/// An exit code and why.
+pub async fn delete(args: &DeleteArgs) -> Result<(), Failure> {
+    let ended = deleted(args).await;
+    announce::line(&args.telling, &ended)?;
+    ended.and_then(|text| say(&text))
+}
+
+async fn deleted(args: &DeleteArgs) -> Result<String, Failure> {
+    let (store, layout, _) = args.bucket.open().await?;
+    let prefix = match &args.cluster_id {
+        Some(id) => layout.snaps(&args.cluster, &id.to_string()),
+        None => layout.cluster(&args.cluster),
+    };
+    let found = store.list(&prefix).await.map_err(|error| store_failure(&error))?;
+    let places = found.iter().filter_map(|object| layout.parse(&object.key));
+    let ids: BTreeSet<String> =
+        places.filter(|place| place.name.run == args.backup).map(|place| place.cluster_id).collect();
+    if ids.len() > 1 {
+        let ids = ids.into_iter().collect::<Vec<_>>().join(", ");
+        return Err((
+            CONFIG,
+            format!("{} is a run of several clusters: give --cluster-id, one of {ids}", args.backup),
+        ));
+    }
+    match remove(&store, &layout, &prefix, &args.backup).await {
+        Ok(count) => Ok(format!("nothing of {} is left, {count} backups were deleted", args.backup)),
+        Err(RemoveError::Store(error)) => Err(store_failure(&error)),
+        Err(RemoveError::Foreign(what)) => Err((WRONG, what)),
+    }
 }
 
 /// Prints a table of backups.

@@ -98,7 +98,7 @@ pub async fn run(
         backup
     } else {
         sources.map_err(RunError::Source)?;
-        cleanup::clear(store, &snaps, &order.layout, &listing, &order.run, clock::wall()).await?;
+        cleanup::clear(store, &snaps, &order.layout, &listing, &order.run, Some(clock::wall())).await?;
         make(store, admin, order, reporter).await?
     };
     let mut report = described(store, &backup, reporter);
@@ -130,7 +130,12 @@ async fn make(
     let started = clock::wall();
     let mut failed: Vec<String> = Vec::new();
     loop {
-        let sources = source::find(admin, &order.nodes, order.cluster_id).await.map_err(RunError::Source)?;
+        let sources = if failed.is_empty() {
+            source::find_sparing(admin, &order.nodes, order.cluster_id).await
+        } else {
+            source::find(admin, &order.nodes, order.cluster_id).await
+        };
+        let sources = sources.map_err(RunError::Source)?;
         // Those that have failed come last.
         let fresh = sources.order.iter().find(|node| !failed.contains(node));
         let Some(node) = fresh.or(sources.order.first()).cloned() else {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ask all nodes --> order: learners, followers by what they have applied, the leader --> first that makes a snapshot
+//!   ^--- again, for up to 10 s, while only the leader answers although it names other members
 //! stream        --> cut --> the same snapshot from the same byte on --> 30 s without a byte --> the next node
 //! ```
 
@@ -20,6 +21,8 @@ use crate::clock;
 /// Time without progress after which a source is given up.
 const STALL: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(3);
+/// So long it may take until a fresh pod's name is known to the Job's resolver, which keeps "no such name" for a while.
+const SPARE_THE_LEADER: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(300);
 /// A learner that has not heard of the leader for this long is behind by an unknown amount.
 const LEARNER_CONTACT_MS: u64 = 10_000;
@@ -31,13 +34,48 @@ pub struct Sources {
     pub cluster_id: Id,
     /// Admin addresses.
     pub order: Vec<String>,
+    /// The best is the leader, though the cluster has other members: they did not answer, or are not ready.
+    pub burdens_leader: bool,
 }
 
-/// Asks all nodes and orders them.
+/// Asks all nodes and orders them, as they are now.
 ///
 /// # Errors
 /// One line: nobody answers, or they are of several clusters, or of another one than `expected`.
 pub async fn find(admin: &AdminClient, nodes: &[String], expected: Option<Id>) -> Result<Sources, String> {
+    Ok(ask(admin, nodes, expected).await?.0)
+}
+
+/// [`find`], which spares the leader, as it has more to do than the others: while it alone answers, the others are asked
+/// again, for a while.
+///
+/// # Errors
+/// As [`find`].
+pub async fn find_sparing(
+    admin: &AdminClient,
+    nodes: &[String],
+    expected: Option<Id>,
+) -> Result<Sources, String> {
+    let begun = clock::monotonic();
+    loop {
+        let (sources, silent) = ask(admin, nodes, expected).await?;
+        if !sources.burdens_leader {
+            return Ok(sources);
+        }
+        if clock::monotonic().saturating_duration_since(begun) >= SPARE_THE_LEADER {
+            tracing::warn!(silent, "no other node than the leader is ready to give a snapshot");
+            return Ok(sources);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// One question to all nodes; beside the order, what was heard of those that did not answer.
+async fn ask(
+    admin: &AdminClient,
+    nodes: &[String],
+    expected: Option<Id>,
+) -> Result<(Sources, String), String> {
     let asked = nodes.iter().map(|node| async move { (node.clone(), admin.status(node).await) });
     let answers = join_all(asked).await;
     let mut silent = Vec::new();
@@ -48,10 +86,13 @@ pub async fn find(admin: &AdminClient, nodes: &[String], expected: Option<Id>) -
             Err(error) => silent.push(error.to_string()),
         }
     }
-    order(&found, expected).map_err(|what| {
-        silent.truncate(3);
-        if silent.is_empty() { what } else { format!("{what} ({})", silent.join("; ")) }
-    })
+    silent.truncate(3);
+    let silent = silent.join("; ");
+    match order(&found, expected) {
+        Ok(sources) => Ok((sources, silent)),
+        Err(what) if silent.is_empty() => Err(what),
+        Err(what) => Err(format!("{what} ({silent})")),
+    }
 }
 
 /// The order among nodes that answered: pure.
@@ -81,7 +122,11 @@ pub fn order(found: &[(String, NodeStatus)], expected: Option<Id>) -> Result<Sou
     if ranked.is_empty() {
         return Err("no node that answers is ready to give a snapshot".into());
     }
-    Ok(Sources { cluster_id, order: ranked.into_iter().map(|(_, node)| node).collect() })
+    let best = &ranked[0].1;
+    let burdens_leader = found.iter().any(|(node, status)| {
+        node == best && status.role == Role::Leader && status.membership.members.len() > 1
+    });
+    Ok(Sources { cluster_id, order: ranked.into_iter().map(|(_, node)| node).collect(), burdens_leader })
 }
 
 /// Smaller is better; `None` for a node that cannot give one.
@@ -183,57 +228,4 @@ impl<'a> State<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use kvnode_api::status::{Addresses, DiskState, LogPositions, Membership};
-
-    use super::*;
-
-    fn node(name: &str, role: Role, lag: u64, contact: Option<u64>) -> (String, NodeStatus) {
-        let status = NodeStatus {
-            contract: 1,
-            version: "0.1.0".into(),
-            node_id: Some(Id(1)),
-            cluster_id: (role != Role::Unformed).then_some(Id(0xc1)),
-            phase: Phase::Running,
-            role,
-            term: 1,
-            leader: None,
-            last_contact_ms: contact,
-            log: LogPositions { apply_lag_entries: lag, ..LogPositions::default() },
-            membership: Membership::default(),
-            disk: DiskState::Ok,
-            addresses: Addresses::default(),
-            uptime_ms: 1,
-        };
-        (name.to_owned(), status)
-    }
-
-    #[test]
-    fn learners_first_then_the_most_caught_up_follower_then_the_leader() {
-        let nodes = [
-            node("a", Role::Leader, 0, Some(1)),
-            node("b", Role::Follower, 7, Some(1)),
-            node("c", Role::Follower, 2, Some(1)),
-            node("d", Role::Learner, 100, Some(20)),
-            node("e", Role::Learner, 0, Some(60_000)),
-            node("f", Role::Unformed, 0, None),
-        ];
-        let sources = order(&nodes, Some(Id(0xc1))).unwrap();
-        assert_eq!(sources.order, ["d", "c", "b", "a", "e"]);
-        assert_eq!(sources.cluster_id, Id(0xc1));
-    }
-
-    #[test]
-    fn other_clusters_and_nobody_are_refused() {
-        let nodes = [node("a", Role::Leader, 0, Some(1))];
-        assert!(order(&nodes, Some(Id(2))).unwrap_err().contains("not to 0000000000000002"));
-        let mut two = vec![nodes[0].clone(), node("b", Role::Follower, 0, Some(1))];
-        two[1].1.cluster_id = Some(Id(9));
-        assert!(order(&two, None).unwrap_err().contains("another one"));
-        assert!(order(&[], None).is_err());
-        assert!(order(&[node("f", Role::Unformed, 0, None)], None).is_err());
-        two.pop();
-        two[0].1.phase = Phase::Stopping;
-        assert!(order(&two, None).unwrap_err().contains("ready"));
-    }
-}
+mod tests;

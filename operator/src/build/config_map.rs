@@ -20,6 +20,10 @@ pub const DIR: &str = "/etc/kvnode";
 pub const TLS_DIR: &str = "/etc/kvnode-tls";
 /// Directory that the passwords are mounted in.
 pub const AUTH_DIR: &str = "/etc/kvnode-auth";
+/// Directory that the ACL file is mounted in, where there are users.
+pub const ACL_DIR: &str = "/etc/kvnode-acl";
+/// The ACL file, and its key in the Secret.
+pub const ACL_FILE: &str = "users.acl";
 /// Settings that a running node takes over the admin API. All others need a restart.
 pub const LIVE_KEYS: &[&str] = &["log_filter"];
 /// Default of `log_filter` in the server.
@@ -31,6 +35,9 @@ pub(super) fn build(cluster: &Cluster) -> ConfigMap {
     if cluster.spec.auth.enabled {
         settings.insert("requirepass_file".to_owned(), format!("{AUTH_DIR}/passwords"));
     }
+    if has_users(cluster) {
+        settings.insert("acl_file".to_owned(), format!("{ACL_DIR}/{ACL_FILE}"));
+    }
     settings.extend(cluster.spec.config.iter().map(|(key, value)| (key.clone(), value.0.clone())));
     let file = format!("{:#}\n", json!(settings));
     let mut data = json!({ FILE: file });
@@ -41,6 +48,11 @@ pub(super) fn build(cluster: &Cluster) -> ConfigMap {
         "metadata": metadata(cluster, &labels::config_map(&cluster.name)),
         "data": data,
     }))
+}
+
+/// Whether the pods have an ACL file. The first user restarts them; later ones are only content of the file.
+pub(super) fn has_users(cluster: &Cluster) -> bool {
+    cluster.spec.auth.enabled && !cluster.spec.auth.users.is_empty()
 }
 
 /// What `spec.tls` means to the server. Empty without TLS, so that nothing changes for clusters that have none.

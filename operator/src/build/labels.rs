@@ -30,6 +30,10 @@ pub const POD_INTENT: &str = "kvnode.dev/pod-intent";
 pub const POD_TEMPLATE: &str = "kvnode.dev/pod-template";
 /// Annotation of a pod template: hash of the settings that need a restart.
 pub const CONFIG: &str = "kvnode.dev/config";
+/// Annotation of a pod template: hash of everything in it but the server's `resources`.
+pub const POD_SHAPE: &str = "kvnode.dev/pod-shape";
+/// Annotation of a pod: `asked`, `done` or `refused`, the revision that it was to get in place, and more.
+pub const RESIZE: &str = "kvnode.dev/resize";
 /// Annotation of a pod: hash of the live settings that were applied to it.
 pub const LIVE_CONFIG: &str = "kvnode.dev/live-config";
 /// Annotation of a child: hash of the manifest that was applied; nothing is written while it is the same.
@@ -75,6 +79,21 @@ pub fn ca_secret(cluster: &str) -> String {
 #[must_use]
 pub fn tls_secret(cluster: &str) -> String {
     format!("{cluster}-tls")
+}
+
+/// Annotation of a Secret with a password: how far its rotation is; `begin` and `finish` are set by people.
+pub const ROTATE: &str = "kvnode.dev/rotate";
+
+/// Name of the Secret with the ACL file of the users.
+#[must_use]
+pub fn acl_secret(cluster: &str) -> String {
+    format!("{cluster}-acl")
+}
+
+/// Name of the Secret with the password of a user.
+#[must_use]
+pub fn user_secret(cluster: &str, user: &str) -> String {
+    format!("{cluster}-user-{user}")
 }
 
 /// Name of the Secret with the password.

@@ -6,6 +6,7 @@
 //! - Data pods hold no Kubernetes credentials and fit the restricted Pod Security profile.
 //! - A StatefulSet never deletes a volume: its retention policy is always Retain for both cases.
 
+pub mod acl;
 pub mod config_map;
 pub mod labels;
 mod pod;
@@ -127,7 +128,7 @@ pub fn names(cluster: &str) -> Vec<String> {
     let raft = labels::raft_service(cluster);
     let (leader, read) = (labels::leader_service(cluster), labels::read_service(cluster));
     let (ca, tls) = (labels::ca_secret(cluster), labels::tls_secret(cluster));
-    let auth = labels::auth_secret(cluster);
+    let (auth, acl) = (labels::auth_secret(cluster), labels::acl_secret(cluster));
     let (config, learners) = (labels::config_map(cluster), labels::stateful_set(cluster, SetRole::Learner));
     [
         ("ServiceAccount", cluster),
@@ -135,6 +136,7 @@ pub fn names(cluster: &str) -> Vec<String> {
         ("Secret", &ca),
         ("Secret", &tls),
         ("Secret", &auth),
+        ("Secret", &acl),
         ("Service", &raft),
         ("Service", cluster),
         ("Service", &leader),

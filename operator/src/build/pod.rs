@@ -48,6 +48,9 @@ pub(super) fn intent(cluster: &Cluster, role: SetRole) -> String {
     if cluster.spec.auth.enabled {
         put(&mut intent, "auth", json!(true));
     }
+    if config_map::has_users(cluster) {
+        put(&mut intent, "users", json!(true));
+    }
     hash(&intent)
 }
 
@@ -69,7 +72,20 @@ pub(super) fn template(cluster: &Cluster, role: SetRole) -> PodTemplateSpec {
     if let Some(overlay) = &cluster.overlay {
         pod.merge_from(overlay.clone());
     }
+    let shape = shape(&pod);
+    let notes = pod.metadata.get_or_insert_default().annotations.get_or_insert_default();
+    notes.insert(labels::POD_SHAPE.to_owned(), shape);
     pod
+}
+
+/// Hash of what cannot be changed without a restart.
+fn shape(pod: &PodTemplateSpec) -> String {
+    let mut pod = pod.clone();
+    let containers = pod.spec.iter_mut().flat_map(|spec| &mut spec.containers);
+    for server in containers.filter(|container| container.name == labels::CONTAINER) {
+        server.resources = None;
+    }
+    hash(&json!(pod))
 }
 
 fn pod_spec(cluster: &Cluster, role: SetRole) -> Value {
@@ -105,6 +121,12 @@ fn pod_spec(cluster: &Cluster, role: SetRole) -> Value {
         let items = json!([{ "key": "passwords", "path": "passwords" }]);
         let secret = labels::auth_secret(&cluster.name);
         volumes.push(json!({ "name": "auth", "secret": { "secretName": secret, "defaultMode": 0o440, "items": items } }));
+    }
+    if config_map::has_users(cluster)
+        && let Some(Value::Array(volumes)) = pod.get_mut("volumes")
+    {
+        let secret = labels::acl_secret(&cluster.name);
+        volumes.push(json!({ "name": "acl", "secret": { "secretName": secret, "defaultMode": 0o440 } }));
     }
     if !spec.image_pull_secrets.is_empty() {
         put(&mut pod, "imagePullSecrets", json!(spec.image_pull_secrets));
@@ -231,6 +253,11 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
         && let Some(Value::Array(mounts)) = container.get_mut("volumeMounts")
     {
         mounts.push(json!({ "name": "auth", "mountPath": config_map::AUTH_DIR, "readOnly": true }));
+    }
+    if config_map::has_users(cluster)
+        && let Some(Value::Array(mounts)) = container.get_mut("volumeMounts")
+    {
+        mounts.push(json!({ "name": "acl", "mountPath": config_map::ACL_DIR, "readOnly": true }));
     }
     if restores(cluster, role) {
         // All pods have the same flags, but only the founder gets the file: the others wait to be told, as always.

@@ -93,6 +93,9 @@ fn client(cluster: &Cluster, name: String, spec: &ServiceSpec, mark: Option<&str
         "selector": selector,
         "ports": client_ports(cluster),
     });
+    if let Some(distribution) = &spec.traffic_distribution {
+        put(&mut body, "trafficDistribution", json!(distribution));
+    }
     if spec.type_ == ServiceType::LoadBalancer {
         if let Some(class) = &spec.load_balancer_class {
             put(&mut body, "loadBalancerClass", json!(class));

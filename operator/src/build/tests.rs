@@ -43,7 +43,7 @@ fn production() -> Value {
         "storage": { "size": "50Gi", "storageClassName": "fast" },
         "config": { "durability": "high", "clients_max": "20000", "log_filter": "debug" },
         "services": {
-            "any": { "annotations": { "example.com/lb": "inside" } },
+            "any": { "annotations": { "example.com/lb": "inside" }, "trafficDistribution": "PreferClose" },
             "leader": {
                 "type": "LoadBalancer",
                 "loadBalancerClass": "example.com/nlb",
@@ -359,4 +359,20 @@ fn a_password_file_reaches_the_pods_only_if_asked_for() {
     let settings = built.children.config_map.data.as_ref().unwrap()[config_map::FILE].clone();
     let settings: Value = serde_json::from_str(&settings).unwrap();
     assert_eq!(settings["requirepass_file"], "/etc/kvnode-auth/passwords");
+}
+
+#[test]
+fn the_first_user_reaches_the_pods_by_a_restart_and_later_ones_without() {
+    let with = |users: Value| built(json!({ "auth": { "enabled": true, "users": users } }), 3, None);
+    let user = |name: &str| json!({ "name": name, "acl": "+@read" });
+    let (none, one) = (with(json!([])), with(json!([user("a")])));
+    let template = |built: &Built| json!(built.children.voters.spec.as_ref().unwrap().template);
+    assert_ne!(template(&none), template(&one));
+    assert!(template(&one)["spec"]["volumes"].to_string().contains(r#""secretName":"cart-acl""#));
+    let settings: Value =
+        serde_json::from_str(&one.children.config_map.data.as_ref().unwrap()[config_map::FILE]).unwrap();
+    assert_eq!(settings["acl_file"], "/etc/kvnode-acl/users.acl");
+    let two = with(json!([user("a"), user("b")]));
+    assert_eq!((template(&two), &two.children), (template(&one), &one.children));
+    assert!(!json!(none.children.config_map).to_string().contains("acl_file"));
 }

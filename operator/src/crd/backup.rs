@@ -54,6 +54,11 @@ pub struct KvBackupSpec {
     /// Default: that of the KvCluster's spec.backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verify>,
+    /// What happens to the objects in the bucket when this KvBackup is deleted: Retain keeps them, Delete deletes them
+    /// first, by a Job, and holds the KvBackup until they are gone. May be changed at any time: Retain lets a KvBackup
+    /// go whose bucket cannot be reached. Default: Retain.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
     /// Time that the run has, waiting and proof included, in minutes. Default: 360.
     #[serde(default = "six_hours")]
     #[schemars(range(min = 1, max = 10080))]
@@ -62,6 +67,16 @@ pub struct KvBackupSpec {
 
 fn six_hours() -> i32 {
     360
+}
+
+/// Fate of the objects of a KvBackup that is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// They stay.
+    #[default]
+    Retain,
+    /// They go first.
+    Delete,
 }
 
 /// How a backup is proved.

@@ -30,7 +30,8 @@ macro_rules! words {
 }
 
 words! {
-    /// Type of a condition. All of them are always present, so that `kubectl wait` never waits for a missing one.
+    /// Type of a condition. All of them are always present, so that `kubectl wait` never waits for a missing one; but for
+    /// TlsValid, which is there with `spec.tls`.
     ConditionType {
         /// True: every pod asked for is ready, a member in its role, and of the newest revision.
         Ready,
@@ -48,6 +49,8 @@ words! {
         Paused,
         /// True: nothing will happen until somebody changes something (kstatus: Failed).
         Stalled,
+        /// True: every running pod showed the certificate of the Secret in a handshake, and it lasts for a while.
+        TlsValid,
     }
 }
 
@@ -125,6 +128,15 @@ words! {
         NameTaken,
         /// Stalled false.
         NotStalled,
+        /// TlsValid true.
+        Served,
+        /// TlsValid false: the certificate ends within a week, or within a fifth of its life if that is less; or it has
+        /// ended. Nobody has renewed it.
+        ExpiringSoon,
+        /// TlsValid false, or unknown while no pod runs: not every pod shows the certificate of the Secret yet.
+        NotServedYet,
+        /// TlsValid false: the Secret is missing, or what it holds cannot be used.
+        CertificateUnusable,
     }
 }
 
@@ -167,10 +179,32 @@ words! {
 }
 
 words! {
+    /// Condition type of a KvBackup.
+    DeletionCondition {
+        /// What it stored is deleted. Only there while a KvBackup with `deletionPolicy: Delete` is being deleted.
+        ObjectsDeleted,
+    }
+}
+
+words! {
+    /// Reason of a condition of a KvBackup.
+    DeletionReason {
+        /// ObjectsDeleted false: the run is stopped, or the Job works.
+        Deleting,
+        /// ObjectsDeleted false: it does not get on; the message says why. It is tried again.
+        Blocked,
+    }
+}
+
+words! {
     /// Reason of an Event.
     EventReason {
         /// A backup is stored and, unless turned off, proved.
         BackupComplete,
+        /// A KvBackup goes, and what it stored is deleted (`deletionPolicy: Delete`).
+        BackupDeleted,
+        /// A KvBackup waits because what it stored cannot be deleted; the message says why and what to do.
+        BackupNotDeleted,
         /// A run was given up.
         BackupFailed,
         /// A backup was proved to be wrong.
@@ -195,8 +229,12 @@ words! {
         LeaderChanged,
         /// The operator asked the leader to hand over.
         HandoverRequested,
+        /// A password is being changed; the message says how far it is and what a person does next.
+        PasswordRotating,
         /// A pod was deleted to be made anew.
         PodRestarted,
+        /// A server got another size without a restart.
+        PodResized,
         /// A pod on a lost Kubernetes node was given up.
         PodForceDeleted,
         /// A volume was deleted.

@@ -152,10 +152,11 @@ fn a_cluster_begins_with_one_thing_and_keeps_to_it() {
 }
 
 #[test]
-fn the_examples_of_backups_are_valid() {
+fn the_examples_are_valid() {
     for text in [
         include_str!("../../../deploy/examples/backup.yaml"),
         include_str!("../../../deploy/examples/restore.yaml"),
+        include_str!("../../../deploy/examples/tls.yaml"),
     ] {
         let example: KvCluster = serde_yaml::from_str(text).unwrap();
         example.validate_cel().unwrap();
@@ -243,7 +244,7 @@ fn lists_that_are_maps_say_so_and_the_scale_subresource_works() {
         assert_eq!(status[field]["x-kubernetes-list-map-keys"], json!([key]), "{field}");
     }
     let maps = version.to_string().matches("x-kubernetes-list-map-keys").count();
-    assert_eq!(maps, 4, "they, the schedules, and since when these count");
+    assert_eq!(maps, 5, "they, the users, the schedules, and since when these count");
     assert_eq!(version["subresources"]["scale"]["labelSelectorPath"], json!(".status.selector"));
     assert!(version["subresources"]["status"].is_object());
     let columns = version["additionalPrinterColumns"].as_array().unwrap();
@@ -272,4 +273,30 @@ fn tls_rules() {
     refused(tls(json!({ "clients": "Required" })).validate_cel(), "tls.clients");
     let (off, on) = (spec(json!({})), tls(json!({ "mode": "Managed" })));
     refused(on.validate_cel_update(&off), "tls.mode cannot be changed");
+}
+
+#[test]
+fn users_need_passwords_and_good_names() {
+    let users = |enabled: bool, name: &str| {
+        spec(json!({ "auth": { "enabled": enabled, "users": [{ "name": name, "acl": "+@read" }] } }))
+    };
+    users(true, "app").validate_cel().unwrap();
+    refused(users(false, "app").validate_cel(), "auth.users needs auth.enabled");
+    let faults = |spec: Value| {
+        let object = KvCluster::new("cart", serde_json::from_value::<KvClusterSpec>(spec).unwrap());
+        let operator = crate::validate::Operator {
+            image: "server".into(),
+            namespace: "kvnode-system".into(),
+            images: crate::backup::duty::job::Images::default(),
+        };
+        crate::validate::validate(&object, &operator)
+            .map_or_else(|wrong| wrong.faults.join("; "), |_| String::new())
+    };
+    let auth = |name: &str, acl: &str| json!({ "auth": { "enabled": true, "users": [{ "name": name, "acl": acl }] } });
+    assert_eq!(faults(auth("app", "~app:* +@read -keys")), "");
+    assert!(faults(auth("default", "+@read")).contains("users[default]"));
+    assert!(faults(auth("app", "+reed")).contains("spec.auth.users[app].acl: \"+reed\": no command"));
+    let mut both = auth("app", "+@read");
+    both["config"] = json!({ "acl_file": "/x" });
+    assert!(faults(both).contains("spec.config.acl_file"));
 }

@@ -120,7 +120,7 @@ pub fn mark(meta: &ObjectMeta) -> String {
 
 /// Controlled by another object; or by none, and without our label, so that it is not one that we lost.
 #[must_use]
-pub(super) fn is_anothers(meta: &ObjectMeta, cluster: &KvCluster) -> bool {
+pub fn is_anothers(meta: &ObjectMeta, cluster: &KvCluster) -> bool {
     let mut owners = meta.owner_references.iter().flatten();
     if let Some(owner) = owners.find(|owner| owner.controller == Some(true)) {
         return Some(&owner.uid) != cluster.metadata.uid.as_ref();

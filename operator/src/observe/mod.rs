@@ -38,7 +38,7 @@ use kube::runtime::reflector::Store;
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
-pub use children::{ChildSeen, Children, mark};
+pub use children::{ChildSeen, Children, is_anothers, mark};
 pub use secrets::Secrets;
 pub use surroundings::Look;
 

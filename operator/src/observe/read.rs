@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerStatus, PersistentVolumeClaim, Pod, PodCondition, PodSpec, PodStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::build::labels;
-use crate::observed::{NodeView, PodSeen, PodState, SetSeen, VolumeSeen};
+use crate::observed::{NodeView, PodSeen, PodState, SetSeen, SizeSeen, VolumeSeen, amounts};
 use crate::validate::quantity_bytes;
 
 /// Reasons for which a container waits after something went wrong.
@@ -87,6 +89,7 @@ pub fn pod(cluster: &str, pod: &Pod) -> Option<PodSeen> {
         labels: ours(meta.labels.as_ref()),
         annotations: ours(meta.annotations.as_ref()),
         restarts: server(&status).map_or(0, |server| server.restart_count),
+        size: size(pod.spec.as_ref(), &status),
         node: NodeView::NotAsked,
         name,
     })
@@ -106,6 +109,25 @@ fn unready_since(ready: Option<&PodCondition>, created: Option<Timestamp>) -> Op
 
 fn server(status: &PodStatus) -> Option<&ContainerStatus> {
     status.container_statuses.as_deref().unwrap_or_default().iter().find(|one| one.name == labels::CONTAINER)
+}
+
+fn size(spec: Option<&PodSpec>, status: &PodStatus) -> SizeSeen {
+    let mut containers = spec.into_iter().flat_map(|spec| &spec.containers);
+    let container = containers.find(|one| one.name == labels::CONTAINER);
+    let words = |condition: &PodCondition| {
+        let reason = condition.reason.clone().unwrap_or_else(|| "InProgress".into());
+        let message = condition.message.as_deref().and_then(|text| text.lines().next());
+        message.map_or(reason.clone(), |message| format!("{reason}: {message}"))
+    };
+    let waits = ["PodResizePending", "PodResizeInProgress"]
+        .into_iter()
+        .filter_map(|kind| condition(status, kind))
+        .find(|condition| condition.status == "True");
+    SizeSeen {
+        asked: container.and_then(|one| one.resources.as_ref()).map(amounts).unwrap_or_default(),
+        has: server(status).and_then(|one| one.resources.as_ref()).map(amounts).unwrap_or_default(),
+        waits: waits.map(words),
+    }
 }
 
 fn state(status: &PodStatus, placed: bool) -> PodState {

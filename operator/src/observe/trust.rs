@@ -60,8 +60,10 @@ pub(super) fn seen(
         let shown = addresses.get(&pod.name).and_then(|addr| ctx.trust.shown(addr));
         wanted.is_some() && shown == wanted
     };
+    let life = pki::life(cert);
     Some(TlsSeen {
-        not_after: pki::life(cert).map(|(_, to)| to),
+        not_before: life.map(|(from, _)| from),
+        not_after: life.map(|(_, to)| to),
         served: running.iter().filter(shows).count(),
         running: running.len(),
         fault,

@@ -27,10 +27,10 @@ pub(super) struct Facts<'a, 'v> {
 }
 
 /// Status, reason, message.
-type Verdict = (Truth, Reason, String);
+pub(super) type Verdict = (Truth, Reason, String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Truth {
+pub(super) enum Truth {
     Yes,
     No,
     Unknown,
@@ -48,7 +48,7 @@ impl Truth {
 
 /// All conditions, the phase, the summary.
 pub(super) fn all(facts: &Facts<'_, '_>, now: Timestamp) -> (Vec<Condition>, Phase, String) {
-    let verdicts = [
+    let mut verdicts = vec![
         (ConditionType::Ready, ready(facts)),
         (ConditionType::Available, available(facts, now)),
         (ConditionType::Progressing, progressing(facts)),
@@ -58,6 +58,8 @@ pub(super) fn all(facts: &Facts<'_, '_>, now: Timestamp) -> (Vec<Condition>, Pha
         (ConditionType::Paused, paused(facts)),
         (ConditionType::Stalled, stalled(facts)),
     ];
+    let tls = facts.view.observed.tls.as_ref();
+    verdicts.extend(tls.map(|seen| (ConditionType::TlsValid, super::tls::valid(seen, now))));
     let phase = phase(facts, &verdicts);
     let summary = summary(facts, phase, &verdicts);
     let old = &facts.view.observed.recorded.conditions;

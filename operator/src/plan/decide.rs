@@ -90,18 +90,18 @@ pub(super) fn decide(view: &View<'_>, built: &Built, now: Timestamp) -> Decision
     if let Some(step) = storage::recreate(view) {
         return Decision::new(Some(ChangeKind::GrowVolumes), step);
     }
-    rest(view, built, waking)
+    rest(view, built, waking, now)
 }
 
 /// What is left when the membership is as asked for: revisions, pods that come up, volumes that grow.
-fn rest(view: &View<'_>, built: &Built, waking: bool) -> Decision {
+fn rest(view: &View<'_>, built: &Built, waking: bool, now: Timestamp) -> Decision {
     let kind = |kind| Some(if waking { ChangeKind::Wake } else { kind });
     if let Some(name) = unapplied(view, built) {
         let message = format!("StatefulSet {name} gets a new revision");
         return Decision::wait(kind(ChangeKind::Rollout), Wait { blocker: Blocker::InProgress, message });
     }
     let stalled = rollout::stalled(view).map(|wait| (Reason::RolloutStalled, wait.message));
-    if let Some(step) = rollout::step(view) {
+    if let Some(step) = rollout::step(view, now) {
         return Decision { stalled, ..Decision::new(kind(ChangeKind::Rollout), step) };
     }
     if let Some((found, wait)) = membership::missing(view) {

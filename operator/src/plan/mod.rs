@@ -6,10 +6,11 @@
 //!    |  formation.rs   found once, adopt, never found again
 //!    |  membership.rs  join, promote, remove, replace
 //!    |  rollout.rs     new revisions, followers first, the leader last
+//!    |  resize.rs      of these, other sizes of the server without a restart
 //!    |  storage.rs     grow, retire, give up
 //!    |  decide.rs      the order of all these; the one step
 //!    |  exposure.rs    labels behind the leader and read Services
-//!    |  conditions.rs, status.rs, events.rs, outline.rs   what users read
+//!    |  conditions.rs, tls.rs, status.rs, events.rs, outline.rs   what users read
 //!    v
 //! Plan { children, volumes, labels, live, step, status, events, requeue }
 //! ```
@@ -33,10 +34,12 @@ pub mod exposure;
 mod formation;
 mod membership;
 mod outline;
+mod resize;
 mod rollout;
 mod status;
 mod step;
 mod storage;
+mod tls;
 mod view;
 
 #[cfg(test)]
@@ -65,7 +68,7 @@ pub struct Plan {
     pub children: Option<Box<Children>>,
     /// Changes of volumes: size, records, ownership. Never a deletion.
     pub volumes: Vec<VolumeChange>,
-    /// Labels of pods that differ from what they should be, in the order to write them: the new leader first.
+    /// Labels and records of pods that differ from what they should be, in the order to write them: the new leader first.
     pub labels: Vec<LabelChange>,
     /// Settings to apply to running nodes.
     pub live: Vec<LiveChange>,
@@ -152,13 +155,22 @@ pub fn plan(cluster: &Cluster, observed: &Observed, now: Timestamp) -> Plan {
     Plan {
         children: (!untouched).then(|| Box::new(built.children)),
         volumes: if untouched { Vec::new() } else { storage::changes(&view) },
-        labels: exposure::labels(cluster, observed),
+        labels: changes_of_pods(&view, untouched),
         live: if untouched { Vec::new() } else { live(cluster, observed) },
         step: decision.step,
         status,
         events,
         requeue,
     }
+}
+
+/// Labels always; records of what was done to pods only where something may be done.
+fn changes_of_pods(view: &View<'_>, untouched: bool) -> Vec<LabelChange> {
+    let mut changes = exposure::labels(view.cluster, view.observed);
+    if !untouched {
+        changes.extend(resize::done(view));
+    }
+    changes
 }
 
 /// The plan for a spec that is wrong: nothing is touched, the status lists the faults.

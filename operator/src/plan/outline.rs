@@ -112,12 +112,18 @@ fn restarts(view: &View<'_>, built: &Built, say: &mut impl FnMut(String)) {
     let wanted =
         built.children.voters.metadata.annotations.as_ref().and_then(|notes| notes.get(labels::POD_TEMPLATE));
     let set = view.observed.sets.get(&SetRole::Voter);
+    let template = built.children.voters.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
+    let shape = template.and_then(|meta| meta.annotations.as_ref()?.get(labels::POD_SHAPE));
     let new_template = set.is_some_and(|set| set.template_hash.as_ref() != wanted);
     let leads = |pod: &PodSeen| view.leader.is_some_and(|(leader, _)| leader.name == pod.name);
     let mut pods: Vec<&PodSeen> =
         view.observed.pods.values().filter(|pod| new_template || view.outdated(pod)).collect();
     pods.sort_by_key(|pod| (leads(pod), pod.role == SetRole::Voter, std::cmp::Reverse(pod.ordinal)));
     for pod in pods {
+        if shape.is_some() && pod.annotations.get(labels::POD_SHAPE) == shape {
+            say(format!("resize {} in place, or restart it if that is refused", pod.name));
+            continue;
+        }
         if leads(pod) && view.voters().count() > 1 {
             say(format!("hand leadership over from {}", pod.name));
         }

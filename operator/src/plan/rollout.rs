@@ -8,9 +8,13 @@
 //! a new pod is not ready          -> wait; if it fails, stop (RolloutStalled), old pods stay
 //! outdated learner, then follower -> delete it, if every other voter answers and keeps up
 //! outdated leader                 -> hand over to the best follower; then it is one
+//! outdated only in its resources  -> resized in place where Kubernetes does that (resize.rs), one at a time as well
 //! ```
 
+use jiff::Timestamp;
+
 use super::membership::lag_text;
+use super::resize::{self, InPlace};
 use super::step::{Blocker, Step, Wait};
 use super::view::{Member, Slot, View, why_not_up};
 use crate::build::labels;
@@ -56,7 +60,7 @@ fn serves(view: &View<'_>, pod: &PodSeen) -> bool {
 }
 
 /// The next step of a rollout; `None` if all pods have the newest revision. Needs a leader.
-pub(super) fn step(view: &View<'_>) -> Option<Step> {
+pub(super) fn step(view: &View<'_>, now: Timestamp) -> Option<Step> {
     let outdated: Vec<&PodSeen> = view.observed.pods.values().filter(|pod| view.outdated(pod)).collect();
     if outdated.is_empty() {
         return None;
@@ -66,6 +70,12 @@ pub(super) fn step(view: &View<'_>) -> Option<Step> {
     }
     let pod = next(view, &outdated)?;
     let member = view.member_in(pod);
+    let closed = || member.filter(|member| member.voter()).and_then(|_| gate(view, pod));
+    let tried = match resize::in_place(view, pod, now) {
+        InPlace::Take(step) => return Some(closed().map_or(step, Step::Wait)),
+        InPlace::Wait(message) => return Some(Step::Wait(Wait { blocker: Blocker::InProgress, message })),
+        InPlace::Restart(tried) => tried,
+    };
     let leads = member.is_some_and(|member| member.info.leader);
     let last_voter = pod.role == SetRole::Voter && outdated.len() == 1 && view.voters().count() > 1;
     if (leads || last_voter)
@@ -73,19 +83,20 @@ pub(super) fn step(view: &View<'_>) -> Option<Step> {
     {
         return Some(Step::Wait(wait));
     }
-    if member.is_some_and(Member::voter)
-        && let Some(wait) = gate(view, pod)
-    {
+    if let Some(wait) = closed() {
         return Some(Step::Wait(wait));
     }
     if leads && let Some(step) = hand_over(view, pod, "rollout") {
         return Some(step);
     }
-    let why = "it has an old revision".to_owned();
+    let why = match tried {
+        Some(tried) => format!("it has an old revision, and cannot be resized in place ({tried})"),
+        None => "it has an old revision".to_owned(),
+    };
     Some(Step::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone(), force: false, why })
 }
 
-/// Learners, then followers from the highest ordinal, the leader last. A pod whose deletion was recorded comes before
+/// Learners, then followers from the highest ordinal, the leader last; what is being resized is finished first. A pod whose deletion was recorded comes before
 /// all: if it is still there, the deletion did not get through, or this view is old.
 fn next<'a>(view: &View<'_>, outdated: &[&'a PodSeen]) -> Option<&'a PodSeen> {
     let recorded = view.observed.recorded.change.as_ref().and_then(|change| change.pod_uid.as_deref());
@@ -94,7 +105,8 @@ fn next<'a>(view: &View<'_>, outdated: &[&'a PodSeen]) -> Option<&'a PodSeen> {
     }
     let rank = |pod: &PodSeen| {
         let leads = view.member_in(pod).is_some_and(|member| member.info.leader);
-        (leads, pod.role == SetRole::Voter, std::cmp::Reverse(pod.ordinal))
+        let under_way = resize::is_under_way(view, pod);
+        (!under_way, leads, pod.role == SetRole::Voter, std::cmp::Reverse(pod.ordinal))
     };
     outdated.iter().copied().min_by_key(|pod| rank(pod))
 }

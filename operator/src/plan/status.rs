@@ -13,7 +13,7 @@ use crate::crd::status::{
     ChangeKind, ChangeStatus, Endpoints, Formation, KvClusterStatus, LeaderStatus, MemberRole, MemberState,
     MemberStatus,
 };
-use crate::crd::tls::TlsStatus;
+use crate::crd::tls::{ClientTls, TlsStatus};
 use crate::observed::{PodSeen, PodState, SetRole, TlsSeen};
 
 /// The whole status.
@@ -124,8 +124,11 @@ fn leader(view: &View<'_>, now: Timestamp) -> Option<LeaderStatus> {
 }
 
 fn endpoints(view: &View<'_>) -> Endpoints {
-    let url =
-        |name: String| format!("redis://{name}.{}.svc:{}", view.cluster.namespace, labels::SERVICE_PORT);
+    let (scheme, port) = match view.cluster.client_tls() {
+        ClientTls::Disabled => ("redis", labels::SERVICE_PORT),
+        ClientTls::Optional | ClientTls::Required => ("rediss", labels::SERVICE_TLS_PORT),
+    };
+    let url = |name: String| format!("{scheme}://{name}.{}.svc:{port}", view.cluster.namespace);
     let services = &view.cluster.spec.services;
     let name = &view.cluster.name;
     Endpoints {
@@ -249,9 +252,10 @@ fn change(view: &View<'_>, decision: &Decision, now: Timestamp) -> Option<Change
     let step = decision.step.to_string();
     let (pod, mut pod_uid) = match &decision.step {
         Step::DeletePod { pod, uid, .. } => (Some(pod.clone()), Some(uid.clone())),
-        Step::AddLearner { pod, .. } | Step::Initialize { pod, .. } | Step::RemoveMember { pod, .. } => {
-            (Some(pod.clone()), None)
-        }
+        Step::AddLearner { pod, .. }
+        | Step::Initialize { pod, .. }
+        | Step::RemoveMember { pod, .. }
+        | Step::ResizePod { pod, .. } => (Some(pod.clone()), None),
         Step::Transfer { to_pod, .. } => (Some(to_pod.clone()), None),
         _ => (same.and_then(|old| old.pod.clone()), None),
     };

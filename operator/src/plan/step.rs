@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use kvnode_api::Id;
+use serde_json::Value;
 
 use super::Note;
 use crate::crd::reason::EventReason;
@@ -20,6 +21,7 @@ use crate::observed::SetRole;
 /// | [`RemoveMember`](Self::RemoveMember) | `DELETE /v1/members/{id}?if_membership=`, on `via` |
 /// | [`Transfer`](Self::Transfer) | `POST /v1/transfer` on `via` |
 /// | [`DeletePod`](Self::DeletePod) | DELETE with the uid as precondition, grace 0 if `force` |
+/// | [`ResizePod`](Self::ResizePod) | annotation, then PATCH of `pods/resize`; a refusal becomes the annotation |
 /// | [`DeleteVolume`](Self::DeleteVolume) | DELETE of the claim with the uid as precondition |
 /// | [`Shrink`](Self::Shrink) | `spec.replicas` of the StatefulSet, only if it is `from` |
 /// | [`RecreateSet`](Self::RecreateSet) | DELETE of the StatefulSet with the uid as precondition, dependents orphaned; the next pass applies it anew |
@@ -104,6 +106,21 @@ pub enum Step {
         /// What for, as a sentence.
         why: String,
     },
+    /// Give the server of a pod another size without a restart; if that is refused, the next pass restarts it.
+    ResizePod {
+        /// Pod.
+        pod: String,
+        /// Its uid.
+        uid: String,
+        /// Revision that it has then.
+        revision: String,
+        /// The record that it was asked is there already.
+        asked: bool,
+        /// Container.
+        container: String,
+        /// Its `resources`.
+        resources: Value,
+    },
     /// Delete a volume whose data is not needed.
     DeleteVolume {
         /// Claim.
@@ -177,6 +194,7 @@ impl Step {
             | Self::RemoveMember { .. }
             | Self::Transfer { .. }
             | Self::DeletePod { .. }
+            | Self::ResizePod { .. }
             | Self::DeleteVolume { .. }
             | Self::Shrink { .. }
             | Self::RecreateSet { .. } => true,
@@ -202,6 +220,7 @@ impl Step {
             Self::RemoveMember { .. } => "remove_member",
             Self::Transfer { .. } => "transfer",
             Self::DeletePod { .. } => "delete_pod",
+            Self::ResizePod { .. } => "resize_pod",
             Self::DeleteVolume { .. } => "delete_volume",
             Self::Shrink { .. } => "shrink",
             Self::RecreateSet { .. } => "recreate_set",
@@ -232,6 +251,7 @@ impl Step {
             Self::Transfer { .. } => note(EventReason::HandoverRequested, sentence(self)),
             Self::DeletePod { force: true, .. } => note(EventReason::PodForceDeleted, sentence(self)),
             Self::DeletePod { .. } => note(EventReason::PodRestarted, sentence(self)),
+            Self::ResizePod { .. } => note(EventReason::PodResized, sentence(self)),
             Self::DeleteVolume { .. } => note(EventReason::VolumeDeleted, sentence(self)),
             Self::Shrink { .. } => note(EventReason::ScaledDown, sentence(self)),
             Self::RecreateSet { .. } => note(EventReason::StatefulSetRecreated, sentence(self)),
@@ -249,6 +269,18 @@ fn sentence(step: &Step) -> String {
         }
         _ => format!("{text}."),
     }
+}
+
+/// "limits cpu 2, memory 4Gi, requests cpu 1".
+fn amounts_text(resources: &Value) -> String {
+    let kinds = resources.as_object().into_iter().flatten();
+    let kind = |(kind, amounts): (&String, &Value)| {
+        let amounts = amounts.as_object().into_iter().flatten();
+        let each: Vec<String> =
+            amounts.map(|(what, amount)| format!("{what} {}", amount.as_str().unwrap_or_default())).collect();
+        format!("{kind} {}", each.join(", "))
+    };
+    kinds.map(kind).collect::<Vec<_>>().join(", ")
 }
 
 /// One line, as `status.plan`, the condition Progressing and the log show it.
@@ -271,6 +303,9 @@ impl fmt::Display for Step {
             Self::DeletePod { pod, force, why, .. } => {
                 let how = if *force { "give up" } else { "restart" };
                 write!(f, "{how} {pod}: {why}")
+            }
+            Self::ResizePod { pod, resources, .. } => {
+                write!(f, "resize {pod} in place: {}", amounts_text(resources))
             }
             Self::DeleteVolume { volume, why, .. } => write!(f, "delete volume {volume}: {why}"),
             Self::Shrink { name, from, to, why, .. } => {

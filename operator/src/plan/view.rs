@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use kvnode_api::Id;
 use kvnode_api::status::{MemberInfo, NodeStatus, Phase, Role};
 
+use super::resize;
 use crate::build::labels;
 use crate::observed::{Observed, PodSeen, PodState, SetRole, VolumeSeen};
 use crate::validate::Cluster;
@@ -201,7 +202,7 @@ impl<'a> View<'a> {
     pub(super) fn outdated(&self, pod: &PodSeen) -> bool {
         let set = self.observed.sets.get(&pod.role);
         let newest = set.and_then(|set| set.update_revision.as_ref());
-        newest.is_some() && pod.revision.as_ref() != newest
+        newest.is_some() && resize::revision(pod) != newest.map(String::as_str)
     }
 
     /// The newest revision of the voters.

@@ -2,9 +2,18 @@
 
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Result, ensure};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 
-use crate::bed::{Bed, text};
+use anyhow::{Context as _, Result, ensure};
+use kvnode_operator::backup::cleanup::remove;
+use kvnode_operator::backup::layout::Name;
+use kvnode_operator::backup::retention::Policy;
+use kvnode_operator::backup::run::Order;
+use kvnode_operator::s3::Settings;
+use kvnode_tests::proxy::{Deed, Proxy};
+
+use crate::bed::{Bed, settings, text};
 
 fn operator(bed: &Bed, verb: &str, arguments: &[&str]) -> Result<Output> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvnode-operator"));
@@ -80,5 +89,93 @@ async fn backup_list_verify_preview_and_restore_by_hand() -> Result<()> {
         );
         ensure!(String::from_utf8_lossy(&output.stderr).lines().count() == 1, "{}", said(&output));
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_takes_what_one_run_stored_and_nothing_else() -> Result<()> {
+    let Some(mut bed) = Bed::start(1).await? else { return Ok(()) };
+    bed.fill("k", 5, 100).await?;
+    for run in ["keeps", "goes", "goes-not"] {
+        bed.run(&bed.order(run)).await?;
+    }
+    let listing = bed.listing().await?;
+    let of = |run: &str| listing.backups.iter().find(|backup| backup.meta.run == run).context("a backup");
+    let (goes, keeps) = (of("goes")?, of("keeps")?);
+    let dir = &goes.place.dir;
+    let snaps = bed.layout.snaps("cart", &goes.place.cluster_id);
+    // A file in its directory that is not ours, and what a cut run of the same name left.
+    bed.store.put(&format!("{dir}notes.txt"), "mine").await?;
+    let name = Name { index: 7, created_ms: 1_700_000_000_000, run: "goes".into() };
+    let cut = bed.layout.dir("cart", &goes.place.cluster_id, &name);
+    bed.store.put(&format!("{cut}state.bin"), "half").await?;
+    // One of the same name in another cluster's place.
+    let foreign = bed.layout.dir("cart", "00000000000000ff", &goes.place.name);
+    bed.store.put(&format!("{foreign}meta.json"), keeps.meta_bytes.clone()).await?;
+    let delete = |more: &[&str]| {
+        let arguments = [&["--cluster", "cart", "--backup", "goes"][..], more].concat();
+        operator(&bed, "delete", &arguments)
+    };
+    let unclear = delete(&[])?;
+    ensure!(
+        unclear.status.code() == Some(78) && said(&unclear).contains("--cluster-id"),
+        "{}",
+        said(&unclear)
+    );
+    let theirs = delete(&["--cluster-id", "00000000000000ff"])?;
+    ensure!(
+        theirs.status.code() == Some(65) && said(&theirs).contains("belongs elsewhere"),
+        "{}",
+        said(&theirs)
+    );
+    let done = delete(&["--cluster-id", &goes.place.cluster_id])?;
+    ensure!(done.status.success() && said(&done).contains("1 backups were deleted"), "{}", said(&done));
+    let left: Vec<String> = bed.store.list("").await?.into_iter().map(|found| found.key).collect();
+    let others = |key: &&String| key.contains("-goes/") && !key.contains("00000000000000ff");
+    ensure!(left.iter().filter(others).eq([&format!("{dir}notes.txt")]), "{left:?}");
+    ensure!(
+        left.iter().filter(|key| key.starts_with(&snaps)).count() == 7,
+        "two backups and the note: {left:?}"
+    );
+    ensure!(left.contains(&format!("{foreign}meta.json")), "{left:?}");
+    // Retention, or another try, was faster: that is no failure.
+    let again = delete(&["--cluster-id", &goes.place.cluster_id])?;
+    ensure!(again.status.success() && said(&again).contains("0 backups were deleted"), "{}", said(&again));
+    Ok(())
+}
+
+/// A deletion that is cut off anywhere is brought to its end by the next one, and retention does not mind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_goes_on_where_it_was_cut_off() -> Result<()> {
+    let Some(mut bed) = Bed::start(1).await? else { return Ok(()) };
+    bed.fill("k", 5, 100).await?;
+    for allowed in 0..5 {
+        let run = format!("r{allowed}");
+        bed.run(&bed.order(&run)).await?;
+        let done = AtomicUsize::new(0);
+        let wall = Proxy::start(&bed.s3.addr, move |seen| {
+            let writes = seen.method == "DELETE" || seen.method == "PUT";
+            if writes && done.fetch_add(1, SeqCst) >= allowed {
+                return Deed::Answer(403, "<Error><Code>AccessDenied</Code></Error>".into());
+            }
+            Deed::Pass
+        })
+        .await?;
+        let hurt = Settings { endpoint: Some(format!("http://{}", wall.addr)), ..settings(&bed.s3) };
+        let prefix = bed.layout.cluster("cart");
+        let cut = remove(&hurt.open().await?, &bed.layout, &prefix, &run).await;
+        ensure!(cut.is_err(), "{allowed}: {cut:?}");
+        if allowed == 2 {
+            // Retention meets a deletion of somebody else in the middle.
+            let keep = Policy { last: 50, ..Policy::default() };
+            bed.run(&Order { retention: keep, ..bed.order("other") }).await?;
+        }
+        let count = remove(&bed.store, &bed.layout, &prefix, &run).await?;
+        ensure!(count <= 1, "{allowed}: {count}");
+        let left = bed.store.list(&prefix).await?;
+        ensure!(!left.iter().any(|found| found.key.contains(&format!("-{run}/"))), "{allowed}: {left:?}");
+    }
+    let runs: Vec<String> = bed.listing().await?.backups.into_iter().map(|backup| backup.meta.run).collect();
+    ensure!(runs == ["other"], "{runs:?}");
     Ok(())
 }

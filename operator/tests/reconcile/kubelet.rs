@@ -46,6 +46,7 @@ pub(crate) fn turn(objects: &mut Objects, nodes: &Nodes) {
     stop_gone(&pods, nodes);
     for pod in &mut pods {
         ready(objects, nodes, pod);
+        sized(objects, pod);
     }
     for set in &sets {
         set_status(objects, set, &pods);
@@ -93,6 +94,7 @@ fn start(objects: &mut Objects, nodes: &Nodes, set: &Value, ordinal: i64) {
     let host = objects.address();
     let mut pod = set["spec"]["template"].clone();
     pod["metadata"]["labels"]["controller-revision-hash"] = json!(revision(set));
+    defaults(&mut pod["spec"]["containers"][0]["resources"]);
     pod["spec"]["nodeName"] = json!(format!("machine-{}", ordinal % 3));
     pod["status"] = json!({
         "phase": "Running", "podIP": host,
@@ -103,6 +105,15 @@ fn start(objects: &mut Objects, nodes: &Nodes, set: &Value, ordinal: i64) {
     objects.create(&pod_key, pod).expect("a new pod");
     let service = text(&set["spec"]["serviceName"]);
     nodes.start(&host, &format!("{name}.{service}.{namespace}.svc:4920"), &claim_uid);
+}
+
+/// What is limited and not asked for is asked for.
+fn defaults(resources: &mut Value) {
+    for (name, limit) in resources["limits"].as_object().cloned().unwrap_or_default() {
+        if resources["requests"][&name].is_null() {
+            resources["requests"][&name] = limit;
+        }
+    }
 }
 
 /// Nodes end with their pods.
@@ -122,6 +133,16 @@ fn ready(objects: &mut Objects, nodes: &Nodes, pod: &mut Value) {
     if pod["status"]["conditions"] != conditions {
         pod["status"]["conditions"] = conditions;
         objects.replace(&key(PODS, pod), pod, true).expect("the newest version");
+    }
+}
+
+/// A container gets what it asks for.
+fn sized(objects: &mut Objects, pod: &Value) {
+    let mut pod = objects.get(&key(PODS, pod)).expect("the pod is there");
+    let asked = pod["spec"]["containers"][0]["resources"].clone();
+    if asked.is_object() && pod["status"]["containerStatuses"][0]["resources"] != asked {
+        pod["status"]["containerStatuses"][0]["resources"] = asked;
+        objects.replace(&key(PODS, &pod), &pod, true).expect("the newest version");
     }
 }
 

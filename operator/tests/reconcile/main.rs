@@ -10,6 +10,7 @@
 mod bed;
 mod controller;
 mod crash;
+mod deletion;
 mod kubelet;
 mod leases;
 mod nodes;
@@ -17,3 +18,4 @@ mod objects;
 mod passes;
 mod server;
 mod tls;
+mod users;

@@ -2,7 +2,7 @@
 //!
 //! What it has in common with the real one is what the operator relies on: resource versions that change only when
 //! something changed, generations, uids, 409 for a stale version or a name that is taken, preconditions of a delete,
-//! fields that leave an applied configuration leave the object, status apart from the rest.
+//! fields that leave an applied configuration leave the object, status apart from the rest, finalizers.
 
 use std::collections::BTreeMap;
 
@@ -149,6 +149,23 @@ impl Objects {
         Ok(self.update(key, &old, new))
     }
 
+    /// The subresource of pods: amounts of a container, found by its name. Only those that it has may change.
+    pub(crate) fn resize(&mut self, key: &Key, patch: &Value) -> Answer {
+        let old = self.get(key)?;
+        check_uid(key, &old, patch["metadata"]["uid"].as_str())?;
+        let mut new = old.clone();
+        let invalid = |what: &str| Refusal::new(422, "Invalid", format!("Pod is invalid: {what}"));
+        let wanted = &patch["spec"]["containers"][0];
+        let containers = new["spec"]["containers"].as_array_mut().ok_or_else(|| invalid("no containers"))?;
+        let container = containers.iter_mut().find(|container| container["name"] == wanted["name"]);
+        let container = container.ok_or_else(|| invalid("no such container"))?;
+        if !container["resources"].is_object() {
+            return Err(invalid("Pod QOS Class may not change as a result of resizing"));
+        }
+        merge_patch(&mut container["resources"], &wanted["resources"]);
+        Ok(self.update(key, &old, new))
+    }
+
     pub(crate) fn apply(&mut self, key: &Key, patch: &Value, manager: &str, status: bool) -> Answer {
         let owner = (key.clone(), manager.to_owned(), status);
         let mut only = if status { json!({ "status": patch["status"] }) } else { without_status(patch) };
@@ -185,11 +202,20 @@ impl Objects {
         {
             return Err(Refusal::conflict(key, "the resourceVersion in the precondition is another one"));
         }
+        if is_held(&old) {
+            let mut going = old.clone();
+            going["metadata"]["deletionTimestamp"] = json!("2026-11-22T12:30:00Z");
+            return Ok(self.update(key, &old, going));
+        }
+        Ok(self.remove(key, old))
+    }
+
+    fn remove(&mut self, key: &Key, old: Value) -> Value {
         self.all.remove(key);
         self.applied.retain(|(of, _, _), _| of != key);
         self.version += 1;
         self.note("DELETED", key, old.clone());
-        Ok(old)
+        old
     }
 
     fn update(&mut self, key: &Key, old: &Value, mut new: Value) -> Value {
@@ -200,7 +226,8 @@ impl Objects {
             let generation = old["metadata"]["generation"].as_u64().unwrap_or(1);
             new["metadata"]["generation"] = json!(generation + 1);
         }
-        self.keep("MODIFIED", key, new)
+        let goes = new["metadata"].get("deletionTimestamp").is_some();
+        if goes && !is_held(&new) { self.remove(key, new) } else { self.keep("MODIFIED", key, new) }
     }
 
     fn keep(&mut self, kind: &'static str, key: &Key, mut object: Value) -> Value {
@@ -215,6 +242,11 @@ impl Objects {
         self.log.push(Change { version: self.version, kind, key: key.clone(), object });
         self.changed.send_replace(self.version);
     }
+}
+
+/// Has finalizers.
+fn is_held(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|names| !names.is_empty())
 }
 
 fn put(object: &mut Value, field: &str, value: Option<Value>) {

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::bed::Bed;
 use super::kubelet::{PODS, text};
-use super::objects::Key;
-use super::server::Call;
+use super::objects::{Key, Refusal};
+use super::server::{Call, Fault};
 
 fn addresses(pods: &[&str]) -> Vec<String> {
     pods.iter().map(|pod| format!("{pod}.cart-raft.shop.svc:4920")).collect()
@@ -132,4 +132,46 @@ async fn a_wrong_spec_is_told_and_nothing_is_touched() {
     let status_writes = writes.iter().filter(|call| call.path.ends_with("/kvclusters/cart/status")).count();
     let events = writes.iter().filter(|call| call.path.ends_with("/events")).count();
     assert_eq!((status_writes, events + status_writes), (1, writes.len()), "{writes:?}");
+}
+
+#[tokio::test]
+async fn another_size_needs_no_restart_unless_it_is_refused() {
+    let size = |cpu: &str| json!({ "resources": { "limits": { "cpu": cpu, "memory": "1Gi" } } });
+    let bed = Bed::new(&size("1"));
+    let operator = bed.operator(false);
+    bed.settle(&operator).await;
+    let pods = || bed.server.objects.lock().list(PODS, "shop", &[]);
+    let uids = || pods().iter().map(|pod| text(&pod["metadata"]["uid"])).collect::<Vec<_>>();
+    let before = uids();
+    bed.server.wire.start(None);
+    bed.edit(&size("2"));
+    bed.settle(&operator).await;
+    assert_eq!(uids(), before, "nobody was restarted");
+    for pod in pods() {
+        let resources = &pod["status"]["containerStatuses"][0]["resources"];
+        assert_eq!(resources["requests"]["cpu"], "2", "{pod:#}");
+        assert_eq!(
+            pod["metadata"]["annotations"]["kvnode.dev/resize"].as_str().map(|note| &note[..5]),
+            Some("done ")
+        );
+    }
+    assert_eq!(bed.events().iter().filter(|reason| *reason == "PodResized").count(), 3);
+    let calls = bed.server.wire.calls();
+    assert_eq!(calls.iter().filter(|call| call.path.ends_with("/resize")).count(), 3);
+    bed.server.wire.start(None);
+    for _ in 0..3 {
+        bed.pass(&operator).await.unwrap();
+    }
+    let writes: Vec<Call> = bed.server.wire.calls().into_iter().filter(Call::is_write).collect();
+    assert!(writes.is_empty(), "{writes:?}");
+    // An older Kubernetes.
+    bed.server.wire.start(Some(Box::new(|call| {
+        let message = "the server could not find the requested resource";
+        call.path.ends_with("/resize").then(|| Fault::Answer(Refusal::new(404, "NotFound", message)))
+    })));
+    bed.edit(&size("1"));
+    bed.settle(&operator).await;
+    assert!(uids().iter().all(|uid| !before.contains(uid)), "restarted");
+    assert_eq!(bed.events().iter().filter(|reason| *reason == "PodResized").count(), 3);
+    assert_eq!(bed.condition("Stalled"), "False");
 }

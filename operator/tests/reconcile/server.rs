@@ -95,6 +95,7 @@ pub(crate) struct Server {
 struct Route {
     key: Key,
     status: bool,
+    resize: bool,
     labels: Vec<(String, String)>,
     manager: String,
     watch_from: Option<u64>,
@@ -162,7 +163,7 @@ impl Server {
 
     fn act(&self, method: &Method, kind: &str, route: Route, body: &Value) -> Answer {
         let mut objects = self.objects.lock();
-        let Route { mut key, status, labels, manager, .. } = route;
+        let Route { mut key, status, resize, labels, manager, .. } = route;
         match method.as_str() {
             "GET" if key.name.is_empty() => {
                 let items = objects.list(&key.resource, &key.namespace, &labels);
@@ -179,6 +180,9 @@ impl Server {
                 objects.apply(&key, body, &manager, status)
             }
             "PATCH" if kind.starts_with("application/merge-patch") => objects.merge(&key, body, status),
+            "PATCH" if kind.starts_with("application/strategic-merge-patch") && resize => {
+                objects.resize(&key, body)
+            }
             "DELETE" => objects.delete(&key, body),
             _ => Err(Refusal::new(405, "MethodNotAllowed", format!("{method} {kind}"))),
         }
@@ -234,9 +238,11 @@ fn answer(done: Answer) -> Reply {
     let (code, body) = match done {
         Ok(body) => (200, body),
         Err(Refusal { code, reason, message }) => {
+            let ends = message.contains("it is being terminated");
+            let causes = if ends { json!([{ "reason": "NamespaceTerminating" }]) } else { json!([]) };
             let body = json!({
                 "kind": "Status", "apiVersion": "v1", "status": "Failure",
-                "code": code, "reason": reason, "message": message,
+                "code": code, "reason": reason, "message": message, "details": { "causes": causes },
             });
             (code, body)
         }
@@ -249,7 +255,7 @@ fn answer(done: Answer) -> Reply {
         .expect("a response")
 }
 
-/// `/api/v1/...` or `/apis/<group>/<version>/...`, then `[namespaces/<ns>/]<plural>[/<name>[/status]]`.
+/// `/api/v1/...` or `/apis/<group>/<version>/...`, then `[namespaces/<ns>/]<plural>[/<name>[/status|/resize]]`.
 fn route(path: &str, query: &str) -> Route {
     let mut parts = path.trim_start_matches('/').split('/');
     let group = if parts.next() == Some("api") { "" } else { parts.next().unwrap_or_default() };
@@ -264,6 +270,7 @@ fn route(path: &str, query: &str) -> Route {
     let mut route = Route {
         key: Key::new(&format!("{group}/{}", part(0)), namespace, part(1)),
         status: part(2) == "status",
+        resize: part(2) == "resize",
         labels: Vec::new(),
         manager: String::new(),
         watch_from: None,

@@ -9,13 +9,13 @@ use super::bed::Bed;
 use super::objects::Key;
 use super::server::Call;
 
-fn secret(bed: &Bed, name: &str) -> Secret {
+pub(crate) fn secret(bed: &Bed, name: &str) -> Secret {
     let object =
         bed.server.objects.lock().get(&Key::new("/secrets", "shop", name)).expect("the Secret is there");
     serde_json::from_value(object).expect("a Secret")
 }
 
-fn text(secret: &Secret, key: &str) -> String {
+pub(crate) fn text(secret: &Secret, key: &str) -> String {
     let data = secret.data.as_ref().expect("data");
     String::from_utf8(data[key].0.clone()).expect("PEM")
 }
@@ -45,6 +45,9 @@ async fn a_managed_cluster_gets_its_authority_and_certificate_once() {
     let status = &bed.cluster()["status"];
     let told: Timestamp = status["tls"]["notAfter"].as_str().expect("told").parse().expect("a time");
     assert_eq!(told, ends);
+    // Nodes in memory show nothing.
+    assert_eq!(bed.condition("TlsValid"), "False");
+    assert!(status.to_string().contains("0 of 3 pods show"), "{status:#}");
     assert!(!bed.cluster().to_string().contains("PRIVATE KEY"), "{status:#}");
     // The same operator, and one that has just started, write nothing.
     for operator in [operator, bed.operator(false)] {
@@ -103,37 +106,5 @@ async fn without_tls_no_secret_is_asked_for() {
     let calls = bed.server.wire.calls();
     assert!(calls.iter().all(|call| !call.path.contains("/secrets")), "the operator may have no right to");
     assert!(bed.cluster()["status"].get("tls").is_none());
-}
-
-#[tokio::test]
-async fn a_password_is_made_once_and_never_shown() {
-    for (spec, scheme, port) in [
-        (json!({ "auth": { "enabled": true } }), "redis", "6379"),
-        (json!({ "auth": { "enabled": true }, "tls": { "mode": "Managed" } }), "rediss", "6380"),
-    ] {
-        let bed = Bed::new(&spec);
-        let operator = bed.operator(false);
-        bed.settle(&operator).await;
-        let auth = secret(&bed, "cart-auth");
-        assert_eq!(auth.type_.as_deref(), Some("servicebinding.io/redis"));
-        let password = text(&auth, "password");
-        assert_eq!(password.len(), 32);
-        assert_eq!(text(&auth, "uri"), format!("{scheme}://default:{password}@cart.shop.svc:{port}"));
-        assert_eq!((text(&auth, "port").as_str(), text(&auth, "passwords")), (port, format!("{password}\n")));
-        assert!(!bed.state().concat().contains(&password), "in its Secret, and nowhere else");
-        // A person adds a line; nobody takes it away.
-        let data = serde_json::to_value(k8s_openapi::ByteString(b"old\nnew\n".to_vec())).expect("bytes");
-        let key = Key::new("/secrets", "shop", "cart-auth");
-        bed.server
-            .objects
-            .lock()
-            .merge(&key, &json!({ "data": { "passwords": data } }), false)
-            .expect("merged");
-        for operator in [operator, bed.operator(false)] {
-            for _ in 0..3 {
-                bed.pass(&operator).await.expect("a pass");
-            }
-        }
-        assert_eq!(text(&secret(&bed, "cart-auth"), "passwords"), "old\nnew\n");
-    }
+    assert_eq!(bed.condition("TlsValid"), "", "there is nothing to say");
 }

@@ -23,7 +23,7 @@ use super::resolver::Resolver;
 use super::types::{Members, Raft};
 use crate::clock::{self, UnixMs};
 use crate::config::Config;
-use crate::store::Store;
+use crate::store::{LogId, Store};
 
 /// Who leads, as the tasks need it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub(super) struct Core {
     pub(super) confirm: Confirm,
     pub(super) leader: watch::Sender<LeaderView>,
     pub(super) members: ArcSwap<Members>,
+    /// Last entry known to be committed when the node started; until it is applied the state is of the past.
+    pub(super) committed_at_start: Option<LogId>,
     pub(super) disk: Disk,
     pub(super) heard: Contact,
     pub(super) counters: Counters,

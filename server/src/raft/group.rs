@@ -244,7 +244,7 @@ impl Group {
             purged: bounds.purged,
             last_contact_ms: if leads { quorum_age } else { core.heard.age_ms() },
             change_in_progress: joint || uncommitted,
-            recovered: metrics.local_committed.as_ref().map(from_raft) <= applied,
+            recovered: core.committed_at_start <= applied,
         }
     }
 

@@ -30,6 +30,8 @@ use crate::store::LogId;
 const WAITING_MAX: usize = 16 * 1024;
 /// Rounds at once.
 const OPEN_MAX: usize = 4;
+/// Looks at the sockets before a round leaves; each costs microseconds, a round costs about fifty.
+const LOOKS_MAX: usize = 8;
 /// Between two attempts to find a leader that can confirm itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// One round to the leader and its quorum.
@@ -145,11 +147,7 @@ impl Rounds {
                     if count == 0 {
                         return;
                     }
-                    // Lets every connection that has something to read put its reads into this round.
-                    yield_now().await;
-                    while next.len() < WAITING_MAX && let Ok(more) = queue.try_recv() {
-                        next.push(more);
-                    }
+                    gather(&mut queue, &mut next).await;
                 }
                 () = stop.cancelled() => return,
             }
@@ -226,6 +224,23 @@ impl Rounds {
         let reached = applied.wait_for(|at| at.is_some_and(|at| at.index >= id.index));
         let limit = deadline.map_or(ROUND_MAX, |at| at.saturating_duration_since(clock::monotonic()));
         matches!(timeout(limit, reached).await, Ok(Ok(_)))
+    }
+}
+
+/// Lets every connection that has something to read put its reads into this round: as long as each look at the sockets
+/// brings more of them.
+async fn gather(queue: &mut mpsc::Receiver<Waiting>, next: &mut Vec<Waiting>) {
+    for _ in 0..LOOKS_MAX {
+        let before = next.len();
+        yield_now().await;
+        while next.len() < WAITING_MAX
+            && let Ok(more) = queue.try_recv()
+        {
+            next.push(more);
+        }
+        if next.len() == before {
+            return;
+        }
     }
 }
 

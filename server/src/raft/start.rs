@@ -154,6 +154,7 @@ pub async fn start(
         confirm: Confirm::new(),
         leader: watch::Sender::new(LeaderView::default()),
         members: ArcSwap::default(),
+        committed_at_start: recovered.committed,
         disk: Disk::default(),
         heard: Contact::default(),
         counters: Counters::default(),

@@ -1,7 +1,8 @@
 //! The client that writes without end from inside the Kubernetes cluster, and says what became of it.
 //!
 //! ```text
-//! kube-load run ADDR PORT       writes w:1, w:2, ... to ADDR; answers questions on 127.0.0.1:PORT
+//! kube-load run ADDR PORT       writes w:1, w:2, ... to ADDR; answers questions on 127.0.0.1:PORT. ADDR is HOST:PORT, or
+//!                               bind:DIR where a Secret with host, password and authority is mounted
 //! kube-load ask PORT WORD       one question, one line of JSON: count | mark | verify
 //! kube-load fill ADDR MIB       MIB mebibytes in values of 64 KiB, once
 //! ```
@@ -10,6 +11,7 @@
 //! reply it never saw again. `mark` tells what happened since the last mark; `verify` reads every write back that was ever
 //! acknowledged. It runs as a pod, because a Service can be reached from there in any Kubernetes.
 
+mod target;
 mod writer;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use kvnode_tests::client::Client;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::target::Target;
 use crate::writer::{Shared, write};
 
 const VALUE_BYTES: usize = 64 * 1024;
@@ -38,10 +41,11 @@ async fn main() -> Result<()> {
 
 async fn run(addr: &str, port: u16) -> Result<()> {
     let shared = Arc::new(Shared::default());
+    let target = Target::open(addr).await?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     tokio::select! {
-        () = write(addr, &shared) => Ok(()),
-        refused = answer(&listener, addr, &shared) => refused,
+        () = write(&target, &shared) => Ok(()),
+        refused = answer(&listener, &target, &shared) => refused,
         ended = terminated() => ended,
     }
 }
@@ -52,7 +56,7 @@ async fn terminated() -> Result<()> {
     Ok(())
 }
 
-async fn answer(listener: &TcpListener, addr: &str, shared: &Shared) -> Result<()> {
+async fn answer(listener: &TcpListener, target: &Target, shared: &Shared) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         let mut stream = BufReader::new(stream);
@@ -61,7 +65,7 @@ async fn answer(listener: &TcpListener, addr: &str, shared: &Shared) -> Result<(
         let text = match word.trim() {
             "count" => shared.acknowledged().len().to_string(),
             "mark" => serde_json::to_string(&shared.mark())?,
-            "verify" => match verify(addr, &shared.acknowledged()).await {
+            "verify" => match verify(target, &shared.acknowledged()).await {
                 Ok(verdict) => verdict,
                 Err(error) => serde_json::json!({ "error": format!("{error:#}") }).to_string(),
             },
@@ -72,8 +76,8 @@ async fn answer(listener: &TcpListener, addr: &str, shared: &Shared) -> Result<(
 }
 
 /// Reads every acknowledged write back.
-async fn verify(addr: &str, acknowledged: &[u64]) -> Result<String> {
-    let mut client = Client::connect(addr).await?;
+async fn verify(target: &Target, acknowledged: &[u64]) -> Result<String> {
+    let mut client = target.client(Duration::from_secs(20)).await?;
     let mut missing = Vec::new();
     for chunk in acknowledged.chunks(500) {
         let mut command = vec!["MGET".to_owned()];

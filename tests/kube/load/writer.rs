@@ -7,6 +7,8 @@ use kvnode_tests::client::{CallError, Client};
 use serde_json::{Value as Json, json};
 use tokio::time::MissedTickBehavior;
 
+use crate::target::Target;
+
 /// One write in each such time: enough to see a gap of a tenth of a second, little enough to leave the machine alone.
 const PACE: Duration = Duration::from_millis(5);
 /// A reply that takes longer counts as lost, as it does for stock clients.
@@ -81,7 +83,7 @@ fn unix_ms() -> u64 {
 }
 
 /// Writes until it is dropped.
-pub(crate) async fn write(addr: &str, shared: &Shared) {
+pub(crate) async fn write(target: &Target, shared: &Shared) {
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut client: Option<Client> = None;
@@ -93,7 +95,7 @@ pub(crate) async fn write(addr: &str, shared: &Shared) {
             client = None;
         }
         let Some(connected) = client.as_mut() else {
-            client = connect(addr, shared).await;
+            client = connect(target, shared).await;
             continue;
         };
         match connected.call(&["SET", &format!("w:{number}"), &number.to_string()]).await {
@@ -127,11 +129,18 @@ pub(crate) async fn write(addr: &str, shared: &Shared) {
     }
 }
 
-async fn connect(addr: &str, shared: &Shared) -> Option<Client> {
-    if let Ok(Ok(client)) = tokio::time::timeout(PATIENCE, Client::connect(addr)).await {
-        shared.with(|phase, _| phase.connects += 1);
-        return Some(client.with_patience(PATIENCE));
+async fn connect(target: &Target, shared: &Shared) -> Option<Client> {
+    match target.connect(PATIENCE).await {
+        Ok(Ok(client)) => {
+            shared.with(|phase, _| phase.connects += 1);
+            return Some(client);
+        }
+        // Whoever has the password that the Secret hands out gets in at any time.
+        Ok(Err(refused)) => {
+            shared.with(|phase, _| phase.errors += 1);
+            shared.sample(&format!("AUTH: {refused}"));
+        }
+        Err(_) => shared.with(|phase, _| phase.refused += 1),
     }
-    shared.with(|phase, _| phase.refused += 1);
     None
 }

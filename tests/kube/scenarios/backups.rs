@@ -17,14 +17,14 @@ const TOLD: Duration = Duration::from_secs(20);
 const MEBIBYTES: &str = "256";
 
 /// The bucket as specs name it.
-fn store(bucket: &str, secret: &str) -> Json {
+pub(crate) fn store(bucket: &str, secret: &str) -> Json {
     json!({
         "bucket": bucket, "prefix": "prod", "endpoint": "http://s3:8333", "pathStyle": true, "credentialsSecret": secret,
     })
 }
 
 /// Starts the S3 server and makes the bucket.
-async fn s3(stage: &Stage, bucket: &str) -> Result<()> {
+pub(crate) async fn s3(stage: &Stage, bucket: &str) -> Result<()> {
     let kubectl = stage.kubectl();
     stage.clients()?;
     kubectl.apply(&stage.manifest("s3.yaml", &[])?)?;
@@ -42,7 +42,7 @@ async fn make_bucket(kubectl: &Kubectl, bucket: &str) -> Result<()> {
 }
 
 /// A run by hand.
-fn by_hand(kubectl: &Kubectl, name: &str, verify: Option<&str>) -> Result<()> {
+pub(crate) fn by_hand(kubectl: &Kubectl, name: &str, verify: Option<&str>) -> Result<()> {
     let mut spec = json!({ "cluster": "cart" });
     if let Some(verify) = verify {
         spec["verify"] = json!(verify);
@@ -54,7 +54,7 @@ fn by_hand(kubectl: &Kubectl, name: &str, verify: Option<&str>) -> Result<()> {
 }
 
 /// Waits until a run is complete; its status.
-async fn complete(kubectl: &Kubectl, name: &str) -> Result<Json> {
+pub(crate) async fn complete(kubectl: &Kubectl, name: &str) -> Result<Json> {
     eventually(&format!("{name} is complete"), PATIENCE * 2, async || {
         let status = kubectl.get(&format!("kvb {name}"))?["status"].clone();
         match status["phase"].as_str() {
@@ -120,9 +120,39 @@ pub(crate) async fn backups_and_restore(stage: &Stage) -> Result<()> {
     say!("{}", table.trim_end());
     let meta = stored_meta(&kubectl, &status)?;
     restored(stage, &status, &meta, &load).await?;
+    deleted_with_its_objects(&kubectl, &status).await?;
     // The old cluster noticed nothing of all that.
     load.mark()?.without_failure()?;
     load.verify()?;
+    Ok(())
+}
+
+/// A KvBackup that goes takes its objects along if it is asked to, and says so while the bucket cannot be reached.
+async fn deleted_with_its_objects(kubectl: &Kubectl, status: &Json) -> Result<()> {
+    kubectl.patch("kvb/by-hand", &json!({ "spec": { "deletionPolicy": "Delete" } }))?;
+    until("it is held", PATIENCE, async || {
+        kubectl.get("kvb by-hand").is_ok_and(|found| found["metadata"]["finalizers"].is_array())
+    })
+    .await?;
+    let secret = kubectl.get("secret kv-backup")?;
+    kubectl.run(&["delete", "secret", "kv-backup"])?;
+    kubectl.run(&["delete", "kvb", "by-hand", "--wait=false"])?;
+    let told = eventually("it is told why it stays", PATIENCE, async || {
+        let found = kubectl.get("kvb by-hand")?;
+        let condition = &found["status"]["conditions"][0];
+        Ok((condition["reason"] == "Blocked").then(|| condition["message"].to_string()))
+    })
+    .await?;
+    say!("{told}");
+    ensure!(told.contains("kv-backup") && told.contains("deletionPolicy: Retain"), "{told}");
+    let again = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "kv-backup" }, "data": secret["data"],
+    });
+    kubectl.apply(&again.to_string())?;
+    until("it is gone", PATIENCE * 2, async || kubectl.get("kvb by-hand").is_err()).await?;
+    let path = status["uri"].as_str().and_then(|uri| uri.strip_prefix("s3://")).context("uri")?;
+    let meta = format!("http://s3:8888/buckets/{path}meta.json");
+    ensure!(kubectl.exec("clients", &["curl", "-sf", &meta]).is_err(), "its objects are still there");
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod operators;
 mod plain;
 mod rollout;
 mod runbook;
+mod safe;
 mod tools;
 
 use std::pin::Pin;
@@ -52,6 +53,7 @@ acts![
         rollout::settings_and_image_roll,
         life::hibernated_and_woken,
         rollout::a_bad_image_is_superseded,
+        rollout::resized_in_place,
         life::deleted_and_adopted,
         tools::gitops_sees_it_right,
         faults::volume_lost,
@@ -60,6 +62,7 @@ acts![
     ],
     [backups::backups_and_restore, backups::buckets_that_refuse],
     [backups::backups_under_faults],
+    [safe::doors_are_locked, safe::secrets_rotate_under_load],
     [rollout::nodes_are_drained],
     [faults::operator_killed_while_scaling],
     [operators::two_operators_at_once],

@@ -37,6 +37,34 @@ pub(crate) async fn settings_and_image_roll(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Another size of the servers needs no restart where Kubernetes can do that, and only a rolling one where it cannot.
+pub(crate) async fn resized_in_place(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    let size = |cpu: &str| json!({ "requests": { "cpu": cpu, "memory": "64Mi" }, "limits": { "cpu": "2" } });
+    let spec = json!({ "storage": { "size": "1Gi" }, "resources": size("50m") });
+    let cart = Kv::create(stage, "cart", &spec).await?;
+    let load = Load::start(stage, "cart:6379").await?;
+    let (before, began) = (cart.lives()?, Instant::now());
+    cart.change(&json!({ "resources": size("60m") }))?;
+    cart.ready(3).await?;
+    let phase = load.mark()?;
+    say!("resized in {:.1} s: {phase:?}", began.elapsed().as_secs_f64());
+    phase.without_failure()?;
+    for pod in cart.pods()? {
+        let asked = &pod["spec"]["containers"][0]["resources"]["requests"]["cpu"];
+        ensure!(asked == "60m", "{asked}: {}", pod["metadata"]);
+    }
+    if cart.lives()? == before {
+        ensure!(phase.connects == 0, "{phase:?}");
+    } else {
+        let events = cart.kubectl.run(&["get", "events", "--output", "yaml"])?;
+        ensure!(events.contains("cannot be resized in place"), "restarted, and nobody says why");
+        say!("this Kubernetes does not resize in place: the pods were restarted");
+    }
+    load.verify()?;
+    Ok(())
+}
+
 /// The first pod of an image that does not exist stops the rollout; the others serve on, and the next change goes through.
 pub(crate) async fn a_bad_image_is_superseded(stage: &Stage) -> Result<()> {
     stage.operator().await?;

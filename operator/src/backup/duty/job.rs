@@ -4,6 +4,7 @@
 //! verify Content, Checksum, Off    [backup]                         one container
 //! verify Restore                   backup -> fetch -> (server) -> [prove]
 //!                                  init      init     sidecar: loads what was fetched, on loopback
+//! delete           [delete]                         one container
 //! probe                            [probe]                          may this bucket be used?
 //! ```
 //!
@@ -34,6 +35,7 @@ const NAME_MAX: usize = 60;
 const USAGE: u8 = 64;
 const RETRIES: i32 = 6;
 const KEPT_SECONDS: i32 = 3600;
+const DELETE_SECONDS: i64 = 3600;
 const PROBE_SECONDS: i64 = 120;
 /// One that failed is made again once it is gone: somebody may have corrected a Secret or a policy.
 const PROBE_KEPT_SECONDS: i32 = 60;
@@ -343,6 +345,41 @@ pub fn probe(namespace: &str, owner: (&str, &str), spec: &Backup, images: &Image
     job(&meta, cluster, (PROBE_SECONDS, PROBE_KEPT_SECONDS), CONTAINER, &pod(&spec.s3, &volumes, &[], &main))
 }
 
+/// Where the objects of a run are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bucket<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// Its id, 16 hex digits.
+    pub cluster_id: &'a str,
+    /// The store.
+    pub s3: &'a S3,
+}
+
+/// Name of the Job that deletes what a KvBackup stored; of this one, not of another of the same name.
+#[must_use]
+pub fn delete_name(backup: &str, uid: &str) -> String {
+    let mark = sha256(uid.as_bytes());
+    name(&format!("{backup}-delete-{}", mark.get(..8).unwrap_or_default()))
+}
+
+/// The Job that deletes what a KvBackup stored. Nobody owns it.
+#[must_use]
+pub fn delete(namespace: &str, name: &str, backup: &str, from: &Bucket<'_>, images: &Images) -> Job {
+    let (bucket_args, volumes, mounts) = bucket(from.s3, None, images);
+    let what = vec![
+        format!("--cluster={}", from.cluster),
+        format!("--cluster-id={}", from.cluster_id),
+        format!("--backup={backup}"),
+        format!("--report-file={REPORT}"),
+    ];
+    let args = [vec!["delete".to_owned()], bucket_args, what].concat();
+    let main = container(CONTAINER, &images.operator, images, &args, &mounts);
+    let meta = json!({ "name": name, "namespace": namespace, "labels": labels_of(from.cluster) });
+    let seconds = (DELETE_SECONDS, PROBE_KEPT_SECONDS);
+    job(&meta, from.cluster, seconds, CONTAINER, &pod(from.s3, &volumes, &[], &main))
+}
+
 /// The init container that fetches what a cluster begins with, its volumes, and the pod's ServiceAccount.
 #[must_use]
 pub fn restore(s3: &S3, key: Option<&SecretKey>, what: &[String], images: &Images) -> (Value, Vec<Value>) {
@@ -440,6 +477,22 @@ pub(crate) mod tests {
         other = spec();
         other.schedules.push(crate::crd::bucket::Schedule::default());
         assert_eq!(settings_hash(&other), settings_hash(&spec()), "schedules are nothing to try");
+    }
+
+    #[test]
+    fn a_deletion_names_the_run_and_belongs_to_nobody() {
+        let from = Bucket { cluster: "cart", cluster_id: "00000000000000c1", s3: &spec().s3 };
+        let long = "b".repeat(120);
+        let name = delete_name(&long, "uid-1");
+        assert!(name.len() <= 63 && name != delete_name(&long, "uid-2"));
+        let value = serde_json::to_value(delete("shop", &name, &long, &from, &images())).unwrap();
+        assert!(value["metadata"]["ownerReferences"].is_null());
+        let Command::Delete(args) = read(&value["spec"]["template"]["spec"]["containers"][0]) else {
+            panic!("another command")
+        };
+        assert_eq!((args.cluster.as_str(), args.backup.as_str()), ("cart", long.as_str()));
+        assert_eq!(args.cluster_id.map(|id| id.to_string()).as_deref(), Some("00000000000000c1"));
+        assert!(args.bucket.encryption_key_file.is_none(), "what is deleted need not be read");
     }
 
     #[test]

@@ -10,8 +10,10 @@
 //! - Everything is decided from what the API server says in this pass. Names follow from what is due, so a repeat, or
 //!   a second operator, makes nothing twice.
 //! - One run at a time per cluster. A run that waits beyond its deadline fails.
+//! - What a KvBackup stored is deleted only if its `deletionPolicy` says so ([`deletion`]).
 //! - This is the only writer of a KvBackup's status, of `status.backup` of a KvCluster and of its two conditions.
 
+pub mod deletion;
 pub mod job;
 mod look;
 mod pass;
@@ -85,6 +87,11 @@ async fn one(duty: Arc<Duty>, namespace: Option<String>, stop: CancellationToken
     let backups: Api<KvBackup> = within(&client, namespace.as_deref());
     let jobs: Api<Job> = within(&client, namespace.as_deref());
     let config = controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY);
+    let going = Controller::new(backups.clone(), watcher::Config::default()).with_config(config.clone()).run(
+        going,
+        left,
+        duty.clone(),
+    );
     let passes = Controller::new(clusters, watcher::Config::default())
         .with_config(config)
         .watches(backups, watcher::Config::default(), |backup: KvBackup| {
@@ -94,9 +101,9 @@ async fn one(duty: Arc<Duty>, namespace: Option<String>, stop: CancellationToken
             Some(ObjectRef::new(job.labels().get(BACKUP_OF)?).within(&job.namespace()?))
         })
         .run(passed, failed, duty);
-    let work = passes.for_each(async |_| {});
+    let work = async { tokio::join!(passes.for_each(async |_| {}), going.for_each(async |_| {})) };
     tokio::select! {
-        () = work => {}
+        _ = work => {}
         // A pass that is cut off is done again by the next operator.
         () = stop.cancelled() => {}
     }
@@ -116,6 +123,19 @@ async fn passed(object: Arc<KvCluster>, duty: Arc<Duty>) -> Result<Action, Error
     let name = ClusterName::of(&object);
     let again = pass::pass(&duty, &name).await?;
     Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+async fn going(backup: Arc<KvBackup>, duty: Arc<Duty>) -> Result<Action, Error> {
+    let again = deletion::pass(&duty, &backup).await?;
+    Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+// The signature is the library's.
+#[allow(clippy::needless_pass_by_value, reason = "kube's Controller hands both over")]
+fn left(backup: Arc<KvBackup>, error: &Error, _: Arc<Duty>) -> Action {
+    let name = backup.name_any();
+    tracing::warn!(backup = name, %error, "a pass over a KvBackup failed");
+    Action::requeue(crate::backoff::jittered(Duration::from_secs(5)))
 }
 
 // The signature is the library's.

@@ -21,7 +21,7 @@ use crate::backup::command::PROBE_ALL;
 use crate::backup::schedule::{Cron, Decision, Schedule, Seen, decide};
 use crate::clock;
 use crate::crd::KvCluster;
-use crate::crd::backup::{BackupPhase, KvBackup, KvBackupSpec, KvBackupStatus, Verified};
+use crate::crd::backup::{BackupPhase, DeletionPolicy, KvBackup, KvBackupSpec, KvBackupStatus, Verified};
 use crate::crd::bucket::Backup;
 use crate::crd::reason::{BackupCondition, EventReason};
 use crate::crd::status::{BackupStatus, ProbeStatus, ScheduleSince};
@@ -65,7 +65,7 @@ pub(super) async fn pass(duty: &Arc<Duty>, name: &ClusterName) -> Result<Option<
     for due in &decision.due {
         here.create(&due.schedule, &due.name, &backups).await?;
     }
-    for backup in &mut backups {
+    for backup in backups.iter_mut().filter(|backup| !goes(backup)) {
         here.advance(backup, &work).await?;
     }
     let turn = backups.iter().any(|backup| is_active(phase(backup)));
@@ -73,10 +73,15 @@ pub(super) async fn pass(duty: &Arc<Duty>, name: &ClusterName) -> Result<Option<
         here.start_next(&mut backups).await?;
     }
     status.probe = here.probed(status.probe, &work).await?;
+    // What is being deleted from the bucket is no backup any more.
+    let lost: Vec<String> =
+        backups.iter().filter(|backup| goes_whole(backup)).map(kube::ResourceExt::name_any).collect();
+    status.last_success = status.last_success.filter(|last| !lost.contains(&last.name));
+    let busy = backups.iter().any(|backup| !is_final(phase(backup))) || status.probe.is_none();
+    backups.retain(|backup| !goes_whole(backup));
     status = summary(&status, &backups);
     status.next_run = decision.next.map(Time);
     here.report(&status, &schedules, &backups).await?;
-    let busy = backups.iter().any(|backup| !is_final(phase(backup))) || status.probe.is_none();
     let until = decision.next.map(|next| next.duration_since(here.now)).filter(SignedDuration::is_positive);
     let until = until.and_then(|until| Duration::try_from(until).ok()).unwrap_or(PACE_STEADY);
     Ok(Some(if busy { PACE_ACTIVE } else { until.clamp(Duration::from_millis(200), PACE_STEADY) }))
@@ -84,6 +89,16 @@ pub(super) async fn pass(duty: &Arc<Duty>, name: &ClusterName) -> Result<Option<
 
 fn phase(backup: &KvBackup) -> Option<BackupPhase> {
     backup.status.as_ref().and_then(|status| status.phase)
+}
+
+/// What goes is somebody else's: [`super::deletion`] or the garbage collector.
+fn goes(backup: &KvBackup) -> bool {
+    backup.metadata.deletion_timestamp.is_some()
+}
+
+/// What it stored goes with it.
+fn goes_whole(backup: &KvBackup) -> bool {
+    goes(backup) && backup.spec.deletion_policy == DeletionPolicy::Delete
 }
 
 fn schedules(spec: &Backup) -> Result<Vec<Schedule>, String> {
@@ -116,14 +131,14 @@ async fn refuse(
 ) -> Result<Option<Duration>, Error> {
     let error =
         format!("KvCluster {} has no spec.backup: there is no bucket to write to", cluster.name_any());
-    for backup in backups.iter().filter(|backup| !is_final(phase(backup))) {
+    for backup in backups.iter().filter(|backup| !is_final(phase(backup)) && !goes(backup)) {
         let status = failed(&backup.status.clone().unwrap_or_default(), &error, clock::wall());
         write(duty, api, backup, &status).await?;
     }
     Ok(None)
 }
 
-async fn write(
+pub(super) async fn write(
     duty: &Duty,
     api: &Api<KvBackup>,
     backup: &KvBackup,
@@ -190,6 +205,7 @@ impl Here<'_> {
                 cluster: self.name.name.clone(),
                 schedule: Some(schedule.to_owned()),
                 verify: Some(state::verify_of(self.spec, version.as_deref(), past, self.now)),
+                deletion_policy: DeletionPolicy::default(),
                 deadline_minutes: known.map_or(360, |known| known.deadline_minutes),
             },
             status: None,
@@ -231,7 +247,7 @@ impl Here<'_> {
     /// The oldest that waits, if the cluster is there to be asked.
     async fn start_next(&self, backups: &mut [KvBackup]) -> Result<(), Error> {
         let formed = self.cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some());
-        let waits = |backup: &&mut KvBackup| phase(backup) == Some(BackupPhase::Pending);
+        let waits = |backup: &&mut KvBackup| phase(backup) == Some(BackupPhase::Pending) && !goes(backup);
         let Some(backup) = backups.iter_mut().find(waits).filter(|_| formed) else { return Ok(()) };
         let old = backup.status.clone().unwrap_or_default();
         let status = KvBackupStatus {
@@ -239,6 +255,7 @@ impl Here<'_> {
             started_at: Some(old.started_at.clone().unwrap_or(Time(self.now))),
             destination: Some(self.spec.s3.clone()),
             encryption_key: self.spec.encryption_key.clone(),
+            cluster_id: self.cluster.status.as_ref().and_then(|status| status.cluster_id.clone()),
             ..old
         };
         // Written ahead: whoever sees it makes the Job, and makes it once by its name.

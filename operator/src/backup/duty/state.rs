@@ -15,7 +15,7 @@ use crate::backup::progress::{Progress, Report};
 use crate::backup::schedule::Schedule;
 use crate::crd::backup::{BackupPhase, KvBackup, KvBackupStatus, Verified, Verify};
 use crate::crd::bucket::{Backup, RestoreTest};
-use crate::crd::reason::{BackupCondition, BackupReason};
+use crate::crd::reason::{BackupCondition, BackupReason, DeletionCondition, DeletionReason};
 use crate::crd::status::BackupStatus;
 
 /// Time after which another restore test is due.
@@ -268,6 +268,37 @@ pub fn verified(backups: &[KvBackup]) -> Verdict {
             ("Unknown", BackupReason::NotVerified, format!("{name} was not verified"))
         }
     }
+}
+
+/// How the deletion of what a KvBackup stored gets on; its transition time is kept while its reason stays.
+#[must_use]
+pub fn deleting(
+    old: &[Condition],
+    (reason, message): (DeletionReason, &str),
+    generation: i64,
+    now: Timestamp,
+) -> Condition {
+    let before = old.iter().find(|condition| condition.reason == reason.as_str());
+    Condition {
+        type_: DeletionCondition::ObjectsDeleted.as_str().to_owned(),
+        status: "False".to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: message.chars().take(1000).collect(),
+        observed_generation: Some(generation),
+        last_transition_time: before.map_or(Time(now), |before| before.last_transition_time.clone()),
+    }
+}
+
+/// The deletion does not get on.
+#[must_use]
+pub fn is_blocked(status: &KvBackupStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.reason == DeletionReason::Blocked.as_str())
+}
+
+/// A condition has this message already.
+#[must_use]
+pub fn says(status: &KvBackupStatus, message: &str) -> bool {
+    status.conditions.iter().any(|condition| condition.message == message)
 }
 
 /// A verdict as a condition; its transition time is kept while its status stays.

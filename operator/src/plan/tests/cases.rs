@@ -20,13 +20,13 @@ pub(super) fn settle(model: &mut Model, ticks: u32) -> Plan {
     panic!("not settled after {ticks} ticks: {:?}; {:#?}", model.planned().step, model.log);
 }
 
-fn made(spec: KvClusterSpec) -> Model {
+pub(super) fn made(spec: KvClusterSpec) -> Model {
     let mut model = Model::new(spec);
     settle(&mut model, 40);
     model
 }
 
-fn of(replicas: i32, learners: i32) -> KvClusterSpec {
+pub(super) fn of(replicas: i32, learners: i32) -> KvClusterSpec {
     KvClusterSpec { replicas, learners, ..KvClusterSpec::default() }
 }
 
@@ -36,7 +36,7 @@ fn condition(model: &Model, kind: ConditionType) -> (String, String) {
 }
 
 /// Passes until the step is as wanted; everything before is carried out.
-fn until(model: &mut Model, wanted: impl Fn(&Step) -> bool) -> Step {
+pub(super) fn until(model: &mut Model, wanted: impl Fn(&Step) -> bool) -> Step {
     for _ in 0..60 {
         let step = model.planned().step;
         if wanted(&step) {

@@ -18,7 +18,9 @@ use crate::backup::duty::job::Images;
 use crate::build::{Children, labels};
 use crate::crd::status::KvClusterStatus;
 use crate::crd::{KvCluster, KvClusterSpec};
-use crate::observed::{HostSeen, NodeView, Observed, PodSeen, PodState, SetRole, SetSeen, VolumeSeen};
+use crate::observed::{
+    HostSeen, NodeView, Observed, PodSeen, PodState, SetRole, SetSeen, SizeSeen, VolumeSeen, amounts,
+};
 use crate::plan::{Plan, plan};
 use crate::validate::{Cluster, Operator, validate};
 
@@ -56,6 +58,7 @@ pub(super) struct Pod {
     created: Timestamp,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
+    size: SizeSeen,
 }
 
 /// What the Raft group has agreed on.
@@ -87,6 +90,8 @@ pub(super) struct Model {
     /// Objects as they were one tick ago.
     old: Option<Box<Observed>>,
     pub(super) log: Vec<String>,
+    /// Why no pod is resized in place, if so.
+    pub(super) no_resize: Option<&'static str>,
 }
 
 impl Model {
@@ -111,6 +116,7 @@ impl Model {
             now: Timestamp::UNIX_EPOCH,
             old: None,
             log: Vec::new(),
+            no_resize: None,
         }
     }
 
@@ -191,6 +197,7 @@ impl Model {
             pod.age += 1;
             pod.down = pod.down.saturating_sub(1);
             pod.deleting |= !hosts.contains(&pod.host);
+            pod.size.has.clone_from(&pod.size.asked);
         }
         for volume in self.volumes.values_mut() {
             volume.seen.capacity_bytes = Some(volume.seen.request_bytes);
@@ -225,7 +232,8 @@ impl Model {
                     down: 0,
                     created: self.now,
                     labels: BTreeMap::new(),
-                    annotations: BTreeMap::new(),
+                    annotations: notes_of(&set),
+                    size: size_of(&set),
                 };
                 self.claim(&name, set.claim_bytes.unwrap());
                 self.pods.insert(name, pod);
@@ -351,6 +359,7 @@ impl Model {
             labels: pod.labels.clone(),
             annotations: pod.annotations.clone(),
             restarts: 0,
+            size: pod.size.clone(),
             node: NodeView::NotAsked,
         }
     }
@@ -511,6 +520,18 @@ impl Model {
         }
         volume.seen.owned = change.owned.unwrap_or(volume.seen.owned);
     }
+}
+
+fn notes_of(set: &SetSeen) -> BTreeMap<String, String> {
+    let template = set.template.as_ref().and_then(|template| template.metadata.as_ref());
+    let notes = template.and_then(|meta| meta.annotations.clone()).unwrap_or_default();
+    notes.into_iter().filter(|(key, _)| key.starts_with("kvnode.dev/")).collect()
+}
+
+fn size_of(set: &SetSeen) -> SizeSeen {
+    let spec = set.template.as_ref().and_then(|template| template.spec.as_ref());
+    let resources = spec.and_then(|spec| spec.containers[0].resources.clone()).unwrap_or_default();
+    SizeSeen { asked: amounts(&resources), ..SizeSeen::default() }
 }
 
 fn merge(into: &mut BTreeMap<String, String>, changes: &BTreeMap<String, Option<String>>) {

@@ -27,6 +27,10 @@ enum Event {
     LoseHost(usize),
     /// A pass of the operator that is killed after some writes.
     Killed(u32),
+    /// Another size of the servers, in GiB; 0 = none is asked for.
+    Memory(u8),
+    /// Kubernetes resizes in place, or does not.
+    Resizes(bool),
     /// A pass on objects of the tick before.
     Stale,
     Passes(u8),
@@ -37,6 +41,8 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0..3_i32, 0..3_i32).prop_map(|(half, learners)| Event::Scale(half * 2 + 1, learners)),
         2 => any::<u8>().prop_map(|n| Event::Image(n % 4)),
         1 => Just(Event::BadImage),
+        2 => any::<u8>().prop_map(|n| Event::Memory(n % 3)),
+        1 => any::<bool>().prop_map(Event::Resizes),
         1 => (10..14_u32).prop_map(Event::Grow),
         1 => any::<bool>().prop_map(Event::Sleep),
         1 => any::<bool>().prop_map(Event::Paused),
@@ -70,6 +76,8 @@ fn happen(model: &mut Model, event: &Event) {
         }),
         Event::Scale(..) => {}
         Event::Image(n) => model.edit(|spec| spec.image = Some(format!("image:{n}"))),
+        Event::Memory(gib) => model.edit(|spec| spec.resources = memory(*gib)),
+        Event::Resizes(on) => model.no_resize = (!on).then_some("not known"),
         Event::BadImage => model.edit(|spec| spec.image = Some(BAD_IMAGE.into())),
         Event::Grow(size) => {
             let old: u32 = model.spec.storage.size.0.trim_end_matches("Gi").parse().unwrap();
@@ -114,6 +122,11 @@ fn happen(model: &mut Model, event: &Event) {
             }
         }
     }
+}
+
+fn memory(gib: u8) -> Option<k8s_openapi::api::core::v1::ResourceRequirements> {
+    let limits = serde_json::json!({ "limits": { "memory": format!("{gib}Gi") } });
+    (gib > 0).then(|| serde_json::from_value(limits).unwrap())
 }
 
 fn heal(model: &mut Model) {

@@ -114,3 +114,30 @@ async fn a_node_that_has_sent_messages_stops_without_leaving_a_task() {
         assert_eq!(core.tasks.len(), 0);
     }
 }
+
+/// Committing runs ahead of applying all the time; a Service must not lose a node for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_writes_is_not_recovering() {
+    let nodes = cluster(1).await;
+    {
+        let writes = async {
+            for value in 0..500 {
+                nodes[0].set("k", value).await;
+            }
+        };
+        let writes = tokio::time::timeout(WAIT, writes);
+        tokio::pin!(writes);
+        let mut looks = 0;
+        while futures_util::poll!(&mut writes).is_pending() {
+            assert!(nodes[0].group.status().recovered, "after {looks} looks");
+            looks += 1;
+            tokio::task::yield_now().await;
+        }
+        assert!(looks > 500, "{looks}");
+    }
+    // After a restart it is, until it has applied again what it had committed.
+    let [node] = <[TestNode; 1]>::try_from(nodes).ok().expect("one");
+    let restarted = node.stop().await.start().await;
+    eventually("recovered", || restarted.group.status().recovered).await;
+    assert_eq!(restarted.get("k").await, Some(499));
+}

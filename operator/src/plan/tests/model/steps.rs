@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use kvnode_api::Id;
 
 use super::{Data, Group, Model, NAME};
 use crate::build::labels;
-use crate::observed::SetRole;
+use crate::observed::{SetRole, amounts};
 use crate::plan::Step;
 
 /// Steps, each checked against the truth.
@@ -52,6 +53,9 @@ impl Model {
                 self.group.term += 1;
             }
             Step::DeletePod { pod, uid, force, .. } => self.delete_pod(pod, uid, *force),
+            Step::ResizePod { pod, uid, revision, resources, .. } => {
+                self.resize(pod, uid, revision, resources);
+            }
             Step::DeleteVolume { volume, uid, .. } => self.delete_volume(volume, uid),
             Step::Shrink { set, from, to, .. } => self.shrink(*set, *from, *to),
             Step::RecreateSet { set, uid, .. } => {
@@ -125,6 +129,22 @@ impl Model {
         }
         self.pods.get_mut(name).unwrap().deleting = true;
         self.raft();
+    }
+
+    fn resize(&mut self, name: &str, uid: &str, revision: &str, resources: &serde_json::Value) {
+        let (now, refuses) = (self.now, self.no_resize);
+        let Some(pod) = self.pods.get_mut(name).filter(|pod| pod.uid == uid) else { return };
+        let shape = super::notes_of(&self.sets[&pod.role].0).remove(labels::POD_SHAPE);
+        assert_eq!(pod.annotations.get(labels::POD_SHAPE), shape.as_ref(), "another pod, not another size");
+        let note = match refuses {
+            Some(why) => format!("refused {revision} {why}"),
+            None => format!("asked {revision} {now}"),
+        };
+        pod.annotations.insert(labels::RESIZE.into(), note);
+        if refuses.is_none() {
+            let resources: ResourceRequirements = serde_json::from_value(resources.clone()).unwrap();
+            pod.size.asked = amounts(&resources);
+        }
     }
 
     fn delete_volume(&mut self, name: &str, uid: &str) {

@@ -1,0 +1,152 @@
+//! Clusters with TLS, passwords and users: who has the Secret gets in, nobody else does, and everything still works.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kvnode_tests::wait::{eventually, until};
+use serde_json::{Value as Json, json};
+
+use crate::cluster::{Kv, PATIENCE};
+use crate::load::Load;
+use crate::scenarios::backups::{by_hand, complete, s3, store};
+use crate::stage::Stage;
+
+/// Until a Secret that changed is in every pod that mounts it: a new one spreads for three minutes.
+const SPREAD: Duration = Duration::from_mins(6);
+
+fn spec() -> Json {
+    json!({
+        "storage": { "size": "1Gi" },
+        "tls": { "mode": "Managed", "clients": "Required" },
+        "auth": { "enabled": true, "users": [{ "name": "reader", "acl": "~w:* +@read +ping" }] },
+    })
+}
+
+/// A pod that has mounted the Secret of a user.
+fn bound(cart: &Kv, stage: &Stage, pod: &str, secret: &str) -> Result<()> {
+    let words = [("BOUND_NAME", pod), ("BOUND_SECRET", secret)];
+    cart.kubectl.apply(&stage.manifest("bound.yaml", &words)?)?;
+    cart.kubectl.run(&["wait", &format!("pod/{pod}"), "--for=condition=Ready", "--timeout=120s"]).map(drop)
+}
+
+/// A stock client with nothing but the URI and the authority of the Secret.
+fn redis(cart: &Kv, pod: &str, words: &str) -> Result<String> {
+    let script =
+        format!("redis-cli --no-auth-warning -u \"$(cat /bind/uri)\" --cacert /bind/ca.crt {words} 2>&1");
+    Ok(cart.kubectl.exec(pod, &["sh", "-c", &script])?.trim().to_owned())
+}
+
+/// What somebody gets who has no password, or another one.
+fn stranger(cart: &Kv, login: &str) -> Result<String> {
+    let script = format!("redis-cli --no-auth-warning --tls --insecure -h cart -p 6380 {login} GET w:1 2>&1");
+    Ok(cart.kubectl.exec("clients", &["sh", "-c", &script])?.trim().to_owned())
+}
+
+/// Ready with TLS and passwords; stock clients get in by the Secret; scaling, a rollout and a backup as ever.
+pub(crate) async fn doors_are_locked(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    s3(stage, "backups").await?;
+    let mut with_backups = spec();
+    with_backups["backup"] = json!({ "s3": store("backups", "kv-backup") });
+    let cart = Kv::create(stage, "cart", &with_backups).await?;
+    cart.reason("TlsValid", "Served").await?;
+    let load = Load::bound(stage, "cart-auth").await?;
+    bound(&cart, stage, "owner", "cart-auth")?;
+    bound(&cart, stage, "reader", "cart-user-reader")?;
+    ensure!(redis(&cart, "owner", "SET k v")? == "OK" && redis(&cart, "owner", "GET k")? == "v");
+    ensure!(redis(&cart, "reader", "PING")? == "PONG");
+    ensure!(redis(&cart, "reader", "GET w:1")? == "1", "{}", redis(&cart, "reader", "GET w:1")?);
+    for words in ["GET k", "SET w:1 x", "FLUSHALL"] {
+        let said = redis(&cart, "reader", words)?;
+        ensure!(said.starts_with("NOPERM"), "{words}: {said}");
+    }
+    let said = stranger(&cart, "")?;
+    ensure!(said.starts_with("NOAUTH"), "{said}");
+    let said = stranger(&cart, "-a wrong")?;
+    ensure!(said.contains("WRONGPASS"), "{said}");
+    // There is no door in the clear, neither at the Service nor at a pod.
+    let service = cart.kubectl.get("service cart")?;
+    ensure!(service["spec"]["ports"].as_array().is_some_and(|ports| ports.len() == 1), "{service}");
+    let plain = ["redis-cli", "-h", "cart-0.cart-raft", "-p", "4920", "PING"];
+    let said = cart.kubectl.exec("clients", &plain).unwrap_or_else(|error| error.to_string());
+    ensure!(!said.contains("PONG"), "{said}");
+    let url = "https://cart-0.cart-raft:24920/v1/status";
+    let admin = cart.kubectl.exec("clients", &["curl", "-sk", "--max-time", "5", url]);
+    ensure!(admin.is_err(), "the admin API talks to a stranger: {admin:?}");
+
+    for size in [5, 3] {
+        cart.scale(size).await?;
+        load.progress(100).await?;
+        load.mark()?.without_failure()?;
+    }
+    cart.change(&json!({ "config": { "clients_max": "5000" } }))?;
+    cart.ready(3).await?;
+    let phase = load.mark()?;
+    say!("rolled: {phase:?}");
+    phase.without_failure()?;
+    by_hand(&cart.kubectl, "by-hand", None)?;
+    let status = complete(&cart.kubectl, "by-hand").await?;
+    ensure!(status["verified"] == "Content" || status["verified"] == "Restored", "{status}");
+    load.verify()?;
+    Ok(())
+}
+
+fn annotation(cart: &Kv, secret: &str) -> Result<String> {
+    let found = cart.kubectl.get(&format!("secret {secret}"))?;
+    Ok(found["metadata"]["annotations"]["kvnode.dev/rotate"].as_str().unwrap_or_default().to_owned())
+}
+
+/// The certificate and then the password change under a client that writes all the time, and it notices nothing.
+pub(crate) async fn secrets_rotate_under_load(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    let cart = Kv::create(stage, "cart", &spec()).await?;
+    cart.reason("TlsValid", "Served").await?;
+    let load = Load::bound(stage, "cart-auth").await?;
+    bound(&cart, stage, "owner", "cart-auth")?;
+    let ends = |cart: &Kv| Ok::<_, anyhow::Error>(cart.object()?["status"]["tls"]["notAfter"].clone());
+    let (before, began) = (ends(&cart)?, Instant::now());
+    cart.kubectl.run(&["delete", "secret", "cart-tls"])?;
+    eventually("every pod shows another certificate", SPREAD, async || {
+        let valid = Kv::holds(&cart.object()?, "TlsValid");
+        Ok((valid && ends(&cart)? != before).then_some(()))
+    })
+    .await?;
+    say!("another certificate served after {:.0} s", began.elapsed().as_secs_f64());
+    load.progress(100).await?;
+    load.mark()?.without_failure()?;
+
+    let old = cart.kubectl.exec("owner", &["cat", "/bind/password"])?;
+    let rotate = |word: &str| {
+        let word = format!("kvnode.dev/rotate={word}");
+        cart.kubectl.run(&["annotate", "--overwrite", "secret", "cart-auth", &word]).map(drop)
+    };
+    rotate("begin")?;
+    let began = Instant::now();
+    until("the Secret hands the new password out", SPREAD, async || {
+        annotation(&cart, "cart-auth").is_ok_and(|word| word == "moving")
+    })
+    .await?;
+    until("clients have the new password", SPREAD, async || {
+        let now = ["owner", "load"].map(|pod| cart.kubectl.exec(pod, &["cat", "/bind/password"]));
+        now.iter().all(|now| now.as_ref().is_ok_and(|now| *now != old))
+    })
+    .await?;
+    say!("another password handed out after {:.0} s", began.elapsed().as_secs_f64());
+    ensure!(stranger(&cart, &format!("-a {old}"))? != "", "the old one is valid still");
+    ensure!(redis(&cart, "owner", "PING")? == "PONG", "and the new one is");
+    // Every connection is made anew, by the new password.
+    let leader = cart.object()?["status"]["leader"]["pod"].as_str().context("a leader")?.to_owned();
+    cart.kubectl.run(&["delete", "pod", &leader])?;
+    cart.ready(3).await?;
+    rotate("finish")?;
+    until("the old password is refused", PATIENCE * 2, async || {
+        stranger(&cart, &format!("-a {old}")).is_ok_and(|said| said.contains("WRONGPASS"))
+    })
+    .await?;
+    load.progress(100).await?;
+    let phase = load.mark()?;
+    say!("password rotated: {phase:?}");
+    phase.without_failure()?;
+    load.verify()?;
+    Ok(())
+}
