@@ -133,9 +133,15 @@ pub fn check_swaps(history: &[(Swap, Step)]) -> Result<(), String> {
             from.insert(*new, (*old, *step));
         }
     }
-    let seen = history.iter().filter_map(|(swap, step)| match swap {
-        Swap::Saw(value) | Swap::NotFrom(value) => Some(*value),
-        Swap::From(old, new) => Some(if step.end.is_some() { *new } else { *old }),
+    let seen = history.iter().map(|(swap, step)| match swap {
+        Swap::Saw(value) | Swap::NotFrom(value) => *value,
+        Swap::From(old, new) => {
+            if step.end.is_some() {
+                *new
+            } else {
+                *old
+            }
+        }
     });
     // A write took place if it was acknowledged, or if its value was seen or built upon.
     let mut next: HashMap<u64, u64> = HashMap::new();
