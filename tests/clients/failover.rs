@@ -329,21 +329,23 @@ fn the_redis_crate_goes_on_when_the_leader_is_killed() {
         let service = Service::start(vec![cluster.nodes[leader].addr().to_owned(), follower.clone()]).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let places = [("redis-rs-service", service.addr.clone()), ("redis-rs-follower", follower)];
-        let mut jobs = Vec::new();
-        for (name, addr) in places {
-            let rounds = Arc::new(AtomicU64::new(0));
-            let job = crate_at_work(name.to_owned(), addr, Arc::clone(&rounds), Arc::clone(&stop));
-            jobs.push((rounds, tokio::spawn(job)));
+        let (mut jobs, mut rounds) = (JoinSet::new(), Vec::new());
+        for (at, (name, addr)) in places.into_iter().enumerate() {
+            let done = Arc::new(AtomicU64::new(0));
+            rounds.push(Arc::clone(&done));
+            let job = crate_at_work(name.to_owned(), addr, done, Arc::clone(&stop));
+            jobs.spawn(async move { (at, job.await) });
         }
-        let count = |at: usize| jobs[at].0.load(Ordering::Relaxed);
+        let count = |at: usize| rounds[at].load(Ordering::Relaxed);
         until("both work", PATIENCE, async || count(0) >= ROUNDS && count(1) >= ROUNDS).await?;
         cluster.nodes[leader].kill()?;
         let least = [count(0) + ROUNDS, count(1) + ROUNDS];
         until("both work again", PATIENCE, async || count(0) >= least[0] && count(1) >= least[1]).await?;
         stop.store(true, Ordering::Relaxed);
-        let mut failed = Vec::new();
-        for (_, job) in jobs {
-            failed.push(job.await??);
+        let mut failed = [0; 2];
+        while let Some(ended) = jobs.join_next().await {
+            let (at, job) = ended?;
+            failed[at] = job?;
         }
         ensure!(failed[1] == 0, "{} rounds failed at the follower", failed[1]);
         Ok(())

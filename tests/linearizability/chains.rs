@@ -168,7 +168,7 @@ enum Became<'a> {
     Unknown,
 }
 
-fn became<'a>(reply: Option<&'a Value>) -> Became<'a> {
+fn became(reply: Option<&Value>) -> Became<'_> {
     match reply {
         Some(reply) if reply.as_error().is_some_and(was_never_proposed) => Became::NotDone,
         Some(reply) if reply.as_error().is_none() => Became::Answered(reply),

@@ -178,12 +178,12 @@ impl Client {
         let active_ms = u128::from(self.active_ms.load(Ordering::Relaxed));
         let idle = age.as_millis().saturating_sub(active_ms) / 1000;
         let command = table::rows().nth(self.last_slot.load(Ordering::Relaxed)).map(|spec| spec.name);
-        let [sub, psub, ssub] = facts.listens;
+        let [channels, patterns, shard_channels] = facts.listens;
         let mut line = format!("id={} addr={} laddr={} name=", self.id, self.peer, self.local);
         let _ = write!(
             line,
-            "{} age={} idle={idle} flags={} db={} sub={sub} psub={psub} ssub={ssub} multi={} watch={} cmd={} user={} \
-             redir=-1 resp={} lib-name={} lib-ver={}",
+            "{} age={} idle={idle} flags={} db={} sub={channels} psub={patterns} ssub={shard_channels} multi={} \
+             watch={} cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}",
             String::from_utf8_lossy(&facts.name),
             age.as_secs(),
             facts.flags(self.waits.lock().is_some()),

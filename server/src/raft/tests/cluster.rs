@@ -103,7 +103,7 @@ async fn a_node_that_has_sent_messages_stops_without_leaving_a_task() {
     let nodes = cluster(2).await;
     let (sent, mut seen) = tokio::sync::mpsc::channel(1);
     nodes[1].group.on_message(move |_, channel: &Bytes, _: &Bytes| {
-        sent.try_send(channel.clone()).expect("one message")
+        sent.try_send(channel.clone()).expect("one message");
     });
     nodes[0].group.broadcast(false, &Bytes::from_static(b"news"), &Bytes::from_static(b"text"));
     assert_eq!(seen.recv().await, Some(Bytes::from_static(b"news")));
