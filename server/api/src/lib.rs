@@ -1,4 +1,5 @@
-//! What the kvnode programs say to each other: the JSON of the admin API, and of `meta.json`.
+//! What the kvnode programs say to each other: the JSON of the admin API, and of `meta.json`; and what of each other's
+//! files they must agree on.
 //!
 //! Types only: no I/O, no logic beyond reading and writing text forms. The server, the operator and the tests share
 //! them, so a change of the contract is one compiler error in each.
@@ -11,6 +12,7 @@
 //! - Answers may gain fields within one [`CONTRACT`]; readers ignore what they do not know. Requests refuse it.
 #![deny(missing_docs)]
 
+pub mod acl;
 pub mod error;
 pub mod health;
 pub mod id;

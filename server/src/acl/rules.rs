@@ -16,10 +16,11 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use kvnode_api::acl::CATEGORIES;
 
 use super::user::{KeyPattern, Selector, User, rows, slots_of};
 use crate::command::args::printable;
-use crate::command::spec::{Access, CATEGORIES};
+use crate::command::spec::Access;
 use crate::command::table;
 use crate::resp::Reply;
 use crate::secret::Digest;

@@ -248,7 +248,7 @@ fn both_files_make_the_default_user() {
 fn good_rule() -> impl Strategy<Value = String> {
     let command =
         prop::sample::select(vec!["get", "set", "client", "client|id", "config|get", "del", "keys"]);
-    let category = prop::sample::select(crate::command::spec::CATEGORIES.to_vec());
+    let category = prop::sample::select(kvnode_api::acl::CATEGORIES.to_vec());
     let sign = prop::sample::select(vec!["+", "-"]);
     prop_oneof![
         prop::sample::select(vec![

@@ -6,8 +6,9 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use kvnode_api::acl::CATEGORIES;
 
-use super::spec::{Access, CATEGORIES};
+use super::spec::Access;
 use super::table::{self, TABLE};
 use super::{CommandError, Group, KeyRange, Spec, resolve};
 use crate::resp::Reply;

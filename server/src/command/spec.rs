@@ -127,7 +127,7 @@ impl Flags {
         Self::WIRE.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
     }
 
-    /// ACL categories with `@`, in the order of [`CATEGORIES`].
+    /// ACL categories with `@`, in the order of [`kvnode_api::acl::CATEGORIES`].
     pub fn categories(self) -> impl Iterator<Item = &'static str> {
         [
             (self.has(Self::KEYSPACE), "@keyspace"),
@@ -148,31 +148,6 @@ impl Flags {
         .filter_map(|(set, name)| set.then_some(name))
     }
 }
-
-/// ACL categories that a rule may name: all of Redis, also those that no command here is in.
-pub const CATEGORIES: [&str; 21] = [
-    "keyspace",
-    "read",
-    "write",
-    "set",
-    "sortedset",
-    "list",
-    "hash",
-    "string",
-    "bitmap",
-    "hyperloglog",
-    "geo",
-    "stream",
-    "pubsub",
-    "admin",
-    "fast",
-    "slow",
-    "blocking",
-    "dangerous",
-    "connection",
-    "transaction",
-    "scripting",
-];
 
 /// What happens to a value, as far as permissions go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
