@@ -13,7 +13,8 @@ want() {
   "$@" >/dev/null 2>&1 || packages="$packages $package"
 }
 have() { command -v "$1"; }
-have_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang*.so*; }
+# The C interface, which bindgen loads. libclang-cpp, which comes with LLVM's tools, is another library.
+have_libclang() { { ldconfig -p; ls /usr/lib/llvm-*/lib; } 2>/dev/null | grep -Eq 'libclang(-[0-9.]+)?\.so'; }
 
 have_cni() { test -x /usr/lib/cni/bridge || test -x /opt/cni/bin/bridge; }
 have_sbin() { command -v "$1" || test -x "/usr/sbin/$1" || test -x "/sbin/$1"; }
