@@ -10,7 +10,8 @@
 #   make kube-test       the suite on it, or on the Kubernetes that KUBECONFIG names [ONLY=word]
 #   make kube-down       removes what kube-up made
 #   make manifests       write deploy/install.yaml and what the charts hold of other files
-#   make bench [QUICK=1] ours against redis-server and etcd, interleaved
+#   make bench [QUICK=1] ours against redis-server and etcd, interleaved; less of it: [ROUNDS=3] [CELLS='GET,50 SET,50,1']
+#                        [ONLY='kvnode, 3;redis']; another build of ours beside it: [OTHER=path]
 #   make bench TRIALS=failover,handover,snapshots,stalls=MINUTES,volume=GIB
 #                        pauses and memory of three nodes: see tests/bench/trials.rs
 
@@ -111,7 +112,8 @@ fixtures: setup-test
 
 bench: setup-bench build
 	$(CARGO) build --release -p kvnode-tests --bin bench
-	KVNODE_SERVER_BIN=$(SERVER) $(CARGO_TARGET_DIR)/release/bench $(if $(QUICK),--quick) $(if $(TRIALS),--trials=$(TRIALS))
+	KVNODE_SERVER_BIN=$(SERVER) $(if $(OTHER),KVNODE_OTHER_BIN=$(OTHER)) $(CARGO_TARGET_DIR)/release/bench $(if $(QUICK),--quick) \
+	  $(if $(TRIALS),--trials=$(TRIALS)) $(if $(ROUNDS),--rounds=$(ROUNDS)) '--cells=$(CELLS)' '--only=$(ONLY)'
 
 clean:
 	cargo clean

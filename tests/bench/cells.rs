@@ -22,6 +22,17 @@ pub(crate) struct Cell {
     pub(crate) value_bytes: usize,
 }
 
+impl Cell {
+    /// Whether one of the choices names this cell: operation, clients, pipeline, bytes of a value, as far as they are given
+    /// (`GET,50,1 SET`).
+    pub(crate) fn is_among(&self, choices: &str) -> bool {
+        let own = self.to_string().replace(" | ", ",");
+        choices.split_whitespace().any(|choice| {
+            own.strip_prefix(choice).is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
+        })
+    }
+}
+
 /// Bytes of every key.
 pub(crate) const KEY_BYTES: usize = 16;
 
@@ -50,4 +61,18 @@ impl std::fmt::Display for Cell {
 /// Key of a number, always [`KEY_BYTES`] long.
 pub(crate) fn key(number: usize) -> String {
     format!("key:{number:012}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_chosen_by_their_first_fields() {
+        let chosen = |choices: &str| all().into_iter().filter(|cell| cell.is_among(choices)).count();
+        assert_eq!(chosen("GET,50,1,16"), 1);
+        assert_eq!(chosen("GET,50,1"), 2, "two sizes of values");
+        assert_eq!(chosen("GET,5"), 0, "fields are whole");
+        assert_eq!(chosen("GET SET"), all().len());
+    }
 }

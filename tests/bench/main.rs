@@ -6,6 +6,7 @@
 //! - One closed-loop load generator for all, on one thread, as redis-benchmark is: each client has one connection and waits
 //!   for its whole pipeline. RESP and
 //!   gRPC differ only in framing; etcd's pipeline is that many streams at once on one connection, as its clients do it.
+//! - `KVNODE_OTHER_BIN` names another build of ours (or a script that becomes one), which joins the run with three nodes.
 //! - All connections go to the leader. Everything, generator included, shares the machine's cores and one disk.
 //! - Latency is that of a whole pipeline: from its first byte sent to its last reply.
 
@@ -18,10 +19,11 @@ mod trials;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use cells::Cell;
 
 /// How long and how often.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Rounds over all systems; the table shows medians.
     pub(crate) rounds: usize,
@@ -31,36 +33,79 @@ pub(crate) struct Plan {
     pub(crate) keys: usize,
     /// Commands of the bulk load.
     pub(crate) bulk: usize,
+    /// What is measured.
+    pub(crate) cells: Vec<Cell>,
+    /// Whether bulk load and restart are measured too.
+    pub(crate) is_whole: bool,
 }
 
-const FULL: Plan = Plan { rounds: 5, cell: Duration::from_secs(2), keys: 100_000, bulk: 500_000 };
-const QUICK: Plan = Plan { rounds: 1, cell: Duration::from_millis(700), keys: 20_000, bulk: 100_000 };
+impl Plan {
+    fn new(is_quick: bool, rounds: Option<usize>, cells: Option<&str>) -> Self {
+        let is_among = |cell: &Cell| cells.is_none_or(|choices| cell.is_among(choices));
+        Self {
+            rounds: rounds.unwrap_or(if is_quick { 1 } else { 5 }),
+            cell: Duration::from_millis(if is_quick { 700 } else { 2000 }),
+            keys: if is_quick { 20_000 } else { 100_000 },
+            bulk: if is_quick { 100_000 } else { 500_000 },
+            cells: cells::all().into_iter().filter(is_among).collect(),
+            is_whole: cells.is_none(),
+        }
+    }
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let quick = arguments.iter().any(|argument| argument == "--quick");
-    let only = arguments.iter().find_map(|argument| argument.strip_prefix("--only=")).map(str::to_owned);
-    if let Some(names) = arguments.iter().find_map(|argument| argument.strip_prefix("--trials=")) {
+    let option = |name: &str| {
+        arguments
+            .iter()
+            .find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='))
+            .filter(|value| !value.is_empty())
+    };
+    if let Some(names) = option("--trials") {
         for name in names.split(',') {
             trials::run(name).await?;
         }
         return Ok(());
     }
-    let plan = if quick { QUICK } else { FULL };
-    let systems: Vec<systems::Kind> = systems::available()
-        .into_iter()
-        .filter(|kind| only.as_deref().is_none_or(|o| kind.name().contains(o)))
-        .collect();
+    let is_quick = arguments.iter().any(|argument| argument == "--quick");
+    let rounds = option("--rounds").map(str::parse).transpose().context("ROUNDS is a number")?;
+    let plan = Plan::new(is_quick, rounds, option("--cells"));
+    ensure!(
+        !plan.cells.is_empty(),
+        "CELLS names no cell; one is SET,50,1,16: operation,clients,pipeline,value bytes"
+    );
+    let only = option("--only").unwrap_or_default();
+    let systems: Vec<systems::Kind> =
+        systems::available().into_iter().filter(|kind| is_named(only, &kind.name())).collect();
+    ensure!(!systems.is_empty(), "ONLY names no system; one is 'kvnode, 3'");
     let mut results = table::Results::default();
     for round in 0..plan.rounds {
         for turn in 0..systems.len() {
             let kind = systems[(turn + round) % systems.len()];
             eprintln!("round {} of {}: {}", round + 1, plan.rounds, kind.name());
-            systems::measure(kind, plan, &mut results).await?;
+            systems::measure(kind, &plan, &mut results).await?;
         }
     }
-    let command = if quick { "make bench QUICK=1" } else { "make bench" };
-    print!("{}", table::markdown(&results, &systems, plan, command));
+    print!("{}", table::markdown(&results, &systems, &plan, &command(&arguments)));
     Ok(())
+}
+
+/// How this run is typed.
+fn command(arguments: &[String]) -> String {
+    let mut typed = String::from("make bench");
+    for argument in arguments {
+        let (name, value) = argument.split_once('=').unwrap_or((argument, "1"));
+        if !value.is_empty() {
+            let name = name.trim_start_matches('-').to_uppercase();
+            let quote = if value.contains([' ', ';']) { "'" } else { "" };
+            typed += &format!(" {name}={quote}{value}{quote}");
+        }
+    }
+    typed
+}
+
+/// Whether one of the words between the semicolons is part of the name; no words name all.
+fn is_named(words: &str, name: &str) -> bool {
+    words.is_empty() || words.split(';').any(|word| name.contains(word.trim()))
 }

@@ -1,5 +1,6 @@
 //! The systems under comparison: starting them, running every cell, bulk load and restart.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use kvnode_tests::tool;
 use rustix::process::Pid;
 
 use crate::Plan;
-use crate::cells::{self, key};
+use crate::cells::key;
 use crate::etcd::{self, Etcd};
 use crate::load;
 use crate::table::Results;
@@ -22,6 +23,8 @@ use crate::table::Results;
 pub(crate) enum Kind {
     /// Ours, this many nodes, all levels high.
     Ours(usize),
+    /// Three nodes of the build that `KVNODE_OTHER_BIN` names.
+    OtherBuild,
     /// redis-server `appendfsync always`.
     RedisAlways,
     /// redis-server without persistence.
@@ -36,6 +39,7 @@ impl Kind {
         match self {
             Kind::Ours(1) => "kvnode, 1 node".into(),
             Kind::Ours(count) => format!("kvnode, {count} nodes"),
+            Kind::OtherBuild => "other build, 3 nodes".into(),
             Kind::RedisAlways => "redis always".into(),
             Kind::RedisMemory => "redis memory".into(),
             Kind::Etcd(1) => "etcd, 1 node".into(),
@@ -47,6 +51,9 @@ impl Kind {
 /// What can be run here; ours always.
 pub(crate) fn available() -> Vec<Kind> {
     let mut kinds = vec![Kind::Ours(1), Kind::Ours(3)];
+    if other_build().is_some() {
+        kinds.push(Kind::OtherBuild);
+    }
     if tool::find("redis-server").is_some() {
         kinds.extend([Kind::RedisAlways, Kind::RedisMemory]);
     }
@@ -54,6 +61,10 @@ pub(crate) fn available() -> Vec<Kind> {
         kinds.extend([Kind::Etcd(1), Kind::Etcd(3)]);
     }
     kinds
+}
+
+fn other_build() -> Option<PathBuf> {
+    std::env::var_os("KVNODE_OTHER_BIN").map(PathBuf::from)
 }
 
 enum System {
@@ -67,6 +78,10 @@ impl System {
         const NEED: &str = "it was found a moment ago";
         Ok(match kind {
             Kind::Ours(count) => System::Ours(Cluster::start(count, &[]).await?),
+            Kind::OtherBuild => {
+                let program = other_build().context("KVNODE_OTHER_BIN names a build")?;
+                System::Ours(Cluster::start_by(&program, 3).await?)
+            }
             Kind::RedisAlways => {
                 let flags = ["--appendonly", "yes", "--appendfsync", "always"];
                 System::Redis(Redis::start(&flags).await?.context(NEED)?)
@@ -101,11 +116,11 @@ impl System {
 }
 
 /// One round of one system.
-pub(crate) async fn measure(kind: Kind, plan: Plan, results: &mut Results) -> Result<()> {
+pub(crate) async fn measure(kind: Kind, plan: &Plan, results: &mut Results) -> Result<()> {
     let mut system = System::start(kind).await?;
     let is_etcd = matches!(system, System::Etcd(_));
     let mut loaded = None;
-    for cell in cells::all() {
+    for &cell in &plan.cells {
         // The leader may have moved; asking costs nothing.
         let addr = system.leader().await?;
         // Before the first cell of a kind, so that a GET reads values of its size.
@@ -127,6 +142,9 @@ pub(crate) async fn measure(kind: Kind, plan: Plan, results: &mut Results) -> Re
             eprintln!("{}: {cell}: {} requests refused", kind.name(), measured.refused);
         }
         results.add(kind, cell, &measured, system.cpu_seconds()? - before);
+    }
+    if !plan.is_whole {
+        return Ok(());
     }
     if let Some(rate) = bulk_load(&mut system, plan.bulk).await? {
         results.add_bulk(kind, rate);

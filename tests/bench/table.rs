@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::Plan;
-use crate::cells::{self, Cell, KEY_BYTES};
+use crate::cells::{Cell, KEY_BYTES};
 use crate::load::Measured;
 use crate::systems::Kind;
 
@@ -64,7 +64,8 @@ pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
 }
 
 /// Pairs whose ratio is a target or says something.
-const RATIOS: [(Kind, Kind); 5] = [
+const RATIOS: [(Kind, Kind); 6] = [
+    (Kind::Ours(3), Kind::OtherBuild),
     (Kind::Ours(3), Kind::Etcd(3)),
     (Kind::Ours(3), Kind::RedisAlways),
     (Kind::Ours(3), Kind::RedisMemory),
@@ -73,22 +74,26 @@ const RATIOS: [(Kind, Kind); 5] = [
 ];
 
 /// The report.
-pub(crate) fn markdown(results: &Results, systems: &[Kind], plan: Plan, command: &str) -> String {
+pub(crate) fn markdown(results: &Results, systems: &[Kind], plan: &Plan, command: &str) -> String {
     let mut out = format!("{}\n\n", machine(plan, command));
     let ratios: Vec<(Kind, Kind)> =
         RATIOS.into_iter().filter(|(a, b)| systems.contains(a) && systems.contains(b)).collect();
-    throughput(&mut out, results, systems, &ratios);
-    detail(&mut out, "p50 / p99 of a pipeline, ms", systems, |kind, cell| {
+    throughput(&mut out, results, &plan.cells, systems, &ratios);
+    let shown = (plan.cells.as_slice(), systems);
+    detail(&mut out, "p50 / p99 of a pipeline, ms", shown, |kind, cell| {
         let (p50, p99) = (
             results.median(kind, cell, |sample| sample.p50_ms)?,
             results.median(kind, cell, |sample| sample.p99_ms)?,
         );
         Some(format!("{p50:.2} / {p99:.1}"))
     });
-    detail(&mut out, "CPU seconds of all server processes per 100,000 requests", systems, |kind, cell| {
+    detail(&mut out, "CPU seconds of all server processes per 100,000 requests", shown, |kind, cell| {
         Some(format!("{:.2}", results.median(kind, cell, |sample| sample.cpu_per_100k)?))
     });
     let mut line = |title: &str, values: &BTreeMap<Kind, Vec<f64>>, unit: fn(f64) -> String| {
+        if values.is_empty() {
+            return;
+        }
         let text: Vec<String> =
             values.iter().map(|(kind, v)| format!("{} {}", kind.name(), unit(median(v.clone())))).collect();
         let _ = writeln!(out, "{title}: {}.\n", text.join(", "));
@@ -106,12 +111,18 @@ fn head(out: &mut String, systems: &[Kind], more: &[String]) {
     let _ = writeln!(out, "|{}", "---|".repeat(4 + names.len()));
 }
 
-fn throughput(out: &mut String, results: &Results, systems: &[Kind], ratios: &[(Kind, Kind)]) {
+fn throughput(
+    out: &mut String,
+    results: &Results,
+    cells: &[Cell],
+    systems: &[Kind],
+    ratios: &[(Kind, Kind)],
+) {
     let _ = writeln!(out, "Thousand requests per second, medians (keys of {KEY_BYTES} B); then ratios.\n");
     let titles: Vec<String> = ratios.iter().map(|(a, b)| format!("{} : {}", a.name(), b.name())).collect();
     head(out, systems, &titles);
     let rate = |kind, cell| results.median(kind, cell, |sample| sample.per_second);
-    for cell in cells::all() {
+    for &cell in cells {
         let mut columns: Vec<String> = Vec::new();
         for &kind in systems {
             columns.push(rate(kind, cell).map_or("-".into(), |value| format!("{:.1}", value / 1000.0)));
@@ -125,10 +136,15 @@ fn throughput(out: &mut String, results: &Results, systems: &[Kind], ratios: &[(
     out.push('\n');
 }
 
-fn detail(out: &mut String, title: &str, systems: &[Kind], text: impl Fn(Kind, Cell) -> Option<String>) {
+fn detail(
+    out: &mut String,
+    title: &str,
+    (cells, systems): (&[Cell], &[Kind]),
+    text: impl Fn(Kind, Cell) -> Option<String>,
+) {
     let _ = writeln!(out, "{title}\n");
     head(out, systems, &[]);
-    for cell in cells::all() {
+    for &cell in cells {
         let columns: Vec<String> =
             systems.iter().map(|&kind| text(kind, cell).unwrap_or_else(|| "-".into())).collect();
         let _ = writeln!(out, "| {cell} | {} |", columns.join(" | "));
@@ -136,7 +152,7 @@ fn detail(out: &mut String, title: &str, systems: &[Kind], text: impl Fn(Kind, C
     out.push('\n');
 }
 
-fn machine(plan: Plan, command: &str) -> String {
+fn machine(plan: &Plan, command: &str) -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);

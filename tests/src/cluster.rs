@@ -52,6 +52,20 @@ impl Cluster {
         &self.path
     }
 
+    /// As [`Cluster::start`], every node by a program that becomes the server.
+    ///
+    /// # Errors
+    /// A node does not start or is not promoted in time.
+    pub async fn start_by(program: &Path, count: usize) -> Result<Self> {
+        let mut cluster = Self::empty(&[])?;
+        while cluster.nodes.len() < count {
+            let join = cluster.running().first().map(|&index| cluster.nodes[index].addr().to_owned());
+            cluster.add_by(program, join.as_deref()).await?;
+        }
+        cluster.await_voters(count).await?;
+        Ok(cluster)
+    }
+
     /// Adds nodes until there are `count`, each joined through the first running one, and waits until all vote.
     ///
     /// # Errors
