@@ -382,6 +382,10 @@ impl<R: Replica> Dispatcher<R> {
         let mut answered = 0;
         let mut flow = Flow::Continue;
         let mut latency = monotonic().saturating_duration_since(started);
+        let first = run.items.first().and_then(|item| item.slot).or_else(|| {
+            let found = requests.first().and_then(|request| command::row_of(&request.args));
+            found.map(|found| found.slot)
+        });
         for item in run.items {
             let full = sink.waiting_bytes() >= self.parts.config.limits.output_bytes_pause;
             if full && answered >= repeatable_from {
@@ -427,7 +431,10 @@ impl<R: Replica> Dispatcher<R> {
         }
         tally.flush(&self.counters, latency);
         connection.times = times;
-        self.note(connection, requests.first(), latency, started);
+        if let Some(slot) = first {
+            connection.client.touch(started, slot);
+        }
+        self.note(connection, requests.first(), latency);
         (answered, flow)
     }
 
@@ -500,7 +507,7 @@ impl<R: Replica> Dispatcher<R> {
         }
         connection.follow();
         connection.client.touch(started, slot);
-        self.note(connection, Some(request), latency, started);
+        self.note(connection, Some(request), latency);
         flow
     }
 
@@ -542,10 +549,7 @@ impl<R: Replica> Dispatcher<R> {
     }
 
     /// Puts a slow request into the slow log; of a run the first one stands for all.
-    fn note(&self, connection: &Connection, request: Option<&Request>, latency: Duration, started: Instant) {
-        if let Some(found) = request.and_then(|request| command::resolve(&request.args).ok()) {
-            connection.client.touch(started, found.slot);
-        }
+    fn note(&self, connection: &Connection, request: Option<&Request>, latency: Duration) {
         let threshold = self.live.slowlog_slower_than_us.load(Ordering::Relaxed);
         let Ok(threshold) = u128::try_from(threshold) else { return };
         if latency.as_micros() < threshold {

@@ -35,7 +35,7 @@ impl<R: Replica> Handler for Dispatcher<R> {
     }
 
     async fn pushed(&self, connection: &Connection) {
-        connection.subscriptions.mailbox.arrived().await;
+        connection.subscriptions.arrived().await;
     }
 
     fn take_pushes(&self, connection: &mut Connection, out: &mut BytesMut) {

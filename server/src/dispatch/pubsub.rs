@@ -117,15 +117,17 @@ impl Mailbox {
     pub(super) async fn arrived(&self) {
         loop {
             let arrived = self.arrived.notified();
-            let ready = {
-                let waiting = self.waiting.lock();
-                waiting.overflowed || !waiting.messages.is_empty()
-            };
-            if ready {
+            if !self.is_empty() {
                 return;
             }
             arrived.await;
         }
+    }
+
+    /// Whether there is nothing to take, not even the news that it overflowed.
+    fn is_empty(&self) -> bool {
+        let waiting = self.waiting.lock();
+        !waiting.overflowed && waiting.messages.is_empty()
     }
 }
 
@@ -137,6 +139,15 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
+    /// As [`Mailbox::arrived`], at the price of a glance where nobody else knows the mailbox: only this connection could
+    /// make it known, and it waits.
+    pub(super) async fn arrived(&self) {
+        if Arc::strong_count(&self.mailbox) == 1 && self.mailbox.is_empty() {
+            std::future::pending().await
+        }
+        self.mailbox.arrived().await;
+    }
+
     pub(super) fn count(&self) -> usize {
         self.names.iter().map(BTreeSet::len).sum()
     }

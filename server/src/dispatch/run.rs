@@ -1,6 +1,5 @@
 //! A run: consecutive requests of one connection that are served by one proposal or one read barrier.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,9 +44,8 @@ pub(super) struct Run {
     pub(super) ops: Vec<Op>,
     ops_bytes: usize,
     pub(super) reads: bool,
-    /// Keys of the GETs so far; `other_reads` if there are reads of another kind.
-    got: HashSet<(DbIndex, Bytes)>,
-    gets: usize,
+    /// Keys of the first GETs; `other_reads` if there are reads of another kind.
+    got: Vec<(DbIndex, Bytes)>,
     other_reads: bool,
 }
 
@@ -61,16 +59,18 @@ impl Run {
     /// All reads of a run are answered after all its writes. That is the order of the pipeline to whoever looks, as long
     /// as no write touches a key that was read before it.
     fn may_follow_gets(&self, op: &Op) -> bool {
-        if self.other_reads || self.gets > MIXED_READS_MAX {
+        if self.other_reads || self.got.len() > MIXED_READS_MAX {
             return false;
         }
         let mut apart = true;
-        let known = op.each_key(&mut |db, key| apart &= !self.got.contains(&(db, key.clone())));
+        // Few: to compare them costs less than to hash each key of each run.
+        let was_got = |db, key: &Bytes| self.got.iter().any(|(at, got)| *at == db && got == key);
+        let known = op.each_key(&mut |db, key| apart &= !was_got(db, key));
         known && apart
     }
 
     pub(super) fn admits_read(&self, query: &Query) -> bool {
-        self.ops.is_empty() || (matches!(query, Query::Get { .. }) && self.gets < MIXED_READS_MAX)
+        self.ops.is_empty() || (matches!(query, Query::Get { .. }) && self.got.len() < MIXED_READS_MAX)
     }
 
     pub(super) fn push_write(&mut self, slot: usize, op: Op) {
@@ -96,10 +96,10 @@ impl Run {
     pub(super) fn push_read(&mut self, slot: usize, query: Query, view: View) {
         self.reads = true;
         match &query {
+            // One more than may be mixed says that there are too many.
             Query::Get { db, key } => {
-                self.gets += 1;
-                if self.gets <= MIXED_READS_MAX {
-                    self.got.insert((*db, key.clone()));
+                if self.got.len() <= MIXED_READS_MAX {
+                    self.got.push((*db, key.clone()));
                 }
             }
             _ => self.other_reads = true,

@@ -34,6 +34,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, FREE_BYTES, Share};
+use super::signal::Signal;
 use super::{Flow, Handler, Stats};
 use crate::config::Limits;
 use crate::resp::reply::append;
@@ -148,8 +149,8 @@ enum Decoded {
 pub(super) struct Connection<S> {
     stream: S,
     shared: Arc<Shared>,
-    kill: CancellationToken,
-    stop: CancellationToken,
+    kill: Signal,
+    stop: Signal,
     decoder: RequestDecoder,
     buffer: BytesMut,
     requests: Vec<Request>,
@@ -186,8 +187,8 @@ impl<S: ClientStream> Connection<S> {
         Self {
             stream,
             shared,
-            kill,
-            stop,
+            kill: Signal::new(kill),
+            stop: Signal::new(stop),
             decoder,
             buffer: BytesMut::new(),
             requests: Vec::new(),
@@ -310,7 +311,7 @@ impl<S: ClientStream> Connection<S> {
             if flow == Flow::Close || is_stuck {
                 return Err(End::Handler);
             }
-            if self.kill.is_cancelled() {
+            if self.kill.is_given() {
                 return Err(End::Killed);
             }
         }
@@ -319,8 +320,7 @@ impl<S: ClientStream> Connection<S> {
 
     /// Whether the node stops and the client waits for nothing but the replies in `out`. `came` is set if it sent more.
     async fn is_last_answer(&mut self, came: &mut bool) -> Result<bool, End> {
-        if !self.stop.is_cancelled() || !self.requests.is_empty() || self.decoder.is_mid_request(&self.buffer)
-        {
+        if !self.stop.is_given() || !self.requests.is_empty() || self.decoder.is_mid_request(&self.buffer) {
             return Ok(false);
         }
         let room = self.make_room().await?;
@@ -350,7 +350,7 @@ impl<S: ClientStream> Connection<S> {
                     Ok(Err(_)) => return Err(End::Gone),
                     Err(_) => return Err(End::Stalled),
                 },
-                () = self.kill.cancelled() => return Err(End::Killed),
+                () = self.kill.given() => return Err(End::Killed),
             }
         }
         if self.out.capacity() > OUT_BYTES_KEPT {
@@ -364,19 +364,19 @@ impl<S: ClientStream> Connection<S> {
     /// Reads once, or finds that there is nothing to wait for. Returning `Ok` without new bytes is harmless.
     async fn read<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> Result<(), End> {
         let room = self.make_room().await?;
-        if self.stop.is_cancelled() {
+        if self.stop.is_given() {
             return self.read_last(room).await;
         }
         let is_bloated = self.is_bloated();
         let length = tokio::select! {
             biased;
-            () = self.kill.cancelled() => return Err(End::Killed),
+            () = self.kill.given() => return Err(End::Killed),
             read = read_some(&mut self.stream, &mut self.buffer, room) => read?,
             () = handler.pushed(session) => {
                 handler.take_pushes(session, &mut self.out);
                 return self.write().await;
             }
-            () = self.stop.cancelled() => return Ok(()),
+            () = self.stop.given() => return Ok(()),
             () = wait_for(self.stall.as_mut().map(|stall| &mut stall.deadline)) => return Err(End::Stalled),
             () = wait_for(self.login_by.as_mut()) => return Err(End::NotLoggedIn),
             () = sleep(IDLE), if is_bloated => {
@@ -403,7 +403,7 @@ impl<S: ClientStream> Connection<S> {
             biased;
             () = last_call.as_mut() => return Err(End::Stopped),
             read = read_some(&mut self.stream, &mut self.buffer, room) => read?,
-            () = self.kill.cancelled() => return Err(End::Killed),
+            () = self.kill.given() => return Err(End::Killed),
             () = sleep(patience) => return Err(End::Stopped),
         };
         self.note_read(length, room);
@@ -455,7 +455,7 @@ impl<S: ClientStream> Connection<S> {
 
     async fn wait_for_budget(&mut self, bytes: usize) -> Result<(), End> {
         let is_covered = tokio::select! {
-            () = self.kill.cancelled() => return Err(End::Killed),
+            () = self.kill.given() => return Err(End::Killed),
             covered = timeout(BUDGET_WAIT, self.share.cover(bytes)) => covered.is_ok(),
         };
         if is_covered {

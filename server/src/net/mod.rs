@@ -29,6 +29,7 @@ use crate::resp::Request;
 pub mod budget;
 mod connection;
 mod listener;
+mod signal;
 #[cfg(test)]
 mod toy;
 
