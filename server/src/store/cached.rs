@@ -6,7 +6,8 @@
 //!   RocksDB       memtables, files  a walk through a skip list, several times as dear as the rest of a GET
 //! ```
 //!
-//! Only a row that was found is kept, never that there is none, so keys that nobody reads or changes again cost nothing.
+//! Only a row that was found is kept, never that there is none. A row that was just written is kept as well while that
+//! pushes nothing out: the next read of it, or the next change, which needs to know what it replaces, finds it here.
 //!
 //! Invariants
 //! - A row here is the one in RocksDB, or its key is in the generation being written. [`ValueCache::settle`] runs after
@@ -18,7 +19,7 @@
 //!   what was old is forgotten.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -48,8 +49,6 @@ pub struct CacheStats {
 /// See the module.
 pub(crate) struct ValueCache {
     shards: [Mutex<Shard>; SHARDS],
-    /// True once a row was kept: spares the settler its walk until then.
-    used: AtomicBool,
     changes: AtomicU64,
     shard_bytes_max: usize,
 }
@@ -77,7 +76,6 @@ impl ValueCache {
     pub(crate) fn new(bytes_max: usize) -> ValueCache {
         ValueCache {
             shards: std::array::from_fn(|_| Mutex::default()),
-            used: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             shard_bytes_max: bytes_max / SHARDS,
         }
@@ -110,21 +108,26 @@ impl ValueCache {
         if self.changes.load(Ordering::Acquire) == ticket.0 {
             shard.old.remove(raw_key);
             shard.insert(key, raw, self.shard_bytes_max / 2);
-            self.used.store(true, Ordering::Release);
         }
     }
 
-    /// Takes over rows that RocksDB has just got: those of keys that are here replace what is here.
+    /// Takes over rows that RocksDB has just got: they replace what is here of their keys, or are added while there is
+    /// room that nothing uses.
     pub(crate) fn settle<'a>(&self, changed: impl Iterator<Item = (&'a [u8], Option<&'a Bytes>)>) {
         self.changes.fetch_add(1, Ordering::AcqRel);
-        if !self.used.load(Ordering::Acquire) {
+        if self.shard_bytes_max == 0 {
             return;
         }
         for (raw_key, raw) in changed {
             let mut shard = self.shard(raw_key).lock();
             let kept = raw.filter(|raw| cost(raw_key, raw) <= self.shard_bytes_max / LARGEST_PART);
-            shard.young.change(raw_key, kept);
-            shard.old.change(raw_key, kept);
+            let was_here = shard.young.change(raw_key, kept) || shard.old.change(raw_key, kept);
+            if let Some(raw) = kept
+                && !was_here
+                && shard.bytes() + cost(raw_key, raw) <= self.shard_bytes_max / 2
+            {
+                shard.insert(raw_key.into(), raw.clone(), self.shard_bytes_max / 2);
+            }
         }
     }
 
@@ -144,7 +147,7 @@ impl ValueCache {
             let shard = shard.lock();
             stats.hits += shard.hits;
             stats.misses += shard.misses;
-            stats.bytes += (shard.young.bytes + shard.old.bytes) as u64;
+            stats.bytes += shard.bytes() as u64;
         }
         stats
     }
@@ -156,6 +159,10 @@ impl ValueCache {
 }
 
 impl Shard {
+    fn bytes(&self) -> usize {
+        self.young.bytes + self.old.bytes
+    }
+
     fn find(&mut self, raw_key: &[u8], young_bytes_max: usize) -> Option<Bytes> {
         if let Some(raw) = self.young.rows.get(raw_key) {
             return Some(raw.clone());
@@ -185,9 +192,9 @@ impl Part {
         Some((key, raw))
     }
 
-    /// Replaces a row that is here, or removes it.
-    fn change(&mut self, raw_key: &[u8], raw: Option<&Bytes>) {
-        let Some(row) = self.rows.get_mut(raw_key) else { return };
+    /// Replaces a row that is here, or removes it; false if there was none.
+    fn change(&mut self, raw_key: &[u8], raw: Option<&Bytes>) -> bool {
+        let Some(row) = self.rows.get_mut(raw_key) else { return false };
         match raw {
             Some(raw) => {
                 self.bytes = self.bytes + raw.len() - row.len();
@@ -197,6 +204,7 @@ impl Part {
                 self.remove(raw_key);
             }
         }
+        true
     }
 }
 
@@ -229,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_replaces_what_is_here_and_adds_nothing() {
+    fn a_change_replaces_what_is_here_and_is_added_where_there_is_room() {
         let cache = ValueCache::new(1 << 20);
         for key in ["a", "b"] {
             put(&cache, key, "1");
@@ -237,8 +245,22 @@ mod tests {
         let (two, three) = (bytes("22"), bytes("3"));
         let changed: [(&[u8], Option<&Bytes>); 3] = [(b"a", Some(&two)), (b"b", None), (b"c", Some(&three))];
         cache.settle(changed.into_iter());
-        assert_eq!((cache.get(b"a"), cache.get(b"b"), cache.get(b"c")), (Some(two), None, None));
-        assert_eq!(cache.stats().bytes, 3 + ROW_OVERHEAD as u64);
+        assert_eq!((cache.get(b"a"), cache.get(b"b"), cache.get(b"c")), (Some(two), None, Some(three)));
+        assert_eq!(cache.stats().bytes, 5 + 2 * ROW_OVERHEAD as u64);
+    }
+
+    #[test]
+    fn what_is_only_written_pushes_nothing_out() {
+        let max = SHARDS * 64 * 1024;
+        let cache = ValueCache::new(max);
+        let keys: Vec<String> = (0..20_000).map(|number| number.to_string()).collect();
+        put(&cache, "read", "row");
+        let row = bytes("a row that nobody has asked for");
+        cache.settle(keys.iter().map(|key| (key.as_bytes(), Some(&row))));
+        let held = usize::try_from(cache.stats().bytes).unwrap();
+        assert!(held <= max / 2 && held >= max / 3, "{held} of {max}");
+        assert!(cache.shards.iter().all(|shard| shard.lock().old.rows.is_empty()), "nothing has become old");
+        assert!(cache.get(b"read").is_some());
     }
 
     #[test]
