@@ -10,6 +10,8 @@ ARG BUILD_IMAGE=rust:1.95-bookworm
 
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
+# arm64 kernels have pages of 4, 16 or 64 KiB, and an allocator built for larger ones runs on all of them.
+RUN if [ "$(uname -m)" = aarch64 ]; then echo 'export JEMALLOC_SYS_WITH_LG_PAGE=16' > /build.env; else : > /build.env; fi
 # LICENSE is only there so that the pattern always matches something.
 COPY LICENSE dist* /dist/
 RUN if [ ! -x /dist/kvnode-server ] || [ ! -x /dist/kvnode-operator ]; then \
@@ -26,13 +28,13 @@ RUN if [ ! -x /dist/kvnode-server ] || [ ! -x /dist/kvnode-operator ]; then \
       mkdir -p server/src server/api/src operator/src tests/src && \
       for part in server server/api operator tests; do touch $part/src/lib.rs; done && \
       for part in server operator; do echo 'fn main() {}' > $part/src/main.rs; done && \
-      cargo build --release -p kvnode-server -p kvnode-operator; \
+      . /build.env && cargo build --release -p kvnode-server -p kvnode-operator; \
     fi
 COPY server server
 COPY operator operator
 RUN for program in kvnode-server kvnode-operator; do \
       if [ ! -x /dist/$program ]; then \
-        find server operator -name '*.rs' -exec touch {} + && cargo build --release -p $program && \
+        find server operator -name '*.rs' -exec touch {} + && . /build.env && cargo build --release -p $program && \
         cp target/release/$program /dist/ || exit 1; \
       fi; \
     done

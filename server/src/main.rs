@@ -14,6 +14,9 @@ use kvnode_server::error::{ErrorKind, NodeError, OneLine};
 use kvnode_server::snapshot::{ParseOptions, SnapshotError, Summary, write_redis_commands};
 use kvnode_server::{node, telemetry};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
@@ -110,11 +113,7 @@ fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<ExitCode, Nod
     let options = ParseOptions { hash: kvnode_server::store::record_hash, partial };
     let mut out = std::io::BufWriter::with_capacity(256 * 1024, std::io::stdout().lock());
     let summary = write_redis_commands(file, &mut out, options).and_then(|summary| {
-        out.flush().map_err(|source| SnapshotError::Io {
-            doing: "write commands to",
-            path: "standard output".into(),
-            source,
-        })?;
+        out.flush().map_err(SnapshotError::Output)?;
         Ok(summary)
     });
     match summary {
