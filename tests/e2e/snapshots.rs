@@ -191,6 +191,18 @@ fn a_damaged_snapshot_prints_nothing_and_fails_but_can_be_salvaged() {
 }
 
 #[test]
+fn a_reader_that_leaves_is_not_told_that_nothing_was_printed() -> Result<()> {
+    let mut parse = Command::new(binary::server());
+    let parse = parse.arg("--parse-snapshot").arg(ancestor_dir().join("state.bin"));
+    let mut parse = parse.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    drop(parse.stdout.take());
+    let output = parse.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success() && said.contains("what was printed is not all of it"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn the_newest_two_snapshots_are_kept() {
     scenario(1, &[], async |cluster| {
         let mut client = cluster.leader_client().await?;

@@ -94,13 +94,16 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// What to do about a file that `--parse-snapshot` refused, before anything was printed.
+    /// What to do when `--parse-snapshot` did not print everything. Only with [`SnapshotError::Output`] it printed a part.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Damaged { .. } => "take another snapshot file, or salvage what is readable with --partial",
             Self::ForeignKeys { .. } => "--partial skips them",
             Self::Io { .. } => "check the file's name and its owner",
+            Self::Output(_) => {
+                "what was printed is not all of it: run it again with a reader that stays, or a disk with room"
+            }
             _ => "nothing was printed",
         }
     }
