@@ -381,7 +381,9 @@ impl<R: Replica> Dispatcher<R> {
         let mut tally = Tally::default();
         let mut answered = 0;
         let mut flow = Flow::Continue;
-        let mut latency = monotonic().saturating_duration_since(started);
+        // The end of the barrier is the present moment where there was one.
+        let since = || monotonic().saturating_duration_since(started);
+        let mut latency = times.confirm.filter(|_| times.propose.is_none()).unwrap_or_else(since);
         let first = run.items.first().and_then(|item| item.slot).or_else(|| {
             let found = requests.first().and_then(|request| command::row_of(&request.args));
             found.map(|found| found.slot)
@@ -408,7 +410,7 @@ impl<R: Replica> Dispatcher<R> {
                     Ok(()) => {
                         let (reply, after) = self.read(query, &view, now, stale).await;
                         flow = after;
-                        latency = monotonic().saturating_duration_since(started);
+                        latency = since();
                         reply
                     }
                     Err(fault) => self.refuse(fault, request),

@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBPinnableSlice,
@@ -35,9 +34,9 @@ use rocksdb::{
 };
 use self_cell::self_cell;
 
-use super::cached::ValueCache;
+use super::cached::{CachedRow, ValueCache};
 use super::flush::Flushes;
-use super::gathered::{Above, Layers, Look};
+use super::gathered::{Above, Held, Layers, Look};
 use super::layout::REMEDY;
 use super::meta::{self, State};
 use super::options::{self, MEMTABLE_NEVER_FULL};
@@ -99,7 +98,7 @@ pub(crate) enum Found<'a> {
     /// The value, from RocksDB.
     Value(DBPinnableSlice<'a>),
     /// The value, from memory.
-    Held(Bytes),
+    Held(Held),
     /// No such key.
     Nothing,
     /// An op is hidden just now: the caller must [`Live::pin`].
@@ -109,7 +108,7 @@ pub(crate) enum Found<'a> {
 /// A row that RocksDB holds.
 pub(crate) enum Stored<'a> {
     /// As the cache has it.
-    Held(Bytes),
+    Held(CachedRow),
     /// Where RocksDB has it.
     Pinned(DBPinnableSlice<'a>),
 }
@@ -300,7 +299,9 @@ impl Live {
     /// What memory has of a key: the layers, then the cache.
     fn in_memory(&self, layers: &Layers, raw_key: &[u8]) -> Above {
         match layers.above(raw_key) {
-            Above::Nothing => self.cache.get(raw_key).map_or(Above::Nothing, Above::Value),
+            Above::Nothing => {
+                self.cache.get(raw_key).map_or(Above::Nothing, |row| Above::Value(Held::Cached(row)))
+            }
             above => above,
         }
     }

@@ -28,7 +28,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use rocksdb::{DBPinnableSlice, WriteBatch, WriteOptions};
 
-use super::cached::Ticket;
+use super::cached::{CachedRow, Ticket};
 use super::engine::{DATA, EXPIRE, Live, META, Pinned, SCAN};
 use super::meta::{self, State};
 use super::{DbIndex, Fatal, Store, key, value};
@@ -188,7 +188,7 @@ impl Layers {
     /// What is here of a key, to keep.
     pub(crate) fn above(&self, raw_key: &[u8]) -> Above {
         match self.find(raw_key) {
-            Some(Row { raw: Some(raw), .. }) => Above::Value(raw.clone()),
+            Some(Row { raw: Some(raw), .. }) => Above::Value(Held::Gathered(raw.clone())),
             Some(Row { raw: None, .. }) => Above::Deleted,
             None => Above::Nothing,
         }
@@ -201,11 +201,31 @@ impl Layers {
     }
 }
 
-/// What the layers have of a key.
+/// A row, header and payload, that memory holds.
+#[derive(Clone)]
+pub(crate) enum Held {
+    /// In the layers.
+    Gathered(Bytes),
+    /// In the cache beneath them.
+    Cached(CachedRow),
+}
+
+impl std::ops::Deref for Held {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Held::Gathered(raw) => raw,
+            Held::Cached(row) => row,
+        }
+    }
+}
+
+/// What memory has of a key.
 #[derive(Clone)]
 pub(crate) enum Above {
     /// Its newest value.
-    Value(Bytes),
+    Value(Held),
     /// It is deleted.
     Deleted,
     /// Nothing: RocksDB knows.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rocksdb::WriteBatch;
 
-use super::engine::{DATA, EXPIRE, Live, SCAN, Stored, split_key, split_value};
+use super::engine::{DATA, EXPIRE, Live, SCAN, split_key, split_value};
 use super::gathered::{Below, Generation, Marks};
 use super::meta::{self, Database, State};
 use super::value::{self, Header};
@@ -233,11 +233,7 @@ impl Writer {
         let Some(raw) = self.live.stored(&self.raw_key)? else { return Ok(None) };
         let (header, payload) = split_value(&raw)?;
         let digest = value::digest(&mut self.raw_value, db, header.tag, header.deadline, key, payload);
-        let payload = match &raw {
-            Stored::Held(raw) => raw.slice(value::HEADER..),
-            Stored::Pinned(_) => Bytes::copy_from_slice(payload),
-        };
-        Ok(Some((header, payload, digest)))
+        Ok(Some((header, Bytes::copy_from_slice(payload), digest)))
     }
 
     /// Empties a database; true if it held anything.
