@@ -12,8 +12,8 @@
 #   make manifests       write deploy/install.yaml and what the charts hold of other files
 #   make bench [QUICK=1] ours against redis-server and etcd, interleaved; less of it: [ROUNDS=3] [CELLS='GET,50 SET,50,1']
 #                        [ONLY='kvnode, 3;redis']; another build of ours beside it: [OTHER=path]
-#   make bench TRIALS=failover,handover,snapshots,stalls=MINUTES,volume=GIB
-#                        pauses and memory of three nodes: see tests/bench/trials.rs
+#   make bench TRIALS=failover,handover,scan,snapshots,stalls=MINUTES,volume=GIB
+#                        pauses, memory and costs: see tests/bench/trials.rs
 
 NODES ?= 1
 PORT  ?= 4920
@@ -112,6 +112,7 @@ fixtures: setup-test
 
 bench: setup-bench build
 	$(CARGO) build --release -p kvnode-tests --bin bench
+	$(if $(findstring scan,$(TRIALS)),$(CARGO) build --release -p kvnode-server --example scan_cost)
 	KVNODE_SERVER_BIN=$(SERVER) $(if $(OTHER),KVNODE_OTHER_BIN=$(OTHER)) $(CARGO_TARGET_DIR)/release/bench $(if $(QUICK),--quick) \
 	  $(if $(TRIALS),--trials=$(TRIALS)) $(if $(ROUNDS),--rounds=$(ROUNDS)) '--cells=$(CELLS)' '--only=$(ONLY)'
 

@@ -40,6 +40,7 @@ test)
   want golang-go have go
   want default-jdk-headless have javac
   want maven have mvn
+  want prometheus-redis-exporter have prometheus-redis-exporter
   ;;
 bench)
   want redis-server have redis-server

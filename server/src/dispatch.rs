@@ -22,12 +22,15 @@
 
 pub mod access;
 pub mod clients;
+mod cluster;
 pub mod config_table;
 pub mod counters;
 pub mod fault;
 mod handler;
 pub mod info;
+pub mod latency;
 mod log_clock;
+pub mod memory;
 mod monitor;
 mod node_ops;
 mod pause;
@@ -53,10 +56,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{UnixMs, monotonic, wall};
+use crate::clock::{UnixMs, monotonic};
 use crate::command::{self, Action, Context, SessionOp, slot, table};
 use crate::config::{Config, Consistency, Redirect};
 use crate::net::{self, Flow};
@@ -97,8 +101,21 @@ impl ReplySink for BytesMut {
 pub trait SnapshotService: Send + Sync + 'static {
     /// Writes one; done when the files are complete. The error is a text for the client without a code.
     fn snapshot(&self) -> BoxFuture<'static, Result<(), String>>;
-    /// When the newest one was written.
-    fn last_save(&self) -> Option<UnixMs>;
+    /// What it has written.
+    fn saved(&self) -> Saved;
+}
+
+/// Snapshots that this process has written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// How many.
+    pub count: u64,
+    /// When the newest one was complete; `None` if there is none.
+    pub at: Option<UnixMs>,
+    /// Log index of its content.
+    pub index: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// What a dispatcher is made of.
@@ -133,6 +150,7 @@ pub struct Dispatcher<R> {
     counters: Counters,
     rate: Rate,
     slow_log: SlowLog,
+    latency: latency::Monitor,
     log_clock: LogClock,
     scripts: script::Scripts,
     registry: pubsub::Registry,
@@ -140,7 +158,8 @@ pub struct Dispatcher<R> {
     pause: pause::Pause,
     run_id: String,
     epoch: Instant,
-    saving: Arc<AtomicBool>,
+    /// When the BGSAVE that runs began.
+    saving: Arc<Mutex<Option<UnixMs>>>,
     last_save_ok: Arc<AtomicBool>,
     background: TaskTracker,
 }
@@ -175,6 +194,7 @@ impl<R: Replica> Dispatcher<R> {
             counters: Counters::default(),
             rate: Rate::default(),
             slow_log: SlowLog::default(),
+            latency: latency::Monitor::default(),
             log_clock: LogClock::default(),
             scripts: script::Scripts::default(),
             registry: pubsub::Registry::default(),
@@ -547,22 +567,6 @@ impl<R: Replica> Dispatcher<R> {
         );
         if connection.session.sends_reply() {
             sink.put(reply, connection.session.protocol);
-        }
-    }
-
-    /// Puts a slow request into the slow log; of a run the first one stands for all.
-    fn note(&self, connection: &Connection, request: Option<&Request>, latency: Duration) {
-        let threshold = self.live.slowlog_slower_than_us.load(Ordering::Relaxed);
-        let Ok(threshold) = u128::try_from(threshold) else { return };
-        if latency.as_micros() < threshold {
-            return;
-        }
-        if let Some(request) = request {
-            let length = self.live.slowlog_max_len.load(Ordering::Relaxed);
-            let length = usize::try_from(length).unwrap_or(0);
-            let client = (connection.client.peer(), connection.client.name());
-            let times = connection.times;
-            self.slow_log.note(&request.args, (latency, times), wall(), client, length);
         }
     }
 }

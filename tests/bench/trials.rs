@@ -2,6 +2,7 @@
 //!
 //! - `failover`: kill -9 of the leader, over and over; how long nobody could write.
 //! - `handover`: RAFTTRANSFER, and SIGTERM of the leader; how long one client waited, and whether it saw a failure.
+//! - `scan`: what SCAN's order over the keys costs an insert and an overwrite.
 //! - `snapshots`: latency of SETs at 40 % of the peak, open loop, while nobody, a follower, the leader writes a snapshot.
 //! - `stalls=MINUTES`: full load while fsyncs stall for 300 ms; whether anybody was elected. Needs strace.
 //! - `volume=GIB`: memory of the nodes while a large snapshot is written, joined from, and read.
@@ -20,6 +21,7 @@ use crate::cells::{Cell, Operation};
 use crate::load;
 
 mod open_loop;
+mod scan;
 mod volume;
 
 const REPEATS: usize = 20;
@@ -32,10 +34,11 @@ pub(crate) async fn run(trial: &str) -> Result<()> {
     match name {
         "failover" => failover().await,
         "handover" => hand_over().await,
+        "scan" => scan::run(),
         "snapshots" => snapshots().await,
         "stalls" => stalls(Duration::from_secs(60 * number()?)).await,
         "volume" => volume::run(number()?).await,
-        _ => bail!("no trial {name}: failover, handover, snapshots, stalls=MINUTES, volume=GIB"),
+        _ => bail!("no trial {name}: failover, handover, scan, snapshots, stalls=MINUTES, volume=GIB"),
     }
 }
 

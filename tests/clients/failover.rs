@@ -2,7 +2,8 @@
 //! to the leader first, and one at a follower.
 //!
 //! Each does in rounds what software on Redis does: SET with EX, GET of it, a pair of keys in MULTI, a lock with NX PX and
-//! a script that gives it back. At the end it finds every acknowledged value again. At the follower no round may fail:
+//! a script that gives it back; or it is that software: Django's caches, Flask-Caching, Celery's results, locks, limiters,
+//! connect-redis, keyv, while three leaders are killed. At the end it finds every acknowledged value again. At the follower no round may fail:
 //! commands wait there for the new leader. Through the address some may, until the client has connected again.
 
 use std::path::{Path, PathBuf};
@@ -12,10 +13,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kvnode_tests::cluster::Cluster;
 use kvnode_tests::scenario::scenario;
 use kvnode_tests::service::Service;
 use kvnode_tests::tool::{self, cache_dir, run};
-use kvnode_tests::wait::until;
+use kvnode_tests::wait::{eventually, until};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -102,51 +104,77 @@ impl Job {
     }
 }
 
-/// Starts each client twice, kills the leader, and hears what they say.
-fn work(clients: impl Fn() -> Result<Option<Vec<(&'static str, Make)>>>) {
-    let Some(clients) = clients().expect("the clients can be installed") else { return };
-    scenario(3, &[], async |cluster| {
-        let leader = cluster.leader().await?;
-        let mut nodes = vec![cluster.nodes[leader].addr().to_owned()];
-        for follower in cluster.followers().await? {
-            nodes.push(cluster.nodes[follower].addr().to_owned());
-        }
-        let follower = nodes[1].clone();
-        let service = Service::start(nodes).await?;
-        let (mut jobs, mut readers) = (Vec::new(), JoinSet::new());
-        for (name, make) in &clients {
-            jobs.push((false, Job::start(format!("{name}-service"), make, &service.addr, &mut readers)?));
-            jobs.push((true, Job::start(format!("{name}-follower"), make, &follower, &mut readers)?));
-        }
-        let all = |jobs: &[(bool, Job)], least: &[u64]| {
-            jobs.iter().zip(least).all(|((_, job), least)| job.rounds() >= *least)
-        };
-        let told = |jobs: &[(bool, Job)]| {
-            jobs.iter()
-                .map(|(_, job)| format!("{} {}", job.name, job.rounds()))
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        let least = vec![ROUNDS; jobs.len()];
-        let begun = until("all clients work", PATIENCE, async || all(&jobs, &least)).await;
-        begun.with_context(|| told(&jobs))?;
-        cluster.nodes[leader].kill()?;
-        let least: Vec<u64> = jobs.iter().map(|(_, job)| job.rounds() + ROUNDS).collect();
-        let again = until("all clients work again", PATIENCE, async || all(&jobs, &least)).await;
-        again.with_context(|| told(&jobs))?;
-        for (at_follower, job) in &mut jobs {
+/// Clients at work, each through the address before all nodes (false) and at a follower (true).
+struct Jobs(Vec<(bool, Job)>);
+
+impl Jobs {
+    fn told(&self) -> String {
+        let told = self.0.iter().map(|(_, job)| format!("{} {}", job.name, job.rounds()));
+        told.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Until each has done so many more rounds.
+    async fn go_on(&self, what: &str) -> Result<()> {
+        let least: Vec<u64> = self.0.iter().map(|(_, job)| job.rounds() + ROUNDS).collect();
+        let done = || self.0.iter().zip(&least).all(|((_, job), least)| job.rounds() >= *least);
+        until(what, PATIENCE, async || done()).await.with_context(|| self.told())
+    }
+
+    async fn end(&mut self) -> Result<()> {
+        for (at_follower, job) in &mut self.0 {
             let (acknowledged, failed) = job.end().await?;
             ensure!(acknowledged >= ROUNDS, "{}: {acknowledged} writes", job.name);
             let errors = job.errors.lock().expect("nobody panics with it").clone();
             ensure!(!*at_follower || failed == 0, "{}: {failed} rounds failed\n{errors}", job.name);
         }
         Ok(())
+    }
+}
+
+/// The leader, which is not the node `spared`: that one hands over if it leads.
+async fn leader_beside(cluster: &mut Cluster, spared: usize) -> Result<usize> {
+    if cluster.leader().await? == spared {
+        cluster.nodes[spared].client().await?.ok("RAFTTRANSFER").await?;
+    }
+    eventually("another node leads", PATIENCE, async || {
+        Ok(Some(cluster.leader().await?).filter(|leader| *leader != spared))
+    })
+    .await
+}
+
+/// Starts each client twice, kills leaders, and hears what they say.
+fn work(kills: usize, clients: impl Fn() -> Result<Option<Vec<(&'static str, Make)>>>) {
+    let Some(clients) = clients().expect("the clients can be installed") else { return };
+    scenario(3, &[], async |cluster| {
+        let leader = cluster.leader().await?;
+        let mut nodes = vec![cluster.nodes[leader].addr().to_owned()];
+        let followers = cluster.followers().await?;
+        nodes.extend(followers.iter().map(|at| cluster.nodes[*at].addr().to_owned()));
+        let follower = nodes[1].clone();
+        let service = Service::start(nodes).await?;
+        let (mut jobs, mut readers) = (Jobs(Vec::new()), JoinSet::new());
+        for (name, make) in &clients {
+            jobs.0.push((false, Job::start(format!("{name}-service"), make, &service.addr, &mut readers)?));
+            jobs.0.push((true, Job::start(format!("{name}-follower"), make, &follower, &mut readers)?));
+        }
+        jobs.go_on("all clients work").await?;
+        for kill in 1..=kills {
+            let leader = leader_beside(cluster, followers[0]).await?;
+            cluster.nodes[leader].kill()?;
+            jobs.go_on("all clients work again").await?;
+            if kill < kills {
+                cluster.nodes[leader].start().await?;
+                cluster.await_voters(3).await?;
+                cluster.await_applied().await?;
+            }
+        }
+        jobs.end().await
     });
 }
 
 #[test]
 fn python_goes_on_when_the_leader_is_killed() {
-    work(|| {
+    work(1, || {
         let Some(python) = python()? else { return Ok(None) };
         let make: Make = Box::new(move |name| {
             let mut command = Command::new(&python);
@@ -159,7 +187,7 @@ fn python_goes_on_when_the_leader_is_killed() {
 
 #[test]
 fn node_goes_on_when_the_leader_is_killed() {
-    work(|| {
+    work(1, || {
         let Some(dir) = node_modules()? else { return Ok(None) };
         // Modules are found from where the script lies.
         let script = dir.join("work.cjs");
@@ -173,6 +201,35 @@ fn node_goes_on_when_the_leader_is_killed() {
             })
         };
         Ok(Some(vec![("ioredis", with("ioredis")), ("node-redis", with("node-redis"))]))
+    });
+}
+
+/// The software on top of the clients, while one leader after another is killed.
+#[test]
+fn python_libraries_go_on_when_leaders_are_killed() {
+    work(3, || {
+        let Some(python) = python()? else { return Ok(None) };
+        let make: Make = Box::new(move |name| {
+            let mut command = Command::new(&python);
+            command.arg(failover().join("libraries.py")).arg(name);
+            command
+        });
+        Ok(Some(vec![("python-libraries", make)]))
+    });
+}
+
+#[test]
+fn node_libraries_go_on_when_leaders_are_killed() {
+    work(3, || {
+        let Some(dir) = node_modules()? else { return Ok(None) };
+        let script = dir.join("libraries-at-work.cjs");
+        std::fs::copy(failover().join("libraries.cjs"), &script)?;
+        let make: Make = Box::new(move |name| {
+            let mut command = Command::new("node");
+            command.arg(&script).arg(name);
+            command
+        });
+        Ok(Some(vec![("node-libraries", make)]))
     });
 }
 
@@ -231,7 +288,7 @@ fn keep(from: &Path, files: &[&str], dir: &Path) -> Result<()> {
 
 #[test]
 fn go_goes_on_when_the_leader_is_killed() {
-    work(|| {
+    work(1, || {
         let Some(program) = go_client()? else { return Ok(None) };
         let make: Make = Box::new(move |name| {
             let mut command = Command::new(&program);
@@ -244,7 +301,7 @@ fn go_goes_on_when_the_leader_is_killed() {
 
 #[test]
 fn java_goes_on_when_the_leader_is_killed() {
-    work(|| {
+    work(1, || {
         let Some(classes) = java_clients()? else { return Ok(None) };
         let with = |library: &'static str| -> Make {
             let classes = classes.clone();

@@ -10,6 +10,7 @@
 //!
 //! Each script runs in RESP2 and in RESP3, on empty servers.
 
+mod migration;
 mod table;
 
 use std::path::{Path, PathBuf};

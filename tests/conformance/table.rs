@@ -13,6 +13,9 @@ use kvnode_tests::scenario::scenario;
 /// arguments too.
 const OTHER_ARITY: [&str; 2] = ["keys", "command|getkeys"];
 
+/// Commands that are another thing here: there is nothing that SORT could store, so it reads, and works on no list or set.
+const OTHER_THING: [&str; 2] = ["sort", "sort_ro"];
+
 type Facts = BTreeMap<String, Vec<(&'static str, String)>>;
 
 fn sorted(value: &Value) -> String {
@@ -68,7 +71,9 @@ fn both_tell_the_same_of_the_commands_that_both_have() {
         let mut wrong = Vec::new();
         let mut common = 0;
         for (name, mine) in &ours {
-            let Some(reference) = theirs.get(name) else { continue };
+            let Some(reference) = theirs.get(name).filter(|_| !OTHER_THING.contains(&name.as_str())) else {
+                continue;
+            };
             common += 1;
             for ((what, mine), (_, reference)) in mine.iter().zip(reference) {
                 if mine != reference {

@@ -12,6 +12,7 @@ mod hand_over;
 mod hostile;
 mod housekeeping;
 mod membership;
+mod monitoring;
 mod paging;
 mod pipelining;
 mod power_cut;

@@ -59,3 +59,40 @@ fn concurrent_transactions_are_all_or_nothing() {
         Ok(())
     });
 }
+
+/// Scripts in transactions of all nodes at once: what they rehearse is what happens, once each.
+#[test]
+fn scripts_in_transactions_lose_nothing() {
+    const CLIENTS: usize = 6;
+    const ROUNDS: i64 = 20;
+    const MOVE: &str = "local n = redis.call('incr', KEYS[1]) redis.call('set', KEYS[2], n) return n";
+    scenario(3, &[], async |cluster| {
+        let mut tasks = tokio::task::JoinSet::new();
+        for at in 0..CLIENTS {
+            let mut client = cluster.nodes[at % 3].client().await?;
+            tasks.spawn(async move {
+                for _ in 0..ROUNDS {
+                    client.ok("MULTI").await?;
+                    client.call(&[&b"EVAL"[..], MOVE.as_bytes(), b"2", b"n", b"copy"]).await?;
+                    client.run("INCR direct").await?;
+                    client.run("GET copy").await?;
+                    let reply = client.run("EXEC").await?;
+                    let items = reply.items();
+                    let numbers: Vec<i64> = items.iter().take(2).filter_map(|item| item.as_int()).collect();
+                    ensure!(items.len() == 3 && numbers.len() == 2, "{reply:?}");
+                    ensure!(numbers[0] == numbers[1], "seen apart: {reply:?}");
+                    ensure!(items[2].as_text() == Some(numbers[0].to_string().as_str()), "{reply:?}");
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(result) = tasks.join_next().await {
+            result??;
+        }
+        let mut client = cluster.nodes[0].client().await?;
+        let total = (ROUNDS * i64::try_from(CLIENTS)?).to_string();
+        let all = client.run("MGET n copy direct").await?.texts();
+        ensure!(all == [total.clone(), total.clone(), total], "lost or doubled: {all:?}");
+        Ok(())
+    });
+}

@@ -162,6 +162,7 @@ static CLIENT_UNBLOCK: Spec = Spec {
     since: "5.0.0",
     usage: "CLIENT UNBLOCK client-id [TIMEOUT|ERROR]",
     summary: "Ends the WAIT of another client as if its time were over, or with an error; 1 if it waited",
+    difference: "of this node's clients, in WAIT and WAITAOF",
     parse: |args, _| {
         let id = args.int()?;
         let with_error = args.left() > 0 && yes_or_no_text(args, "ERROR", "TIMEOUT", UNBLOCK_REASON)?;
@@ -199,6 +200,7 @@ static CLIENT_ID: Spec = Spec {
     since: "5.0.0",
     usage: "CLIENT ID",
     summary: "Returns the id of the connection, unique on this node until it restarts",
+    difference: "each node counts for itself",
     parse: |_, _| Ok(Action::Session(SessionOp::Id)),
     ..CLIENT_ROW
 };
@@ -209,6 +211,7 @@ static CLIENT_INFO: Spec = Spec {
     since: "6.2.0",
     usage: "CLIENT INFO",
     summary: "Returns the line of CLIENT LIST for this connection",
+    difference: "fields that have no meaning here are left out",
     parse: |_, _| Ok(Action::Session(SessionOp::Info)),
     ..CLIENT_ROW
 };
@@ -264,6 +267,7 @@ static CLIENT_KILL: Spec = Spec {
     usage: "CLIENT KILL ip:port|[ID client-id] [TYPE type] [USER username] [ADDR ip:port] [LADDR ip:port] \
             [SKIPME yes|no]",
     summary: "Closes connections to this node",
+    difference: "of this node's clients alone",
     parse: client_kill,
     ..CLIENT_ADMIN
 };

@@ -1,4 +1,4 @@
-//! Commands on the connection: HELLO AUTH PING ECHO SELECT RESET QUIT READONLY READWRITE WAIT.
+//! Commands on the connection: HELLO AUTH PING ECHO SELECT RESET QUIT READONLY READWRITE WAIT WAITAOF.
 
 use bytes::Bytes;
 
@@ -103,6 +103,7 @@ pub(crate) static READWRITE: Spec = Spec {
     since: "3.0.0",
     usage: "READWRITE",
     summary: "Ends READONLY: reads are as the server is configured",
+    difference: "READONLY has another meaning",
     parse: |_, _| Ok(Action::Session(SessionOp::StaleReads(false))),
     ..ROW
 };
@@ -122,14 +123,45 @@ pub(crate) static WAIT: Spec = Spec {
 };
 
 fn wait(args: &mut Args<'_>, _: &Context) -> Parsed {
+    let (replicas, timeout_ms) = replicas_and_timeout(args)?;
+    Ok(Action::Node(NodeOp::Wait { replicas, timeout_ms }))
+}
+
+fn replicas_and_timeout(args: &mut Args<'_>) -> Result<(i64, u64), CommandError> {
     let replicas = args.int()?;
     let timeout = args.bytes()?;
     let timeout = strict_int(&timeout)
         .ok_or_else(|| CommandError::Text("ERR timeout is not an integer or out of range".to_owned()))?;
     let timeout_ms =
         u64::try_from(timeout).map_err(|_| CommandError::Text("ERR timeout is negative".to_owned()))?;
-    Ok(Action::Node(NodeOp::Wait { replicas, timeout_ms }))
+    Ok((replicas, timeout_ms))
 }
+
+pub(crate) static WAITAOF: Spec = Spec {
+    name: "WAITAOF",
+    arity: Arity::Exactly(4),
+    flags: Flags::NOSCRIPT.with(Flags::CONNECTION),
+    reply: ReplyShape::Array,
+    group: Group::Generic,
+    since: "7.2.0",
+    usage: "WAITAOF numlocal numreplicas timeout",
+    summary: "Waits until this node and that many others have synced all acknowledged writes; returns how many have",
+    difference: "of the Raft log: with durability high an acknowledged write is synced on a majority already, with less \
+                 numlocal is refused and no node counts as synced",
+    parse: |args, _| {
+        let local = args.int()?;
+        if !(0..=1).contains(&local) {
+            let text = "ERR value is out of range, must be between 0 and 1";
+            return Err(CommandError::Text(text.to_owned()));
+        }
+        let (replicas, timeout_ms) = replicas_and_timeout(args)?;
+        if replicas < 0 {
+            return Err(CommandError::Text("ERR value is out of range, must be positive".to_owned()));
+        }
+        Ok(Action::Node(NodeOp::WaitSynced { local, replicas, timeout_ms }))
+    },
+    ..ROW
+};
 
 pub(crate) static AUTH: Spec = Spec {
     name: "AUTH",
@@ -159,6 +191,7 @@ pub(crate) static HELLO: Spec = Spec {
     since: "6.0.0",
     usage: "HELLO [protover] [AUTH username password] [SETNAME clientname]",
     summary: "Chooses RESP2 or RESP3 and tells what the server is",
+    difference: "server and version are those of the Redis whose replies are followed",
     parse: hello,
     ..ROW
 };

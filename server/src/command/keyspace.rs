@@ -298,6 +298,7 @@ static OBJECT_ENCODING: Spec = Spec {
     reply: ReplyShape::BulkOrNil,
     usage: "OBJECT ENCODING key",
     summary: "Returns the encoding that Redis would choose: int, embstr or raw",
+    difference: "that of a value just set, however it came to be",
     parse: |args, context| object(args, context, View::Encoding),
     ..OBJECT_ROW
 };

@@ -20,19 +20,24 @@ pub mod acl;
 pub mod args;
 pub mod bitmap;
 pub mod client;
+pub mod cluster;
 pub mod connection;
 pub mod docs;
 pub mod expiry;
 pub mod keyspace;
+pub mod latency;
 pub mod lock;
+pub mod memory;
 pub mod nearest;
 pub mod number;
 pub mod pubsub;
 pub mod raft;
+pub mod rdb;
 pub mod relocate;
 pub mod script;
 pub mod server;
 pub mod slot;
+pub mod sort;
 pub mod spec;
 pub mod string;
 pub mod table;
@@ -51,6 +56,9 @@ use crate::store::change::FieldStep;
 use crate::store::{DbIndex, Op, Query};
 pub use acl::AclOp;
 pub use args::Args;
+pub use cluster::ClusterOp;
+pub use latency::LatencyOp;
+pub use memory::MemoryOp;
 pub use pubsub::PubSubOp;
 pub use script::{Eval, ScriptOp, Source};
 pub use spec::{Arity, Flags, Group, KeyRange, ReplyShape, Spec};
@@ -114,6 +122,10 @@ pub enum View {
     Fields(Vec<FieldStep>),
     /// XXH3 of the value in hex (DIGEST).
     Digest,
+    /// What RESTORE takes (DUMP).
+    Dump,
+    /// Nothing of a missing key; a string cannot be sorted (SORT).
+    Sorted,
     /// Longest common subsequence of two values.
     Lcs(Lcs),
     /// Deadline or time left (TTL and its kin).
@@ -322,8 +334,21 @@ pub enum NodeOp {
         /// Patience; 0 = for ever.
         timeout_ms: u64,
     },
+    /// WAITAOF.
+    WaitSynced {
+        /// 1 if this node's own sync is asked for.
+        local: i64,
+        /// Replicas asked for.
+        replicas: i64,
+        /// Patience; 0 = for ever.
+        timeout_ms: u64,
+    },
     /// ACL.
     Acl(AclOp),
+    /// LATENCY.
+    Latency(LatencyOp),
+    /// MEMORY STATS and DOCTOR.
+    Memory(MemoryOp),
     /// SLOWLOG GET.
     SlowLogGet {
         /// Of the newest; `None` = all.
@@ -335,23 +360,6 @@ pub enum NodeOp {
     SlowLogLength,
     /// SLOWLOG RESET.
     SlowLogReset,
-}
-
-/// CLUSTER subcommands that are answered with `--redirect moved`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClusterOp {
-    /// CLUSTER INFO.
-    Info,
-    /// CLUSTER MYID.
-    MyId,
-    /// CLUSTER SLOTS.
-    Slots,
-    /// CLUSTER SHARDS.
-    Shards,
-    /// CLUSTER NODES.
-    Nodes,
-    /// CLUSTER KEYSLOT.
-    KeySlot(Bytes),
 }
 
 /// Why a request does not become an action. [`CommandError::reply`] is the only place that words it.

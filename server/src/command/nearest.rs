@@ -6,7 +6,7 @@ use super::table::TABLE;
 const NAME_BYTES_MAX: usize = 24;
 
 /// Commands of Redis that are known not to be here, by what they are about.
-const ABSENT: [(&str, &str); 11] = [
+const ABSENT: [(&str, &str); 10] = [
     (
         "there are no lists",
         "BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH LINDEX LINSERT LLEN LMOVE LMPOP LPOP LPOS LPUSH LPUSHX LRANGE LREM LSET \
@@ -39,12 +39,14 @@ const ABSENT: [(&str, &str); 11] = [
     ),
     ("there are no HyperLogLogs", "PFADD PFCOUNT PFDEBUG PFMERGE PFSELFTEST"),
     ("there are no functions; EVAL runs scripts", "FCALL FCALL_RO FUNCTION"),
-    ("there are no lists or sets to sort", "SORT SORT_RO"),
     (
         "nodes replicate by Raft: see RAFTADDPEER, RAFTTRANSFER and RAFTSNAPSHOT",
-        "FAILOVER PSYNC REPLCONF REPLICAOF SLAVEOF SYNC WAITAOF",
+        "FAILOVER PSYNC REPLCONF REPLICAOF SLAVEOF SYNC",
     ),
-    ("values move by GET and SET, all of them by a snapshot", "DUMP MIGRATE RESTORE"),
+    (
+        "no node dials another server; values move by DUMP and RESTORE, all of them by a snapshot",
+        "MIGRATE RESTORE-ASKING",
+    ),
 ];
 
 /// What is told behind an unknown name, with what separates it; empty if there is nothing to tell.

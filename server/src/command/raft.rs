@@ -1,7 +1,7 @@
-//! Commands on the Raft group (the ancestor's RAFT* family and ours) and the Redis Cluster view of it.
+//! Commands on the Raft group: the ancestor's RAFT* family and ours.
 
 use super::args::printable;
-use super::{Action, Args, Arity, ClusterOp, CommandError, Flags, Group, NodeOp, Parsed, ReplyShape, Spec};
+use super::{Action, Args, Arity, CommandError, Flags, Group, NodeOp, ReplyShape, Spec};
 
 /// What the questions share: answered by any node from what it knows.
 const QUESTION: Spec = Spec {
@@ -135,104 +135,6 @@ fn target(args: &mut Args<'_>) -> Result<String, CommandError> {
         .peek()
         .is_some_and(|word| (1..=16).contains(&word.len()) && word.iter().all(u8::is_ascii_hexdigit));
     if is_id { args.text() } else { address(args) }
-}
-
-pub(crate) static CLUSTER: Spec = Spec {
-    name: "CLUSTER",
-    group: Group::Cluster,
-    since: "3.0.0",
-    usage: "CLUSTER subcommand",
-    summary: "Container of the Redis Cluster view, answered with --redirect moved",
-    difference: "one range of slots, owned by the leader; refused unless --redirect is moved",
-    subcommands: &[
-        &CLUSTER_HELP,
-        &CLUSTER_INFO,
-        &CLUSTER_KEYSLOT,
-        &CLUSTER_MYID,
-        &CLUSTER_NODES,
-        &CLUSTER_SHARDS,
-        &CLUSTER_SLOTS,
-    ],
-    ..Spec::CONTAINER
-};
-
-/// What the rows of CLUSTER share.
-const CLUSTER_ROW: Spec = Spec {
-    arity: Arity::Exactly(2),
-    flags: Flags::ALWAYS,
-    group: Group::Cluster,
-    since: "3.0.0",
-    ..Spec::ROW
-};
-
-static CLUSTER_HELP: Spec = Spec {
-    name: "CLUSTER|HELP",
-    reply: ReplyShape::Array,
-    since: "5.0.0",
-    usage: "CLUSTER HELP",
-    summary: "Prints this help",
-    parse: |_, _| Ok(Action::Reply(super::help(&CLUSTER))),
-    ..CLUSTER_ROW
-};
-
-static CLUSTER_INFO: Spec = Spec {
-    name: "CLUSTER|INFO",
-    reply: ReplyShape::Bulk,
-    usage: "CLUSTER INFO",
-    summary: "Returns facts of the group in the words of Redis Cluster",
-    parse: |_, _| cluster(ClusterOp::Info),
-    ..CLUSTER_ROW
-};
-
-static CLUSTER_KEYSLOT: Spec = Spec {
-    name: "CLUSTER|KEYSLOT",
-    arity: Arity::Exactly(3),
-    reply: ReplyShape::Integer,
-    usage: "CLUSTER KEYSLOT key",
-    summary: "Returns the hash slot of a key",
-    parse: |args, _| cluster(ClusterOp::KeySlot(args.bytes()?)),
-    ..CLUSTER_ROW
-};
-
-static CLUSTER_MYID: Spec = Spec {
-    name: "CLUSTER|MYID",
-    reply: ReplyShape::Bulk,
-    usage: "CLUSTER MYID",
-    summary: "Returns the node id, padded to 40 hex digits",
-    parse: |_, _| cluster(ClusterOp::MyId),
-    ..CLUSTER_ROW
-};
-
-static CLUSTER_NODES: Spec = Spec {
-    name: "CLUSTER|NODES",
-    reply: ReplyShape::Bulk,
-    usage: "CLUSTER NODES",
-    summary: "Returns the members, one line each",
-    parse: |_, _| cluster(ClusterOp::Nodes),
-    ..CLUSTER_ROW
-};
-
-static CLUSTER_SHARDS: Spec = Spec {
-    name: "CLUSTER|SHARDS",
-    reply: ReplyShape::Array,
-    since: "7.0.0",
-    usage: "CLUSTER SHARDS",
-    summary: "Returns the one shard with its nodes",
-    parse: |_, _| cluster(ClusterOp::Shards),
-    ..CLUSTER_ROW
-};
-
-static CLUSTER_SLOTS: Spec = Spec {
-    name: "CLUSTER|SLOTS",
-    reply: ReplyShape::Array,
-    usage: "CLUSTER SLOTS",
-    summary: "Returns the one range of slots with its nodes, the leader first",
-    parse: |_, _| cluster(ClusterOp::Slots),
-    ..CLUSTER_ROW
-};
-
-fn cluster(op: ClusterOp) -> Parsed {
-    Ok(Action::Node(NodeOp::Cluster(op)))
 }
 
 #[cfg(test)]

@@ -42,12 +42,12 @@ pub enum Source {
 
 const ROW: Spec = Spec {
     arity: Arity::AtLeast(3),
-    flags: Flags::NOSCRIPT.with(Flags::NO_MULTI).with(Flags::SCRIPTING),
+    flags: Flags::NOSCRIPT.with(Flags::SCRIPTING),
     keys: KeyRange::counted(3, 1, &["RW", "access", "update"]),
     reply: ReplyShape::Any,
     group: Group::Scripting,
-    difference: "Lua 5.1 without load and files; data commands of single keys, TIME and PUBLISH; not inside MULTI; the \
-                 number of instructions is bounded",
+    difference: "Lua 5.1 without load and files; data commands of single keys, TIME and PUBLISH; the number of instructions is \
+                 bounded; in a transaction with a script the other commands are of single keys too",
     ..Spec::ROW
 };
 
@@ -113,7 +113,7 @@ pub(crate) static SCRIPT: Spec = Spec {
 };
 
 const SUB: Spec = Spec {
-    flags: Flags::NOSCRIPT.with(Flags::NO_MULTI).with(Flags::SCRIPTING),
+    flags: Flags::NOSCRIPT.with(Flags::SCRIPTING),
     group: Group::Scripting,
     since: "2.6.0",
     ..Spec::ROW
@@ -125,6 +125,7 @@ static SCRIPT_EXISTS: Spec = Spec {
     reply: ReplyShape::Array,
     usage: "SCRIPT EXISTS sha1 [sha1 ...]",
     summary: "Tells which scripts this node has seen",
+    difference: "of this node: each node has its own memory of scripts",
     parse: |args, _| Ok(Action::Script(ScriptOp::Exists(args.rest()))),
     ..SUB
 };
@@ -134,6 +135,7 @@ static SCRIPT_FLUSH: Spec = Spec {
     arity: Arity::AtLeast(2),
     usage: "SCRIPT FLUSH [ASYNC|SYNC]",
     summary: "Lets this node forget all scripts",
+    difference: "of this node: each node has its own memory of scripts",
     parse: |args, _| {
         let _ = args.keyword("ASYNC") || args.keyword("SYNC");
         if args.left() > 0 {
@@ -162,6 +164,7 @@ static SCRIPT_KILL: Spec = Spec {
     arity: Arity::Exactly(2),
     usage: "SCRIPT KILL",
     summary: "Always refused: a script ends by itself, at its limit at the latest",
+    difference: "always refused",
     parse: |_, _| Ok(Action::Reply(Reply::Error("NOTBUSY No scripts in execution right now.".to_owned()))),
     ..SUB
 };
@@ -172,6 +175,7 @@ static SCRIPT_LOAD: Spec = Spec {
     reply: ReplyShape::Bulk,
     usage: "SCRIPT LOAD script",
     summary: "Lets this node remember a script and returns its SHA-1",
+    difference: "of this node: each node has its own memory of scripts",
     parse: |args, _| Ok(Action::Script(ScriptOp::Load(args.bytes()?))),
     ..SUB
 };

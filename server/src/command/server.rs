@@ -1,17 +1,15 @@
 //! Commands on the server: INFO CONFIG COMMAND SHUTDOWN TIME ROLE and what monitoring tools ask for.
 
 use super::{
-    Action, Args, Arity, CommandError, Context, Flags, KeyRange, NodeOp, Parsed, ReplyShape, SessionOp, Spec,
-    View, docs,
+    Action, Args, Arity, CommandError, Context, Flags, NodeOp, Parsed, ReplyShape, SessionOp, Spec, docs,
 };
 use crate::resp::Reply;
-use crate::store::Query;
 
 /// What the questions share: any node, any time.
-const QUESTION: Spec = Spec { flags: Flags::ALWAYS, ..Spec::ROW };
+pub(super) const QUESTION: Spec = Spec { flags: Flags::ALWAYS, ..Spec::ROW };
 
 /// What the administrator's rows share.
-const ADMIN: Spec = Spec { arity: Arity::Exactly(2), flags: Flags::ADMIN_ALWAYS, ..Spec::ROW };
+pub(super) const ADMIN: Spec = Spec { arity: Arity::Exactly(2), flags: Flags::ADMIN_ALWAYS, ..Spec::ROW };
 
 pub(crate) static INFO: Spec = Spec {
     name: "INFO",
@@ -102,6 +100,7 @@ pub(crate) static BGSAVE: Spec = Spec {
     since: "1.0.0",
     usage: "BGSAVE [SCHEDULE]",
     summary: "Begins a RAFTSNAPSHOT and answers at once; LASTSAVE and INFO persistence tell when it is done",
+    difference: "the file is not an RDB file; see RAFTSNAPSHOT",
     parse: |args, _| {
         let _ = args.keyword("SCHEDULE");
         args.finish()?;
@@ -142,10 +141,12 @@ pub(crate) static COMMAND: Spec = Spec {
     since: "2.8.13",
     usage: "COMMAND",
     summary: "Describes all commands",
+    difference: "no tips",
     subcommands: &[
         &COMMAND_COUNT,
         &COMMAND_DOCS,
         &COMMAND_GETKEYS,
+        &COMMAND_GETKEYSANDFLAGS,
         &COMMAND_HELP,
         &COMMAND_INFO,
         &COMMAND_LIST,
@@ -179,6 +180,7 @@ static COMMAND_DOCS: Spec = Spec {
     reply: ReplyShape::Map,
     usage: "COMMAND DOCS [command-name [command-name ...]]",
     summary: "Returns summary, version, group and arguments of commands",
+    difference: "arguments are read out of the usage; no history",
     parse: |args, _| Ok(Action::Reply(docs::docs(&args.rest()))),
     ..COMMAND_ROW
 };
@@ -189,7 +191,17 @@ static COMMAND_GETKEYS: Spec = Spec {
     since: "2.8.13",
     usage: "COMMAND GETKEYS command [arg ...]",
     summary: "Returns the keys of a command line",
+    difference: "takes commands of one word too, and says that they have no keys",
     parse: |args, _| docs::get_keys(&args.rest()).map(Action::Reply),
+    ..COMMAND_ROW
+};
+
+static COMMAND_GETKEYSANDFLAGS: Spec = Spec {
+    name: "COMMAND|GETKEYSANDFLAGS",
+    arity: Arity::AtLeast(4),
+    usage: "COMMAND GETKEYSANDFLAGS command [arg ...]",
+    summary: "Returns the keys of a command line, and what is done to each",
+    parse: |args, _| docs::get_keys_and_flags(&args.rest()).map(Action::Reply),
     ..COMMAND_ROW
 };
 
@@ -208,6 +220,7 @@ static COMMAND_INFO: Spec = Spec {
     since: "2.8.13",
     usage: "COMMAND INFO [command-name [command-name ...]]",
     summary: "Describes commands; nil for one that does not exist",
+    difference: "no tips",
     parse: |args, _| Ok(Action::Reply(docs::info(&args.rest()))),
     ..COMMAND_ROW
 };
@@ -255,6 +268,7 @@ static CONFIG_GET: Spec = Spec {
     since: "2.0.0",
     usage: "CONFIG GET pattern [pattern ...]",
     summary: "Returns the parameters that match globs",
+    difference: "parameters of Redis that have a meaning here, and some of ours",
     parse: |args, _| Ok(Action::Node(NodeOp::ConfigGet(args.rest()))),
     ..ADMIN
 };
@@ -308,120 +322,6 @@ static CONFIG_SET: Spec = Spec {
     },
     ..ADMIN
 };
-
-pub(crate) static LATENCY: Spec = Spec {
-    name: "LATENCY",
-    since: "2.8.13",
-    usage: "LATENCY subcommand",
-    summary: "Container of the latency monitor, which is empty: /metrics has histograms",
-    subcommands: &[&LATENCY_HELP, &LATENCY_HISTORY, &LATENCY_LATEST, &LATENCY_RESET],
-    ..Spec::CONTAINER
-};
-
-static LATENCY_HELP: Spec = Spec {
-    name: "LATENCY|HELP",
-    flags: Flags::ALWAYS,
-    reply: ReplyShape::Array,
-    since: "2.8.13",
-    usage: "LATENCY HELP",
-    summary: "Prints this help",
-    parse: |_, _| Ok(Action::Reply(super::help(&LATENCY))),
-    ..ADMIN
-};
-
-static LATENCY_HISTORY: Spec = Spec {
-    name: "LATENCY|HISTORY",
-    arity: Arity::Exactly(3),
-    reply: ReplyShape::Array,
-    since: "2.8.13",
-    usage: "LATENCY HISTORY event",
-    summary: "Returns no events",
-    difference: "always empty",
-    parse: |_, _| Ok(Action::Reply(Reply::Array(Vec::new()))),
-    ..ADMIN
-};
-
-static LATENCY_LATEST: Spec = Spec {
-    name: "LATENCY|LATEST",
-    reply: ReplyShape::Array,
-    since: "2.8.13",
-    usage: "LATENCY LATEST",
-    summary: "Returns no events",
-    difference: "always empty",
-    parse: |_, _| Ok(Action::Reply(Reply::Array(Vec::new()))),
-    ..ADMIN
-};
-
-static LATENCY_RESET: Spec = Spec {
-    name: "LATENCY|RESET",
-    arity: Arity::AtLeast(2),
-    reply: ReplyShape::Integer,
-    since: "2.8.13",
-    usage: "LATENCY RESET [event [event ...]]",
-    summary: "Resets nothing and returns 0",
-    difference: "always 0",
-    parse: |_, _| Ok(Action::Reply(Reply::Integer(0))),
-    ..ADMIN
-};
-
-pub(crate) static MEMORY: Spec = Spec {
-    name: "MEMORY",
-    since: "4.0.0",
-    usage: "MEMORY subcommand",
-    summary: "Container of commands on memory",
-    subcommands: &[&MEMORY_DOCTOR, &MEMORY_HELP, &MEMORY_USAGE],
-    ..Spec::CONTAINER
-};
-
-static MEMORY_DOCTOR: Spec = Spec {
-    name: "MEMORY|DOCTOR",
-    arity: Arity::Exactly(2),
-    reply: ReplyShape::Bulk,
-    since: "4.0.0",
-    usage: "MEMORY DOCTOR",
-    summary: "Says that the data is on disk",
-    parse: |_, _| {
-        let text =
-            "The data is on disk; memory holds caches of configured sizes. See INFO memory and /metrics.\n";
-        Ok(Action::Reply(Reply::Verbatim(text.into())))
-    },
-    ..QUESTION
-};
-
-static MEMORY_HELP: Spec = Spec {
-    name: "MEMORY|HELP",
-    arity: Arity::Exactly(2),
-    reply: ReplyShape::Array,
-    since: "4.0.0",
-    usage: "MEMORY HELP",
-    summary: "Prints this help",
-    parse: |_, _| Ok(Action::Reply(super::help(&MEMORY))),
-    ..QUESTION
-};
-
-static MEMORY_USAGE: Spec = Spec {
-    name: "MEMORY|USAGE",
-    arity: Arity::AtLeast(3),
-    flags: Flags::READONLY,
-    keys: KeyRange::one(2, &["RO"]),
-    reply: ReplyShape::IntegerOrNil,
-    since: "4.0.0",
-    usage: "MEMORY USAGE key [SAMPLES count]",
-    summary: "Returns about how many bytes a key and its value take, before compression",
-    difference: "bytes on disk, not in memory",
-    parse: memory_usage,
-    ..Spec::ROW
-};
-
-fn memory_usage(args: &mut Args<'_>, context: &Context) -> Parsed {
-    let key = args.bytes()?;
-    if args.keyword("SAMPLES") && args.int()? < 0 {
-        return Err(CommandError::Syntax);
-    }
-    args.finish()?;
-    let view = View::Memory(key.len());
-    Ok(Action::Read(Query::Get { db: context.db, key }, view))
-}
 
 pub(crate) static MODULE: Spec = Spec {
     name: "MODULE",

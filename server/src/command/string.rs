@@ -328,6 +328,7 @@ pub(crate) static LCS: Spec = Spec {
     since: "7.0.0",
     usage: "LCS key key [LEN] [IDX] [MINMATCHLEN length] [WITHMATCHLEN]",
     summary: "Finds the longest common subsequence of two values",
+    difference: "the lengths of both multiplied are at most 16 Mi",
     parse: lcs,
     ..READ_ROW
 };

@@ -6,12 +6,12 @@
 use std::cmp::Ordering;
 
 use super::{
-    Spec, acl, bitmap, client, connection, expiry, keyspace, lock, number, pubsub, raft, relocate, script,
-    server, string, transaction,
+    Spec, acl, bitmap, client, cluster, connection, expiry, keyspace, latency, lock, memory, number, pubsub,
+    raft, relocate, script, server, sort, string, transaction,
 };
 
 /// All commands; subcommands hang on their containers.
-pub static TABLE: [&Spec; 119] = [
+pub static TABLE: [&Spec; 124] = [
     &acl::ACL,
     &string::APPEND,
     &connection::AUTH,
@@ -22,7 +22,7 @@ pub static TABLE: [&Spec; 119] = [
     &bitmap::BITOP,
     &bitmap::BITPOS,
     &client::CLIENT,
-    &raft::CLUSTER,
+    &cluster::CLUSTER,
     &server::COMMAND,
     &server::CONFIG,
     &relocate::COPY,
@@ -36,6 +36,7 @@ pub static TABLE: [&Spec; 119] = [
     &lock::DELIFEQ,
     &lock::DIGEST,
     &transaction::DISCARD,
+    &relocate::DUMP,
     &connection::ECHO,
     &script::EVAL,
     &script::EVALSHA,
@@ -62,9 +63,9 @@ pub static TABLE: [&Spec; 119] = [
     &server::INFO,
     &keyspace::KEYS,
     &server::LASTSAVE,
-    &server::LATENCY,
+    &latency::LATENCY,
     &string::LCS,
-    &server::MEMORY,
+    &memory::MEMORY,
     &string::MGET,
     &server::MODULE,
     &server::MONITOR,
@@ -103,6 +104,7 @@ pub static TABLE: [&Spec; 119] = [
     &relocate::RENAME,
     &relocate::RENAMENX,
     &connection::RESET,
+    &relocate::RESTORE,
     &server::ROLE,
     &server::SAVE,
     &keyspace::SCAN,
@@ -115,6 +117,8 @@ pub static TABLE: [&Spec; 119] = [
     &string::SETRANGE,
     &server::SHUTDOWN,
     &server::SLOWLOG,
+    &sort::SORT,
+    &sort::SORT_RO,
     &pubsub::SPUBLISH,
     &pubsub::SSUBSCRIBE,
     &string::STRLEN,
@@ -130,6 +134,7 @@ pub static TABLE: [&Spec; 119] = [
     &pubsub::UNSUBSCRIBE,
     &transaction::UNWATCH,
     &connection::WAIT,
+    &connection::WAITAOF,
     &transaction::WATCH,
 ];
 

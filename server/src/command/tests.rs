@@ -27,6 +27,15 @@ fn smallest(spec: &Spec) -> Vec<Bytes> {
         "SELECT" => "SELECT 1".to_owned(),
         "SCAN" => "SCAN 0".to_owned(),
         "WAIT" => "WAIT 0 0".to_owned(),
+        "WAITAOF" => "WAITAOF 0 0 0".to_owned(),
+        "CLUSTER|COUNTKEYSINSLOT" | "CLUSTER|GETKEYSINSLOT" => {
+            let prefix = if spec.arity.admits(3) { "1" } else { "1 1" };
+            format!("{} {prefix}", spec.name)
+        }
+        "RESTORE" => {
+            let words = [&b"RESTORE"[..], b"k", b"0", b"\0\xc0\x7b\x0a\0\x48\xe2\x53\xe1\0\x7a\x67\xb9"];
+            return words.map(Bytes::from_static).to_vec();
+        }
         "BITOP" => "BITOP not k k".to_owned(),
         "COPY" | "RENAME" | "RENAMENX" => format!("{} k l", spec.name),
         "BITPOS" | "GETBIT" | "DECRBY" | "INCRBY" | "INCRBYFLOAT" | "EXPIRE" | "PEXPIRE" | "EXPIREAT"
@@ -42,6 +51,7 @@ fn smallest(spec: &Spec) -> Vec<Bytes> {
         "CLIENT|PAUSE" | "CLIENT|UNBLOCK" => format!("{} 1", spec.name),
         "CLIENT|SETINFO" => "CLIENT|SETINFO lib-name x".to_owned(),
         "COMMAND|GETKEYS" => "COMMAND|GETKEYS get k".to_owned(),
+        "COMMAND|GETKEYSANDFLAGS" => "COMMAND|GETKEYSANDFLAGS set k v".to_owned(),
         name => {
             let prefix = 1 + name.matches('|').count();
             format!("{name}{}", " x".repeat(spec.arity.minimum() - prefix))

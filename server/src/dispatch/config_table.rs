@@ -23,6 +23,8 @@ pub struct Live {
     pub slowlog_slower_than_us: AtomicI64,
     /// Entries of the slow log.
     pub slowlog_max_len: AtomicI64,
+    /// Requests that take as long are noted by the latency monitor, milliseconds; 0 = none.
+    pub latency_threshold_ms: AtomicI64,
     /// Default LIMIT of a plain KEYS; 0 = all.
     pub keys_default_limit: AtomicU64,
     /// Without a password only loopback may connect.
@@ -30,12 +32,13 @@ pub struct Live {
 }
 
 impl Live {
-    /// As configured; Redis' defaults for the slow log.
+    /// As configured; Redis' defaults for the slow log and the latency monitor.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self {
             slowlog_slower_than_us: AtomicI64::new(10_000),
             slowlog_max_len: AtomicI64::new(128),
+            latency_threshold_ms: AtomicI64::new(0),
             keys_default_limit: AtomicU64::new(config.keys_default_limit),
             protected_mode: AtomicBool::new(config.protected_mode),
         }
@@ -76,7 +79,7 @@ fn followers_read_only(config: &Config, _: &Live) -> String {
 }
 
 /// All parameters, sorted by name.
-static PARAMETERS: [Parameter; 35] = [
+static PARAMETERS: [Parameter; 37] = [
     fixed("aclfile", |config, _| {
         config.acl_file.as_ref().map_or_else(String::new, |path| path.display().to_string())
     }),
@@ -118,6 +121,7 @@ static PARAMETERS: [Parameter; 35] = [
         }
         .to_owned()
     }),
+    fixed("io-threads", |config, _| config.worker_threads().to_string()),
     fixed("key-bytes-max", |config, _| config.limits.key_bytes_max.to_string()),
     Parameter {
         name: "keys-default-limit",
@@ -126,6 +130,15 @@ static PARAMETERS: [Parameter; 35] = [
             least: 0,
             most: i64::MAX,
             store: |live, n| live.keys_default_limit.store(n.unsigned_abs(), Ordering::Relaxed),
+        },
+    },
+    Parameter {
+        name: "latency-monitor-threshold",
+        get: |_, live| live.latency_threshold_ms.load(Ordering::Relaxed).to_string(),
+        change: Change::Integer {
+            least: 0,
+            most: i64::MAX,
+            store: |live, n| live.latency_threshold_ms.store(n, Ordering::Relaxed),
         },
     },
     fixed("log-dir", |config, _| config.log_dir.display().to_string()),

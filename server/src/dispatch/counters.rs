@@ -226,7 +226,10 @@ impl Counters {
                 failed: now.failed.saturating_sub(then.failed),
                 rejected: now.rejected.saturating_sub(then.rejected),
                 usec: now.usec.saturating_sub(then.usec),
-                buckets: now.buckets,
+                buckets: std::array::from_fn(|at| {
+                    let bucket = |count: &CommandCount| count.buckets.get(at).copied().unwrap_or(0);
+                    bucket(&now).saturating_sub(bucket(&then))
+                }),
             };
             if since.calls > 0 || since.rejected > 0 {
                 list.push((name, since));

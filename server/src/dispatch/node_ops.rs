@@ -10,14 +10,14 @@ use tokio::task::spawn_blocking;
 
 use super::fault::Fault;
 use super::replica::Replica;
-use super::{Connection, Dispatcher, config_table, info, process, views};
+use super::{Connection, Dispatcher, config_table, info, latency, memory, process, views};
 use crate::clock::{UnixMs, monotonic, wall};
-use crate::command::{self, ClusterOp, NodeOp, slot};
-use crate::config::Redirect;
+use crate::command::{self, MemoryOp, NodeOp};
+use crate::config::Durability;
 use crate::net::Flow;
 use crate::raft::{MemberError, Role, Status};
 use crate::resp::{Reply, Request};
-use crate::store::Fatal;
+use crate::store::{Fatal, Visible};
 
 /// How often WAIT looks again.
 const WAIT_POLL: Duration = Duration::from_millis(10);
@@ -55,7 +55,21 @@ impl<R: Replica> Dispatcher<R> {
                     None => return (None, Flow::Close),
                 }
             }
+            NodeOp::WaitSynced { local, replicas, timeout_ms } => {
+                match self.wait_synced(connection, (local, replicas), timeout_ms).await {
+                    Some(reply) => reply,
+                    None => return (None, Flow::Close),
+                }
+            }
             NodeOp::Acl(op) => self.acl_op(connection, op),
+            NodeOp::Cluster(op) => {
+                let (reply, flow) = self.cluster(connection, op).await;
+                return (Some(reply), flow);
+            }
+            NodeOp::Memory(op) => match self.memory(op).await {
+                Ok(reply) => reply,
+                Err(fatal) => return self.stopped_by(fatal),
+            },
             NodeOp::Info(sections) => match self.info(&sections).await {
                 Ok(text) => Reply::Verbatim(text.into()),
                 Err(fatal) => return self.stopped_by(fatal),
@@ -98,10 +112,14 @@ impl<R: Replica> Dispatcher<R> {
                 let word = |n: u64| Reply::Bulk(Bytes::from(n.to_string()));
                 Reply::Array(vec![word(now / 1000), word(now % 1000 * 1000)])
             }
-            NodeOp::LastSave => seconds(self.parts.snapshots.last_save().unwrap_or(self.parts.started)),
+            NodeOp::LastSave => seconds(self.parts.snapshots.saved().at.unwrap_or(self.parts.started)),
             NodeOp::Role => views::redis_role(&status(), config.redirect),
-            NodeOp::Cluster(op) => self.cluster(op),
             NodeOp::BackgroundSnapshot => self.background_snapshot(),
+            NodeOp::Latency(op) => {
+                let threshold_ms = self.live.latency_threshold_ms.load(Ordering::Relaxed).unsigned_abs();
+                let facts = latency::Facts { counters: &self.counters, threshold_ms, now: wall() };
+                self.latency.answer(&op, &facts)
+            }
             NodeOp::SlowLogGet { count, with_times } => self.slow_log.get(count, with_times),
             NodeOp::SlowLogLength => count(self.slow_log.length()),
             NodeOp::SlowLogReset => {
@@ -116,19 +134,25 @@ impl<R: Replica> Dispatcher<R> {
             | NodeOp::ShrinkLog
             | NodeOp::Snapshot
             | NodeOp::Acl(_)
+            | NodeOp::Cluster(_)
+            | NodeOp::Memory(_)
             | NodeOp::Info(_)
-            | NodeOp::Wait { .. } => Reply::Error("ERR not a question".to_owned()),
+            | NodeOp::Wait { .. }
+            | NodeOp::WaitSynced { .. } => Reply::Error("ERR not a question".to_owned()),
         }
     }
 
+    /// What can be seen of each database.
+    async fn visible(&self) -> Result<Vec<Visible>, Fatal> {
+        let (group, count) = (self.parts.group.clone(), self.parts.config.databases);
+        let counted =
+            spawn_blocking(move || (0..count).map(|db| group.visible(db, rand::random())).collect()).await;
+        counted.unwrap_or_else(|error| Err(Fatal::new("count keys", error)))
+    }
+
     async fn info(&self, sections: &[String]) -> Result<String, Fatal> {
-        let group = self.parts.group.clone();
-        let status = group.status();
-        let count = self.parts.config.databases;
-        let databases = spawn_blocking(move || (0..count).map(|db| group.visible(db)).collect()).await;
-        let databases: Result<Vec<_>, Fatal> =
-            databases.unwrap_or_else(|error| Err(Fatal::new("count keys", error)));
-        let databases = databases?;
+        let status = self.parts.group.status();
+        let databases = self.visible().await?;
         let second = monotonic().saturating_duration_since(self.epoch).as_secs();
         let facts = info::Facts {
             config: &self.parts.config,
@@ -140,17 +164,35 @@ impl<R: Replica> Dispatcher<R> {
             refusals: self.parts.access.refusals_since_reset(),
             databases: &databases,
             expired_keys: self.parts.group.expired_keys(),
+            scripts: self.scripts.sizes(),
+            slow_requests: self.slow_log.length(),
+            log_bytes: self.parts.group.log_bytes(),
+            checkpoints_sent: self.parts.group.checkpoints_sent(),
             usage: process::usage(),
             run_id: &self.run_id,
             addr: &self.parts.addr,
             now: wall(),
             started: self.parts.started,
             ops_per_second: self.rate.per_second(second),
-            last_save: self.parts.snapshots.last_save(),
-            saving: self.saving.load(Ordering::Relaxed),
+            saved: self.parts.snapshots.saved(),
+            saving_since: *self.saving.lock(),
             last_save_ok: self.last_save_ok.load(Ordering::Relaxed),
         };
         Ok(info::render(&facts, sections))
+    }
+
+    async fn memory(&self, op: MemoryOp) -> Result<Reply, Fatal> {
+        let facts = memory::Facts {
+            limits: &self.parts.config.limits,
+            usage: process::usage(),
+            scripts_bytes: self.scripts.sizes().1,
+            keys: self.visible().await?.iter().map(|database| database.keys).sum(),
+            data_bytes: self.parts.group.data_bytes(),
+        };
+        Ok(match op {
+            MemoryOp::Stats => memory::stats(&facts),
+            MemoryOp::Doctor => memory::doctor(&facts),
+        })
     }
 
     /// The node stops because of this error, and the client is told.
@@ -158,21 +200,6 @@ impl<R: Replica> Dispatcher<R> {
         let text = format!("ERR the node stops: {fatal}");
         (self.parts.fatal)(fatal);
         (Some(Reply::Error(text)), Flow::Close)
-    }
-
-    fn cluster(&self, op: ClusterOp) -> Reply {
-        if self.parts.config.redirect != Redirect::Moved {
-            return Reply::Error("ERR This instance has cluster support disabled".to_owned());
-        }
-        let status = self.parts.group.status();
-        match op {
-            ClusterOp::Info => views::cluster_info(&status),
-            ClusterOp::MyId => views::cluster_my_id(&status),
-            ClusterOp::Slots => views::cluster_slots(&status),
-            ClusterOp::Shards => views::cluster_shards(&status),
-            ClusterOp::Nodes => views::cluster_nodes(&status),
-            ClusterOp::KeySlot(key) => Reply::Integer(i64::from(slot::of(&key))),
-        }
     }
 
     async fn snapshot(&self) -> Reply {
@@ -184,7 +211,7 @@ impl<R: Replica> Dispatcher<R> {
 
     /// BGSAVE: one at a time, in a task that shutdown waits for.
     fn background_snapshot(&self) -> Reply {
-        if self.saving.swap(true, Ordering::AcqRel) {
+        if self.saving.lock().replace(wall()).is_some() {
             return Reply::Error("ERR Background save already in progress".to_owned());
         }
         let work = self.parts.snapshots.snapshot();
@@ -195,7 +222,7 @@ impl<R: Replica> Dispatcher<R> {
                 tracing::warn!(error = %text, "background snapshot failed");
             }
             ok.store(result.is_ok(), Ordering::Relaxed);
-            saving.store(false, Ordering::Release);
+            *saving.lock() = None;
         });
         Reply::Simple("Background saving started")
     }
@@ -203,36 +230,73 @@ impl<R: Replica> Dispatcher<R> {
     /// WAIT: until enough other nodes are known to hold what is committed, or the time is over; `None` when the
     /// connection was cancelled.
     async fn wait(&self, connection: &Connection, replicas: i64, timeout_ms: u64) -> Option<Reply> {
-        let mut unblocked = connection.client.begins_to_wait();
-        let reply = self.wait_until(connection, replicas, timeout_ms, &mut unblocked).await;
-        connection.client.has_waited();
-        reply
+        let held = || i64::try_from(holders(&self.parts.group.status())).unwrap_or(i64::MAX);
+        let ended = self.wait_until(connection, timeout_ms, || held() >= replicas).await;
+        ended.map_or_else(|refused| refused, |()| Some(Reply::Integer(held())))
     }
 
+    /// WAITAOF: as WAIT, and until this node has synced too. With less than durability high no sync is waited for before a
+    /// write is acknowledged, so nobody is known to have synced it.
+    async fn wait_synced(
+        &self,
+        connection: &Connection,
+        (local, replicas): (i64, i64),
+        timeout_ms: u64,
+    ) -> Option<Reply> {
+        let pair =
+            |local: i64, others: i64| Reply::Array(vec![Reply::Integer(local), Reply::Integer(others)]);
+        if self.parts.config.durability != Durability::High {
+            let text = "ERR WAITAOF cannot be used when numlocal is set but durability is not high";
+            return Some(if local > 0 { Reply::Error(text.to_owned()) } else { pair(0, 0) });
+        }
+        let group = &self.parts.group;
+        // All that this connection was told to be done is at or below it.
+        let upto = group.status().committed.map(|id| id.index);
+        let here = || i64::from(group.synced_index() >= upto);
+        let others = || i64::try_from(holders(&group.status())).unwrap_or(i64::MAX);
+        let enough = || here() >= local && others() >= replicas;
+        let ended = self.wait_until(connection, timeout_ms, enough).await;
+        ended.map_or_else(|refused| refused, |()| Some(pair(here(), others())))
+    }
+
+    /// Until there is enough, the time is over (0 = never), CLIENT UNBLOCK ends it, or the node stops.
+    ///
+    /// # Errors
+    /// The reply of one that CLIENT UNBLOCK ended with an error; none when the connection was cancelled.
     async fn wait_until(
         &self,
         connection: &Connection,
-        replicas: i64,
         timeout_ms: u64,
+        enough: impl Fn() -> bool,
+    ) -> Result<(), Option<Reply>> {
+        let mut unblocked = connection.client.begins_to_wait();
+        let ended = self.wait_or_unblock(connection, timeout_ms, enough, &mut unblocked).await;
+        connection.client.has_waited();
+        ended
+    }
+
+    async fn wait_or_unblock(
+        &self,
+        connection: &Connection,
+        timeout_ms: u64,
+        enough: impl Fn() -> bool,
         unblocked: &mut oneshot::Receiver<bool>,
-    ) -> Option<Reply> {
+    ) -> Result<(), Option<Reply>> {
         let started = monotonic();
         let patience = Duration::from_millis(timeout_ms);
         loop {
-            let held = holders(&self.parts.group.status());
-            let enough = i64::try_from(held).unwrap_or(i64::MAX) >= replicas;
             let over = timeout_ms > 0 && monotonic().saturating_duration_since(started) >= patience;
-            if enough || over {
-                return Some(count(held));
+            if over || enough() {
+                return Ok(());
             }
             tokio::select! {
                 () = tokio::time::sleep(WAIT_POLL) => {}
                 Ok(with_error) = &mut *unblocked => {
                     let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
-                    return Some(if with_error { Reply::Error(text.to_owned()) } else { count(held) });
+                    return if with_error { Err(Some(Reply::Error(text.to_owned()))) } else { Ok(()) };
                 }
-                () = connection.client.cancelled() => return None,
-                () = self.parts.shutdown.cancelled() => return Some(count(held)),
+                () = connection.client.cancelled() => return Err(None),
+                () = self.parts.shutdown.cancelled() => return Ok(()),
             }
         }
     }

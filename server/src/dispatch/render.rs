@@ -40,18 +40,19 @@ pub fn outcome(outcome: &Outcome) -> Reply {
         Outcome::List(list) => Reply::Array(list.iter().map(self::outcome).collect()),
         // Reads in a transaction are shown by `answer`, with their view.
         Outcome::Answer(answer) => self::answer(answer.clone(), &View::Plain, u64::MAX),
-        Outcome::Failed(failure) => Reply::Error(format!("ERR {}", failure_text(*failure))),
+        Outcome::Failed(failure) => Reply::Error(failure_text(*failure).to_owned()),
     }
 }
 
 fn failure_text(failure: Failure) -> &'static str {
     match failure {
-        Failure::NotInteger => "value is not an integer or out of range",
-        Failure::Overflow => "increment or decrement would overflow",
-        Failure::NotFloat => "value is not a valid float",
-        Failure::NanOrInfinity => "increment would produce NaN or Infinity",
-        Failure::TooLong => "string exceeds maximum allowed size (proto-max-bulk-len)",
-        Failure::NoSuchKey => "no such key",
+        Failure::NotInteger => "ERR value is not an integer or out of range",
+        Failure::Overflow => "ERR increment or decrement would overflow",
+        Failure::NotFloat => "ERR value is not a valid float",
+        Failure::NanOrInfinity => "ERR increment would produce NaN or Infinity",
+        Failure::TooLong => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+        Failure::NoSuchKey => "ERR no such key",
+        Failure::KeyTaken => "BUSYKEY Target key name already exists.",
     }
 }
 
@@ -63,6 +64,8 @@ pub fn answer(answer: Answer, view: &View, reply_bytes_max: u64) -> Reply {
         Answer::Values(values) if matches!(view, View::Lcs(_)) => values::lcs(&values, view),
         Answer::Values(values) => Reply::Array(values.into_iter().map(bulk_or_nil).collect()),
         Answer::Int(n) => Reply::Integer(n),
+        Answer::Type(None) if *view == View::Sorted => Reply::Array(Vec::new()),
+        Answer::Type(Some(_)) if *view == View::Sorted => Reply::Error(WRONG_TYPE.to_owned()),
         Answer::Type(None) => Reply::Simple("none"),
         Answer::Type(Some(TypeTag::String)) => Reply::Simple("string"),
         Answer::Keys(pairs) => {

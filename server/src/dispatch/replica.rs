@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::clock::UnixMs;
 use crate::config::Consistency;
 use crate::raft::{Group, MemberError, ProposeError, ReadError, Stages, Status};
-use crate::store::{Answer, Fatal, Op, Outcome, Query};
+use crate::store::{Answer, Fatal, Op, Outcome, Query, Visible};
 
 /// The replicated group and its local state. Semantics and errors are those of [`Group`].
 pub trait Replica: Clone + Send + Sync + 'static {
@@ -25,12 +25,19 @@ pub trait Replica: Clone + Send + Sync + 'static {
     fn query(&self, query: &Query, now: UnixMs) -> Result<Answer, Fatal>;
     /// See [`crate::store::Store::log_time`].
     fn log_time(&self) -> UnixMs;
-    /// Keys of a database that can be seen, and those of them with a deadline ([`crate::store::Store::visible`]). No
-    /// call for async code.
+    /// What can be seen of a database ([`crate::store::Store::visible`]). No call for async code.
     ///
     /// # Errors
     /// [`Fatal`]: the node must stop.
-    fn visible(&self, db: u8) -> Result<(u64, u64), Fatal>;
+    fn visible(&self, db: u8, seed: u64) -> Result<Visible, Fatal>;
+    /// Bytes of the newest data on disk, about; `None` if the engine does not tell.
+    fn data_bytes(&self) -> Option<u64>;
+    /// Index of the last entry that is synced to the local log.
+    fn synced_index(&self) -> Option<u64>;
+    /// Bytes of the local log.
+    fn log_bytes(&self) -> u64;
+    /// Checkpoints sent to nodes that were too far behind.
+    fn checkpoints_sent(&self) -> u64;
     /// See [`crate::store::Store::reaped`].
     fn expired_keys(&self) -> u64;
     /// See [`Group::broadcast`].
@@ -64,8 +71,24 @@ impl Replica for Group {
         self.store().log_time()
     }
 
-    fn visible(&self, db: u8) -> Result<(u64, u64), Fatal> {
-        self.store().visible(db)
+    fn visible(&self, db: u8, seed: u64) -> Result<Visible, Fatal> {
+        self.store().visible(db, seed)
+    }
+
+    fn data_bytes(&self) -> Option<u64> {
+        self.store().engine_property("rocksdb.estimate-live-data-size")
+    }
+
+    fn synced_index(&self) -> Option<u64> {
+        self.synced().map(|id| id.index)
+    }
+
+    fn log_bytes(&self) -> u64 {
+        Group::log_bytes(self)
+    }
+
+    fn checkpoints_sent(&self) -> u64 {
+        self.checkpoints().sent
     }
 
     fn expired_keys(&self) -> u64 {

@@ -15,9 +15,11 @@ mod json;
 mod lua;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -27,20 +29,29 @@ use super::fault::Fault;
 use super::replica::Replica;
 use super::{Connection, Dispatcher};
 use crate::acl::log::Place;
-use crate::command::{Eval, ScriptOp, Source};
+use crate::clock::UnixMs;
+use crate::command::{Context, Eval, ScriptOp, Source};
 use crate::net::Flow;
 use crate::resp::Reply;
+use crate::store::rehearsal::Fetch;
 use crate::store::{Answer, Op, Outcome, Query, Watched};
+
+pub(super) use transaction::runs_scripts;
 
 /// Runs of one script before it is given up.
 const RUNS_MAX: usize = 100;
 /// Scripts that a node remembers, and bytes of their texts.
 const SCRIPTS_MAX: usize = 10_000;
 const SCRIPT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one reply to a script.
+const REPLY_BYTES_MAX: u64 = 64 << 20;
 /// Scripts that run at once: each may take a thread and 64 MiB.
 const RUNNING_MAX: usize = 16;
 /// Turns that scripts take by their keys.
 const TURNS: usize = 64;
+
+/// A rehearsal, over the state that it is given.
+type Run = Box<dyn FnOnce(Fetch<'static>) -> lua::Ended + Send>;
 
 /// The scripts that this node has seen.
 pub(super) struct Scripts {
@@ -89,10 +100,41 @@ impl Scripts {
         sha
     }
 
+    /// Scripts that are remembered, and bytes of their texts.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        let known = self.known.lock();
+        (known.texts.len(), known.size_bytes)
+    }
+
     fn find(&self, sha: &[u8]) -> Option<(String, Bytes)> {
         let sha = String::from_utf8_lossy(sha).to_ascii_lowercase();
         let text = self.known.lock().texts.get(&sha).cloned()?;
         Some((sha, text))
+    }
+
+    /// LOAD, EXISTS, FLUSH.
+    fn keep(&self, op: &ScriptOp) -> Reply {
+        match op {
+            ScriptOp::Load(text) => Reply::Bulk(self.load(text).into()),
+            ScriptOp::Exists(shas) => {
+                let known = |sha: &Bytes| Reply::Integer(i64::from(self.find(sha).is_some()));
+                Reply::Array(shas.iter().map(known).collect())
+            }
+            ScriptOp::Flush => {
+                *self.known.lock() = Known::default();
+                Reply::Ok
+            }
+            // Runs; keeps nothing.
+            ScriptOp::Eval(_) => unknown_script(),
+        }
+    }
+
+    /// SHA-1 and text of a script; `None` of one that is not known.
+    fn text_of(&self, script: &Source) -> Option<(String, Bytes)> {
+        match script {
+            Source::Text(text) => Some((self.load(text), text.clone())),
+            Source::Sha(sha) => self.find(sha),
+        }
     }
 
     /// Waits until no other script with one of these keys runs here.
@@ -111,50 +153,63 @@ impl Scripts {
     }
 }
 
+fn unknown_script() -> Reply {
+    Reply::Error("NOSCRIPT No matching script. Please use EVAL.".to_owned())
+}
+
 impl<R: Replica> Dispatcher<R> {
     /// Performs a scripting command.
     pub(super) async fn script_op(&self, connection: &mut Connection, op: ScriptOp) -> (Reply, Flow) {
-        let reply = match op {
-            ScriptOp::Eval(eval) => return self.eval(connection, eval).await,
-            ScriptOp::Load(text) => Reply::Bulk(self.scripts.load(&text).into()),
-            ScriptOp::Exists(shas) => {
-                let known = |sha: &Bytes| Reply::Integer(i64::from(self.scripts.find(sha).is_some()));
-                Reply::Array(shas.iter().map(known).collect())
-            }
-            ScriptOp::Flush => {
-                *self.scripts.known.lock() = Known::default();
-                Reply::Ok
-            }
-        };
-        (reply, Flow::Continue)
+        match op {
+            ScriptOp::Eval(eval) => self.eval(connection, eval).await,
+            op => (self.scripts.keep(&op), Flow::Continue),
+        }
     }
 
     async fn eval(&self, connection: &mut Connection, eval: Eval) -> (Reply, Flow) {
-        let found = match &eval.script {
-            Source::Text(text) => Some((self.scripts.load(text), text.clone())),
-            Source::Sha(sha) => self.scripts.find(sha),
-        };
+        let found = self.scripts.text_of(&eval.script);
         let Some((sha, text)) = found else {
-            let text = "NOSCRIPT No matching script. Please use EVAL.";
-            return (Reply::Error(text.to_owned()), Flow::Continue);
+            return (unknown_script(), Flow::Continue);
         };
-        let _turn = self.scripts.turn(&eval.keys).await;
-        let mut context = self.context(&connection.session);
-        context.reply_bytes_max = context.reply_bytes_max.min(64 << 20);
+        let context = self.context(&connection.session);
+        let keys = eval.keys.clone();
+        let job = Arc::new(self.job(connection, context, (sha, text), eval));
+        self.until_it_stands(connection, &keys, &[], |now| {
+            let job = Arc::clone(&job);
+            Box::new(move |fetch| lua::run(&job, now, fetch))
+        })
+        .await
+    }
+
+    fn job(
+        &self,
+        connection: &Connection,
+        mut context: Context,
+        (sha, text): (String, Bytes),
+        eval: Eval,
+    ) -> lua::Job {
+        let write_bytes_max = self.parts.config.limits.request_bytes_max;
+        context.reply_bytes_max = context.reply_bytes_max.min(REPLY_BYTES_MAX);
+        let user = connection.standing.login.user().filter(|user| !user.is_unlimited()).cloned();
+        lua::Job { text, sha, eval, context, write_bytes_max, user }
+    }
+
+    /// Rehearses on the state behind a barrier until what was looked at is still so where it is applied, with the keys in
+    /// `before` as the caller saw them; nil if those have changed.
+    async fn until_it_stands(
+        &self,
+        connection: &mut Connection,
+        keys: &[Bytes],
+        before: &[Watched],
+        rehearse: impl Fn(UnixMs) -> Run,
+    ) -> (Reply, Flow) {
+        let _turn = self.scripts.turn(keys).await;
         for _ in 0..RUNS_MAX {
             if let Err(fault) = self.barrier(&connection.session).await {
                 return (self.refuse(&fault, None), Flow::Continue);
             }
-            let job = lua::Job {
-                text: text.clone(),
-                sha: sha.clone(),
-                eval: eval.clone(),
-                context,
-                write_bytes_max: self.parts.config.limits.request_bytes_max,
-                now: self.log_clock.now().max(self.parts.group.log_time()),
-                user: connection.standing.login.user().filter(|user| !user.is_unlimited()).cloned(),
-            };
-            match self.run_once(connection, job).await {
+            let now = self.log_clock.now().max(self.parts.group.log_time());
+            match self.run_once(connection, before, now, rehearse(now)).await {
                 Ok(Some(ended)) => return ended,
                 Ok(None) => {}
                 Err(fault) => return (self.refuse(&fault, None), Flow::Continue),
@@ -168,10 +223,12 @@ impl<R: Replica> Dispatcher<R> {
     async fn run_once(
         &self,
         connection: &mut Connection,
-        job: lua::Job,
+        before: &[Watched],
+        now: UnixMs,
+        run: Run,
     ) -> Result<Option<(Reply, Flow)>, Fault> {
-        let (group, now) = (self.parts.group.clone(), job.now);
-        let run = move || lua::run(&job, Box::new(move |query| group.query(query, now)));
+        let group = self.parts.group.clone();
+        let run = move || run(Box::new(move |query| group.query(query, now)));
         // Never closed, so an error cannot come; what it writes is proposed without the permit.
         let permit = self.scripts.running.acquire().await;
         let ended = tokio::task::spawn_blocking(run).await;
@@ -188,15 +245,17 @@ impl<R: Replica> Dispatcher<R> {
                 Ok(Some((Reply::Error(text), Flow::Close)))
             }
             lua::Ended::Done { reply, watched, steps, messages, denials } => {
+                let watched: Vec<Watched> = before.iter().cloned().chain(watched).collect();
                 let stands = if steps.is_empty() {
-                    watched.len() < 2 || self.still_so(&watched).await?
+                    (watched.len() < 2 && before.is_empty()) || self.still_so(&watched).await?
                 } else {
                     let (outcomes, stages) = self.propose(vec![Op::Transaction { watched, steps }]).await?;
                     connection.times.propose = Some(stages);
                     !matches!(outcomes.first(), None | Some(Outcome::Nil))
                 };
                 if !stands {
-                    return Ok(None);
+                    let was_changed = !before.is_empty() && !self.still_so(before).await?;
+                    return Ok(was_changed.then_some((Reply::NilArray, Flow::Continue)));
                 }
                 for denial in &denials {
                     self.denied(connection, denial, Place::Script);

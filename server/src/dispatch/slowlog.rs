@@ -4,14 +4,18 @@
 //! read buffer alive.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::clock::UnixMs;
+use super::replica::Replica;
+use super::{Connection, Dispatcher};
+use crate::clock::{UnixMs, wall};
+use crate::command::{self, Flags};
 use crate::raft::Stages;
-use crate::resp::Reply;
+use crate::resp::{Reply, Request};
 
 const WORDS_MAX: usize = 32;
 const WORD_BYTES_MAX: usize = 128;
@@ -26,19 +30,25 @@ pub struct Times {
 }
 
 impl Times {
-    /// Microseconds by name.
-    fn reply(&self) -> Reply {
+    /// The parts by name.
+    pub(super) fn parts(&self) -> [(&'static str, Option<Duration>); 6] {
         let stages = self.propose.as_ref();
-        let parts = [
+        [
             ("queue", stages.map(|stages| stages.queue)),
             ("fsync", stages.and_then(|stages| stages.fsync)),
             ("replicate", stages.and_then(|stages| stages.replicate)),
             ("apply", stages.and_then(|stages| stages.apply)),
             ("leader", stages.and_then(|stages| stages.leader)),
             ("confirm", self.confirm),
-        ];
-        let known =
-            parts.into_iter().filter_map(|(name, time)| Some((Reply::Bulk(name.into()), micros(time?))));
+        ]
+    }
+
+    /// Microseconds by name.
+    fn reply(&self) -> Reply {
+        let known = self
+            .parts()
+            .into_iter()
+            .filter_map(|(name, time)| Some((Reply::Bulk(name.into()), micros(time?))));
         Reply::Map(known.collect())
     }
 }
@@ -114,6 +124,31 @@ impl SlowLog {
     /// SLOWLOG RESET; ids go on.
     pub fn reset(&self) {
         self.inner.lock().entries.clear();
+    }
+}
+
+impl<R: Replica> Dispatcher<R> {
+    /// Tells the slow log and the latency monitor of a slow request; of a run the first one stands for all.
+    pub(super) fn note(&self, connection: &Connection, request: Option<&Request>, latency: Duration) {
+        let threshold = self.live.latency_threshold_ms.load(Ordering::Relaxed).unsigned_abs();
+        if threshold > 0 && latency.as_millis() >= u128::from(threshold) {
+            let found = request.and_then(|request| command::row_of(&request.args));
+            let is_fast = found.is_some_and(|found| found.spec.flags.has(Flags::FAST));
+            let threshold = Duration::from_millis(threshold);
+            self.latency.note(is_fast, (latency, &connection.times), threshold, wall());
+        }
+        let threshold = self.live.slowlog_slower_than_us.load(Ordering::Relaxed);
+        let Ok(threshold) = u128::try_from(threshold) else { return };
+        if latency.as_micros() < threshold {
+            return;
+        }
+        if let Some(request) = request {
+            let length = self.live.slowlog_max_len.load(Ordering::Relaxed);
+            let length = usize::try_from(length).unwrap_or(0);
+            let client = (connection.client.peer(), connection.client.name());
+            let times = connection.times;
+            self.slow_log.note(&request.args, (latency, times), wall(), client, length);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::views::tests::status;
 use super::*;
 use crate::net::Handler as _;
 use crate::raft::{MemberError, ProposeError, ReadError, Role, Stages, Status};
-use crate::store::{Answer, Query};
+use crate::store::{Answer, Query, Visible};
 
 /// What the group was asked, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,8 +97,20 @@ impl Replica for FakeGroup {
     fn log_time(&self) -> UnixMs {
         UnixMs(1)
     }
-    fn visible(&self, db: u8) -> Result<(u64, u64), Fatal> {
-        Ok((u64::from(db % 2), 0))
+    fn visible(&self, db: u8, _: u64) -> Result<Visible, Fatal> {
+        Ok(Visible { keys: u64::from(db % 2), ..Visible::default() })
+    }
+    fn data_bytes(&self) -> Option<u64> {
+        Some(4096)
+    }
+    fn synced_index(&self) -> Option<u64> {
+        Some(8)
+    }
+    fn log_bytes(&self) -> u64 {
+        512
+    }
+    fn checkpoints_sent(&self) -> u64 {
+        2
     }
     fn broadcast(&self, _: bool, _: &Bytes, _: &Bytes) {}
     fn expired_keys(&self) -> u64 {
@@ -142,8 +154,8 @@ impl SnapshotService for FakeSnapshots {
         })
     }
 
-    fn last_save(&self) -> Option<UnixMs> {
-        None
+    fn saved(&self) -> Saved {
+        Saved::default()
     }
 }
 

@@ -5,13 +5,15 @@
 //! WATCH   versions are read    (parsed already; an error spoils the transaction)   outcomes -> one array
 //! ```
 //!
-//! What does not concern the data (PING, CLIENT, INFO ..) is performed in its place in the order of replies, after the
-//! entry. Whether a watched key has changed is decided where the entry is applied.
+//! With scripts in the queue the entry is rehearsed first (`script::transaction`). What does not concern the data (PING,
+//! CLIENT, INFO ..) is performed in its place in the order of replies, after the entry. Whether a watched key has changed
+//! is decided where the entry is applied.
 
 use super::replica::Replica;
+use super::script::runs_scripts;
 use super::{Connection, Dispatcher, render};
 use crate::clock::monotonic;
-use crate::command::{self, Action, Flags, SessionOp};
+use crate::command::{self, Action, Flags, SessionOp, View};
 use crate::net::Flow;
 use crate::resp::{Reply, Request};
 use crate::session::{Multi, Queued};
@@ -152,6 +154,15 @@ impl<R: Replica> Dispatcher<R> {
                         transaction was accumulated and the EXEC call";
             return (Reply::Error(text.to_owned()), Flow::Continue);
         }
+        if runs_scripts(&multi.queue) {
+            let (reply, flow) = self.exec_with_scripts(connection, &multi.queue, &watched).await;
+            return match reply {
+                Reply::Array(replies) if flow == Flow::Continue => {
+                    self.exec_replies(connection, multi.queue, Answers::Replies(replies.into_iter())).await
+                }
+                other => (other, flow),
+            };
+        }
         let steps: Vec<Step> = multi.queue.iter().filter_map(|queued| step(&queued.action)).collect();
         let outcomes = if steps.is_empty() && watched.is_empty() {
             Vec::new()
@@ -170,7 +181,7 @@ impl<R: Replica> Dispatcher<R> {
                 Err(fault) => return (self.refuse(&fault, None), Flow::Continue),
             }
         };
-        self.exec_replies(connection, multi.queue, outcomes).await
+        self.exec_replies(connection, multi.queue, Answers::Outcomes(outcomes.into_iter())).await
     }
 
     /// The replies of the queued commands: outcomes in their places, the rest performed now.
@@ -178,30 +189,27 @@ impl<R: Replica> Dispatcher<R> {
         &self,
         connection: &mut Connection,
         queue: Vec<Queued>,
-        outcomes: Vec<Outcome>,
+        mut answers: Answers,
     ) -> (Reply, Flow) {
         let started = monotonic();
-        let mut outcomes = outcomes.into_iter();
         let (mut replies, mut flow) = (Vec::with_capacity(queue.len()), Flow::Continue);
-        let mut lost = || Outcome::Answer(Answer::Due);
+        let reply_bytes_max = self.parts.config.limits.reply_bytes_max;
         for Queued { slot, action } in queue {
             let reply = match action {
                 Action::Reply(reply) => reply,
-                Action::Write(_) => render::outcome(&outcomes.next().unwrap_or_else(&mut lost)),
-                Action::Read(_, view) => match outcomes.next().unwrap_or_else(&mut lost) {
-                    Outcome::Answer(answer) => {
-                        render::answer(answer, &view, self.parts.config.limits.reply_bytes_max)
-                    }
-                    other => render::outcome(&other),
-                },
+                Action::Write(_) => answers.next(&View::Plain, reply_bytes_max),
+                Action::Read(_, view) => answers.next(&view, reply_bytes_max),
+                // Done on the way to the entry, or here where no script runs.
+                Action::Script(_) if matches!(answers, Answers::Replies(_)) => {
+                    answers.next(&View::Plain, reply_bytes_max)
+                }
+                Action::Script(op) => Box::pin(self.script_op(connection, op)).await.0,
                 Action::Session(op) => {
                     let (reply, after) = self.session_op(connection, op);
                     flow = if after == Flow::Close { after } else { flow };
                     reply.unwrap_or(Reply::Nil)
                 }
                 Action::PubSub(op) => self.pub_sub(connection, op).pop().unwrap_or(Reply::Nil),
-                // Rows of scripts are not queued (`Flags::NO_MULTI`).
-                Action::Script(_) => Reply::Error("ERR Command not allowed inside a transaction".to_owned()),
                 Action::Node(op) => {
                     let (reply, after) = Box::pin(self.node_op(connection, op, None)).await;
                     flow = if after == Flow::Close { after } else { flow };
@@ -218,6 +226,27 @@ impl<R: Replica> Dispatcher<R> {
             replies.push(reply);
         }
         (Reply::Array(replies), flow)
+    }
+}
+
+/// What the queued commands that concern data came to, in order.
+enum Answers {
+    /// Where the entry was applied.
+    Outcomes(std::vec::IntoIter<Outcome>),
+    /// In a rehearsal of it; of scripting commands too.
+    Replies(std::vec::IntoIter<Reply>),
+}
+
+impl Answers {
+    fn next(&mut self, view: &View, reply_bytes_max: u64) -> Reply {
+        let outcome = match self {
+            Self::Replies(replies) => return replies.next().unwrap_or(Reply::Nil),
+            Self::Outcomes(outcomes) => outcomes.next(),
+        };
+        match outcome.unwrap_or(Outcome::Answer(Answer::Due)) {
+            Outcome::Answer(answer) => render::answer(answer, view, reply_bytes_max),
+            other => render::outcome(&other),
+        }
     }
 }
 

@@ -1,10 +1,10 @@
-//! Views of stored values: parts, bits, common subsequences, deadlines. Pure.
+//! Views of stored values: parts, bits, common subsequences, payloads, deadlines. Pure.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::UnixMs;
-use crate::command::{Lcs, Span, View};
+use crate::command::{Lcs, Span, View, rdb};
 use crate::resp::Reply;
 use crate::store::bits;
 
@@ -48,6 +48,7 @@ pub(super) fn show(value: Option<Bytes>, view: &View) -> Reply {
         View::Digest => {
             value.map_or(Reply::Nil, |value| Reply::Bulk(format!("{:016x}", xxh3_64(&value)).into()))
         }
+        View::Dump => value.map_or(Reply::Nil, |value| Reply::Bulk(rdb::dump(&value))),
         _ => value.map_or(Reply::Nil, Reply::Bulk),
     }
 }

@@ -1,19 +1,16 @@
-//! The group's status as RAFT* and CLUSTER commands and ROLE show it. Pure: a status in, a reply out.
-
-use std::fmt::Write as _;
+//! The group's status as RAFT* commands and ROLE show it. Pure: a status in, a reply out.
 
 use bytes::Bytes;
 
-use crate::command::slot::SLOTS;
 use crate::config::Redirect;
 use crate::raft::{MemberStatus, Role, Status};
 use crate::resp::Reply;
 
-fn bulk(text: impl Into<String>) -> Reply {
+pub(super) fn bulk(text: impl Into<String>) -> Reply {
     Reply::Bulk(Bytes::from(text.into()))
 }
 
-fn integer(n: u64) -> Reply {
+pub(super) fn integer(n: u64) -> Reply {
     Reply::Integer(i64::try_from(n).unwrap_or(i64::MAX))
 }
 
@@ -173,109 +170,6 @@ pub fn redis_role(status: &Status, redirect: Redirect) -> Reply {
     Reply::Array(vec![bulk("slave"), bulk(host), integer(port), bulk(link), offset])
 }
 
-/// A node id in the 40 hex digits of Redis Cluster.
-fn cluster_id(id: u64) -> String {
-    format!("{id:040x}")
-}
-
-/// The leader first, then the others by address. Empty without a leader.
-fn leader_first(status: &Status) -> Vec<&MemberStatus> {
-    let Some(leader) = &status.leader else { return Vec::new() };
-    let mut members: Vec<&MemberStatus> = status.members.iter().collect();
-    members.sort_by_key(|member| (member.id != leader.id, member.addr.clone()));
-    members
-}
-
-/// CLUSTER MYID.
-#[must_use]
-pub fn cluster_my_id(status: &Status) -> Reply {
-    bulk(cluster_id(status.node_id))
-}
-
-/// CLUSTER INFO.
-#[must_use]
-pub fn cluster_info(status: &Status) -> Reply {
-    let up = status.leader.is_some();
-    let slots = if up { SLOTS } else { 0 };
-    Reply::Verbatim(Bytes::from(format!(
-        "cluster_state:{}\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{slots}\r\ncluster_slots_pfail:0\r\n\
-         cluster_slots_fail:{}\r\ncluster_known_nodes:{}\r\ncluster_size:1\r\ncluster_current_epoch:{term}\r\n\
-         cluster_my_epoch:{term}\r\n",
-        if up { "ok" } else { "fail" },
-        SLOTS - slots,
-        status.members.len(),
-        term = status.term,
-    )))
-}
-
-/// CLUSTER SLOTS: one range; the leader, then its replicas. Empty without a leader.
-#[must_use]
-pub fn cluster_slots(status: &Status) -> Reply {
-    let members = leader_first(status);
-    if members.is_empty() {
-        return Reply::Array(Vec::new());
-    }
-    let node = |member: &MemberStatus| {
-        let (host, port) = split(&member.addr);
-        Reply::Array(vec![bulk(host), integer(port), bulk(cluster_id(member.id)), Reply::Array(Vec::new())])
-    };
-    let mut range = vec![Reply::Integer(0), Reply::Integer(i64::from(SLOTS) - 1)];
-    range.extend(members.into_iter().map(node));
-    Reply::Array(vec![Reply::Array(range)])
-}
-
-/// CLUSTER SHARDS: the one shard. Empty without a leader.
-#[must_use]
-pub fn cluster_shards(status: &Status) -> Reply {
-    let members = leader_first(status);
-    if members.is_empty() {
-        return Reply::Array(Vec::new());
-    }
-    let node = |(place, member): (usize, &MemberStatus)| {
-        let (host, port) = split(&member.addr);
-        let offset = if member.id == status.node_id {
-            status.applied.map(|id| id.index)
-        } else {
-            member.matched_index
-        };
-        Reply::Map(vec![
-            (bulk("id"), bulk(cluster_id(member.id))),
-            (bulk("port"), integer(port)),
-            (bulk("ip"), bulk(host)),
-            (bulk("endpoint"), bulk(host)),
-            (bulk("role"), bulk(if place == 0 { "master" } else { "replica" })),
-            (bulk("replication-offset"), integer(offset.unwrap_or(0))),
-            (bulk("health"), bulk("online")),
-        ])
-    };
-    let slots = Reply::Array(vec![Reply::Integer(0), Reply::Integer(i64::from(SLOTS) - 1)]);
-    let nodes = Reply::Array(members.into_iter().enumerate().map(node).collect());
-    Reply::Array(vec![Reply::Map(vec![(bulk("slots"), slots), (bulk("nodes"), nodes)])])
-}
-
-/// CLUSTER NODES: one line per member; without a leader none owns slots.
-#[must_use]
-pub fn cluster_nodes(status: &Status) -> Reply {
-    let leader = status.leader.as_ref().map(|leader| leader.id);
-    let mut text = String::new();
-    for member in &status.members {
-        let myself = if member.id == status.node_id { "myself," } else { "" };
-        let leads = leader == Some(member.id);
-        let master = leader.filter(|_| !leads).map_or_else(|| "-".to_owned(), cluster_id);
-        let _ = writeln!(
-            text,
-            "{} {}@{} {myself}{} {master} 0 0 {} connected{}",
-            cluster_id(member.id),
-            member.addr,
-            split(&member.peer_addr).1,
-            if leads { "master" } else { "slave" },
-            status.term,
-            if leads { " 0-16383" } else { "" },
-        );
-    }
-    Reply::Verbatim(text.into())
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -315,7 +209,7 @@ pub(super) mod tests {
         }
     }
 
-    fn words(reply: &Reply) -> Vec<String> {
+    pub(crate) fn words(reply: &Reply) -> Vec<String> {
         let Reply::Array(list) = reply else { panic!("{reply:?}") };
         let word = |reply: &Reply| match reply {
             Reply::Bulk(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
@@ -377,26 +271,6 @@ pub(super) mod tests {
         assert_eq!(role, ["slave", "10.0.0.2", "Integer(4920)", "connected", "Integer(7)"]);
         let Reply::Array(role) = redis_role(&status(Role::Leader), Redirect::Moved) else { panic!() };
         assert_eq!(words(&role[2]).len(), 2);
-    }
-
-    #[test]
-    fn the_cluster_view_puts_the_leader_first_and_is_empty_without_one() {
-        let mut group = status(Role::Follower);
-        let Reply::Array(ranges) = cluster_slots(&group) else { panic!() };
-        let Reply::Array(range) = &ranges[0] else { panic!() };
-        assert_eq!(range[..2], [Reply::Integer(0), Reply::Integer(16383)]);
-        assert_eq!(words(&range[2])[..2], ["10.0.0.2".to_owned(), "Integer(4920)".to_owned()]);
-        assert_eq!(range.len(), 5);
-        let Reply::Verbatim(nodes) = cluster_nodes(&group) else { panic!() };
-        let nodes = String::from_utf8(nodes.to_vec()).unwrap();
-        assert!(
-            nodes.contains(" 10.0.0.1:4920@14920 myself,slave 0000000000000000000000000000000000000002 "),
-            "{nodes}"
-        );
-        assert!(nodes.lines().any(|line| line.ends_with("connected 0-16383")), "{nodes}");
-        group.leader = None;
-        assert_eq!(cluster_slots(&group), Reply::Array(Vec::new()));
-        assert_eq!(cluster_shards(&group), Reply::Array(Vec::new()));
     }
 
     #[test]

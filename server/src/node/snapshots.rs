@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use kvnode_api::members::Done;
@@ -12,7 +13,7 @@ use tokio::task::spawn_blocking;
 use crate::admin::{Answer, ControlError, SnapshotControl, SnapshotFile};
 use crate::clock::{self, UnixMs};
 use crate::config::{Config, Consistency};
-use crate::dispatch::SnapshotService;
+use crate::dispatch::{Saved, SnapshotService};
 use crate::metrics::Latency;
 use crate::raft::Group;
 use crate::snapshot::{self, Catalog, ExportContext, Meta, SnapshotError};
@@ -29,6 +30,10 @@ pub struct Counts {
     pub last_bytes: AtomicU64,
     /// Wall clock of the newest, 0 = none since the start.
     pub last_at_ms: AtomicU64,
+    /// Log index of its content.
+    pub last_index: AtomicU64,
+    /// How long it took.
+    pub last_took_ms: AtomicU64,
 }
 
 /// Takes, lists and removes snapshots of this node.
@@ -118,6 +123,8 @@ impl Snapshots {
                 self.duration.observe(started.elapsed());
                 counts.last_bytes.store(meta.size_bytes, Ordering::Relaxed);
                 counts.last_at_ms.store(clock::wall().0, Ordering::Relaxed);
+                counts.last_index.store(meta.index, Ordering::Relaxed);
+                counts.last_took_ms.store(took, Ordering::Relaxed);
                 counts.written.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(id = %meta.id, bytes = meta.size_bytes, ms = took, "snapshot written");
             }
@@ -136,10 +143,14 @@ impl SnapshotService for Snapshots {
         Box::pin(async move { this.take().await.map(|_| ()).map_err(|error| error.to_string()) })
     }
 
-    fn last_save(&self) -> Option<UnixMs> {
-        match self.counts.last_at_ms.load(Ordering::Relaxed) {
-            0 => None,
-            at => Some(UnixMs(at)),
+    fn saved(&self) -> Saved {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let at = read(&self.counts.last_at_ms);
+        Saved {
+            count: read(&self.counts.written),
+            at: (at > 0).then_some(UnixMs(at)),
+            index: read(&self.counts.last_index),
+            took: Duration::from_millis(read(&self.counts.last_took_ms)),
         }
     }
 }

@@ -384,6 +384,12 @@ impl Group {
         self.core.log.stats()
     }
 
+    /// Last entry of the local log that is synced.
+    #[must_use]
+    pub fn synced(&self) -> Option<LogId> {
+        self.core.log.flushed()
+    }
+
     /// Bytes of Raft log on disk.
     #[must_use]
     pub fn log_bytes(&self) -> u64 {

@@ -81,6 +81,13 @@ impl Applier {
         result
     }
 
+    /// Writes rows without their place in SCAN's order from now on, so that SCAN does not find them. For the trial of what
+    /// that order costs (`examples/scan_cost.rs`), and for nothing else.
+    #[doc(hidden)]
+    pub fn leave_out_scan_index(&self) {
+        self.writer.live.scan_left_out.store(true, Ordering::Relaxed);
+    }
+
     /// Applied id and membership, as found at open or applied since.
     #[must_use]
     pub fn position(&self) -> (Option<LogId>, Option<(LogId, Bytes)>) {

@@ -67,6 +67,8 @@ pub enum WriteAnswer {
     Previous = 1,
     /// `Outcome::Int`, 1 if the condition held, else 0.
     Count = 2,
+    /// `Outcome::Ok`, or `Failure::KeyTaken` if the condition did not hold (RESTORE).
+    Claim = 3,
 }
 
 /// Which deadlines EXPIRE replaces; all that are set must hold.
@@ -154,7 +156,7 @@ pub enum Bounded {
 /// One change of one string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// SET with options, SETNX, SETEX, GETSET. Outcome as `answer` says.
+    /// SET with options, SETNX, SETEX, GETSET, RESTORE. Outcome as `answer` says.
     Write {
         /// Value.
         value: Bytes,

@@ -68,6 +68,8 @@ pub(crate) struct Live {
     before: ArcSwapOption<Before>,
     pub(crate) flushes: Mutex<Flushes>,
     disk_error: Mutex<Option<String>>,
+    /// Rows are written without their place in SCAN's order ([`super::Applier::leave_out_scan_index`]).
+    pub(crate) scan_left_out: AtomicBool,
 }
 
 /// The directory of a database; removed with the last user once it has been replaced.
@@ -164,6 +166,7 @@ impl Live {
             before: ArcSwapOption::empty(),
             flushes: Mutex::new(Flushes::default()),
             disk_error: Mutex::new(None),
+            scan_left_out: AtomicBool::new(false),
         };
         live.lift_memtable_sizes(sizes)?;
         if create {

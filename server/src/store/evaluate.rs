@@ -130,6 +130,8 @@ fn answered(answer: WriteAnswer, held: bool, seen: Option<&Seen>) -> Outcome {
             }
         }
         WriteAnswer::Count => Outcome::Int(i64::from(held)),
+        WriteAnswer::Claim if held => Outcome::Ok,
+        WriteAnswer::Claim => Outcome::Failed(Failure::KeyTaken),
         WriteAnswer::Previous => seen.map_or(Outcome::Nil, |seen| Outcome::Bulk(seen.value.clone())),
     }
 }

@@ -14,13 +14,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rocksdb::{WriteBatch, WriteOptions};
 
-use super::engine::{Cursor, DATA, EXPIRE, Live, META, Pinned, split_key, split_value};
+use super::engine::{Cursor, DATA, EXPIRE, Live, META, Pinned, SCAN, split_key, split_value};
 use super::meta::{self, State};
 use super::{DbIndex, Fatal, Store, key, value};
 use crate::clock::UnixMs;
 
 /// Bytes of one batch while the family is made.
 const MAKE_BYTES: usize = 4 << 20;
+/// Deadlines up to which the mean is that of all.
+const TTL_EXACT_MAX: u64 = 1000;
+/// Keys that are looked at where there are more.
+const TTL_SAMPLES: usize = 300;
 
 /// How many keys of a database have expired and are not removed yet, and the first deadline to come.
 pub(crate) fn overdue(
@@ -84,20 +88,87 @@ impl Store {
         Ok(keys)
     }
 
-    /// Keys of a database that can be seen, and those of them with a deadline. As [`Store::due`] no call for async code.
+    /// What can be seen of a database. `seed` chooses the keys whose deadlines stand for those of all, where there are many.
+    /// As [`Store::due`] no call for async code.
     ///
     /// # Errors
     /// [`Fatal`] on I/O or corruption.
-    pub fn visible(&self, db: DbIndex) -> Result<(u64, u64), Fatal> {
+    pub fn visible(&self, db: DbIndex, seed: u64) -> Result<Visible, Fatal> {
         let known = self.stats(db);
         if known.expires == 0 {
-            return Ok((known.keys, 0));
+            return Ok(Visible { keys: known.keys, ..Visible::default() });
         }
         let (pinned, state) = self.live().pin(&|| self.given_up())?;
         let here = state.databases.get(usize::from(db)).map(|database| database.stats).unwrap_or_default();
         let (expired, _) = overdue(&pinned, &state, db)?;
-        Ok((here.keys.saturating_sub(expired), here.expires.saturating_sub(expired)))
+        let expires = here.expires.saturating_sub(expired);
+        let deadlines = if expires > TTL_EXACT_MAX {
+            sampled_deadlines(&pinned, db, seed)?
+        } else {
+            next_deadlines(&pinned, &state, db)?
+        };
+        Ok(Visible {
+            keys: here.keys.saturating_sub(expired),
+            expires,
+            ttl_mean_ms: mean_ttl_ms(&deadlines, state.log_time),
+        })
     }
+}
+
+/// What can be seen of a database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Visible {
+    /// Keys.
+    pub keys: u64,
+    /// Of these, keys with a deadline.
+    pub expires: u64,
+    /// Time that these have left, on average; of many of them estimated.
+    pub ttl_mean_ms: u64,
+}
+
+/// The deadlines to come, the nearest [`TTL_EXACT_MAX`] of them.
+fn next_deadlines(pinned: &Arc<Pinned>, state: &State, db: DbIndex) -> Result<Vec<u64>, Fatal> {
+    let from = key::expire(db, state.log_time.0.saturating_add(1), b"");
+    let mut rows = pinned.iterate(EXPIRE, &from, Some(key::after_db(db).to_vec()), true)?;
+    let mut deadlines = Vec::new();
+    rows.rewind(false);
+    while let Some((raw, _)) = rows.item()? {
+        deadlines.push(split(raw)?.0);
+        if deadlines.len() as u64 >= TTL_EXACT_MAX {
+            break;
+        }
+        rows.step(false);
+    }
+    Ok(deadlines)
+}
+
+/// The deadlines of some keys from a random position on, where keys lie by their hash.
+fn sampled_deadlines(pinned: &Arc<Pinned>, db: DbIndex, seed: u64) -> Result<Vec<u64>, Fatal> {
+    let start = key::scan_start(db, seed & key::POSITION_MAX);
+    let around = [(start.clone(), key::after_db(db).to_vec()), (vec![db], start)];
+    let (mut deadlines, mut left) = (Vec::new(), TTL_SAMPLES);
+    for (from, to) in around {
+        let mut rows = pinned.iterate(SCAN, &from, Some(to), true)?;
+        rows.rewind(false);
+        while let Some((raw, _)) = rows.item()?
+            && left > 0
+        {
+            left -= 1;
+            if let Some(raw) = pinned.get(&key::data(db, split(raw)?.1))? {
+                deadlines.extend(split_value(&raw)?.0.deadline.map(|deadline| deadline.0));
+            }
+            rows.step(false);
+        }
+    }
+    Ok(deadlines)
+}
+
+/// Of those that are still to come.
+fn mean_ttl_ms(deadlines: &[u64], log_time: UnixMs) -> u64 {
+    let left =
+        deadlines.iter().filter_map(|deadline| deadline.checked_sub(log_time.0)).filter(|left| *left > 0);
+    let (count, sum) = left.fold((0_u128, 0_u128), |(count, sum), left| (count + 1, sum + u128::from(left)));
+    u64::try_from(sum.checked_div(count).unwrap_or(0)).unwrap_or(u64::MAX)
 }
 
 impl Live {

@@ -123,6 +123,7 @@ impl Generation {
         let mut rows: Vec<(&[u8], &Row)> = self.rows.iter().map(|(key, row)| (&**key, row)).collect();
         rows.sort_unstable_by_key(|(key, _)| *key);
         let (mut positions, mut deadlines) = (Vec::new(), Vec::new());
+        let scans = !live.scan_left_out.load(Ordering::Relaxed);
         for (raw_key, row) in rows {
             match &row.raw {
                 Some(raw) => batch.put_cf(data, raw_key, raw),
@@ -134,7 +135,7 @@ impl Generation {
                 continue;
             }
             let Some((db, user_key)) = key::split_data(raw_key) else { continue };
-            if row.raw.is_some() != row.below.exists {
+            if scans && row.raw.is_some() != row.below.exists {
                 let mut place = Vec::new();
                 key::write_scan(&mut place, db, key::position(seed, user_key), user_key);
                 positions.push((place, row.raw.is_some()));

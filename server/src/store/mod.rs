@@ -52,6 +52,7 @@ pub use change::{Change, Condition, Expiry};
 pub use checkpoint::CheckpointInfo;
 pub use codec::DecodeError;
 pub use db::{DbStats, Store, StoreOptions, View, ViewMeta};
+pub use expire::Visible;
 pub use op::{
     Answer, Batch, Committed, DbIndex, Failure, Op, Outcome, Payload, Pivot, Query, Record, Step, Transfer,
     TypeTag, Watched,

@@ -347,17 +347,20 @@ pub enum Failure {
     TooLong = 5,
     /// The key is missing.
     NoSuchKey = 6,
+    /// There is a key where a new one was to be.
+    KeyTaken = 7,
 }
 
 impl Failure {
     /// All.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NotInteger,
         Self::Overflow,
         Self::NotFloat,
         Self::NanOrInfinity,
         Self::TooLong,
         Self::NoSuchKey,
+        Self::KeyTaken,
     ];
 }
 

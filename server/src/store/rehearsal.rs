@@ -50,6 +50,45 @@ impl<'a> Rehearsal<'a> {
         Self { fetch, now, rows: HashMap::new(), watched: Vec::new(), steps: Vec::new(), size_bytes: 0 }
     }
 
+    /// True of ops that can be rehearsed: those of single keys.
+    #[must_use]
+    pub fn takes_op(op: &Op) -> bool {
+        match op {
+            Op::Set { .. }
+            | Op::MSet { .. }
+            | Op::Del { .. }
+            | Op::Update { .. }
+            | Op::MSetIf { .. }
+            | Op::Transfer { .. }
+            | Op::BitOp { .. } => true,
+            Op::DelIf { .. }
+            | Op::PDel { .. }
+            | Op::FlushDb { .. }
+            | Op::FlushAll
+            | Op::SwapDb { .. }
+            | Op::Reap { .. }
+            | Op::Transaction { .. } => false,
+        }
+    }
+
+    /// True of reads that can be rehearsed: those of single keys.
+    #[must_use]
+    pub fn takes_query(query: &Query) -> bool {
+        match query {
+            Query::Get { .. }
+            | Query::MGet { .. }
+            | Query::Exists { .. }
+            | Query::Type { .. }
+            | Query::Deadline { .. } => true,
+            Query::DbSize { .. }
+            | Query::Keys { .. }
+            | Query::Scan { .. }
+            | Query::RandomKey { .. }
+            | Query::Versions { .. }
+            | Query::Row { .. } => false,
+        }
+    }
+
     /// Bytes of the ops so far, about.
     #[must_use]
     pub fn size_bytes(&self) -> usize {

@@ -60,7 +60,6 @@ pub(super) struct Job {
     pub(super) context: Context,
     /// Bytes that one entry may bring.
     pub(super) write_bytes_max: usize,
-    pub(super) now: UnixMs,
     /// Whose permissions each command needs; `None` = of one who may do everything.
     pub(super) user: Option<Arc<User>>,
 }
@@ -78,40 +77,55 @@ struct Host {
     stop: Option<Stop>,
 }
 
-/// Runs a script.
-pub(super) fn run(job: &Job, fetch: Fetch<'static>) -> Ended {
-    let host = Rc::new(RefCell::new(Host {
-        rehearsal: Rehearsal::new(job.now, fetch),
+/// One script on top of a rehearsal, which it gives back.
+pub(super) struct Played {
+    pub(super) reply: Reply,
+    pub(super) rehearsal: Rehearsal<'static>,
+    pub(super) messages: Vec<(bool, Bytes, Bytes)>,
+    pub(super) denials: Vec<Denial>,
+    pub(super) stop: Option<Stop>,
+}
+
+/// Runs a script alone.
+pub(super) fn run(job: &Job, now: UnixMs, fetch: Fetch<'static>) -> Ended {
+    let played = play(job, now, Rehearsal::new(now, fetch));
+    Ended::of(played.stop, || {
+        let (watched, steps) = played.rehearsal.finish();
+        let (messages, denials) = (played.messages, played.denials);
+        Ended::Done { reply: played.reply, watched, steps, messages, denials }
+    })
+}
+
+impl Ended {
+    /// As it was stopped, or as it is `done`.
+    pub(super) fn of(stop: Option<Stop>, done: impl FnOnce() -> Self) -> Self {
+        match stop {
+            Some(Stop::Due) => Self::Due,
+            Some(Stop::Fatal(fatal)) => Self::Fatal(fatal),
+            Some(Stop::NotRehearsed) | None => done(),
+        }
+    }
+}
+
+/// Runs a script on top of what was rehearsed before it.
+pub(super) fn play(job: &Job, now: UnixMs, rehearsal: Rehearsal<'static>) -> Played {
+    let host = |rehearsal| Host {
+        rehearsal,
         context: job.context,
         read_only: job.eval.read_only,
         write_bytes_max: job.write_bytes_max,
-        now: job.now,
+        now,
         messages: Vec::new(),
         user: job.user.clone(),
         denials: Vec::new(),
         stop: None,
-    }));
+    };
+    let shared = Rc::new(RefCell::new(host(rehearsal)));
     // A script that fails keeps what it has written before, as in Redis.
-    let reply = interpret(job, &host).unwrap_or_else(|error| refused(job, &error.to_string()));
-    let host = host.replace(Host {
-        rehearsal: Rehearsal::new(job.now, Box::new(|_| Err(Fatal::new("read", "the script has ended")))),
-        context: job.context,
-        read_only: true,
-        write_bytes_max: 0,
-        now: job.now,
-        messages: Vec::new(),
-        user: None,
-        denials: Vec::new(),
-        stop: None,
-    });
-    match host.stop {
-        Some(Stop::Due) => Ended::Due,
-        Some(Stop::Fatal(fatal)) => Ended::Fatal(fatal),
-        Some(Stop::NotRehearsed) | None => {
-            let (watched, steps) = host.rehearsal.finish();
-            Ended::Done { reply, watched, steps, messages: host.messages, denials: host.denials }
-        }
-    }
+    let reply = interpret(job, &shared).unwrap_or_else(|error| refused(job, &error.to_string()));
+    let ended = Rehearsal::new(now, Box::new(|_| Err(Fatal::new("read", "the script has ended"))));
+    let Host { rehearsal, messages, denials, stop, .. } = shared.replace(host(ended));
+    Played { reply, rehearsal, messages, denials, stop }
 }
 
 fn refused(job: &Job, text: &str) -> Reply {

@@ -35,7 +35,6 @@ fn job(script: &'static str, keys: &[&'static str], args: &[&'static str], read_
             keys_default_limit: 0,
         },
         write_bytes_max: 10_000,
-        now: UnixMs(5_000_123),
         user: None,
     }
 }
@@ -44,6 +43,7 @@ fn end(job: &Job, content: &Content) -> Ended {
     let content = content.clone();
     run(
         job,
+        UnixMs(5_000_123),
         Box::new(move |query| {
             let Query::Row { key, .. } = query else { panic!("{query:?}") };
             let key = String::from_utf8_lossy(key).into_owned();

@@ -403,6 +403,7 @@ fn take_answer(bytes: &mut Bytes) -> Result<WriteAnswer, DecodeError> {
         0 => Ok(WriteAnswer::Done),
         1 => Ok(WriteAnswer::Previous),
         2 => Ok(WriteAnswer::Count),
+        3 => Ok(WriteAnswer::Claim),
         other => Err(DecodeError::Tag("answer", other)),
     }
 }

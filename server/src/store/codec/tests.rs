@@ -257,6 +257,22 @@ fn bytes_of_the_later_ops_never_change() {
     assert_eq!(Batch::decode(golden).unwrap(), later_sample());
 }
 
+/// What RESTORE without REPLACE writes.
+#[test]
+fn bytes_of_a_claim_never_change() {
+    let (expiry, condition) = (Expiry::At(UnixMs(5)), Condition::Missing);
+    let change = Change::Write { value: bytes("v"), expiry, condition, answer: WriteAnswer::Claim };
+    let ops = vec![Op::Update { db: 2, key: bytes("k"), change }];
+    let mut out = BytesMut::new();
+    encode_ops(&ops, &mut out);
+    let golden = from_hex("01 09 02 01 6b 01 01 76 03 0500000000000000 01 03");
+    assert_eq!(out, golden);
+    assert_eq!(decode_ops(&mut golden.clone()).unwrap(), ops);
+    let mut outcome = BytesMut::new();
+    encode_outcomes(&[Outcome::Failed(Failure::KeyTaken)], &mut outcome);
+    assert_eq!(outcome, from_hex("01 09 07"));
+}
+
 #[test]
 fn every_cut_of_the_later_ops_is_an_error() {
     let entry = encoded(&later_sample());

@@ -38,7 +38,7 @@ fn a_deadline_between_the_log_time_and_now_is_for_the_log_to_decide() {
     for query in &all {
         assert_ne!(node.store.query_at(query, UnixMs(250)).unwrap(), Answer::Due, "{query:?}");
     }
-    assert_eq!(node.store.visible(0).unwrap(), (1, 0));
+    assert_eq!(node.store.visible(0, 0).unwrap(), Visible { keys: 1, ..Visible::default() });
     assert_eq!(content(&node.store).len(), 2, "hidden, not removed");
     let keys = node.store.due(UnixMs(210), 10, 1000).unwrap();
     assert_eq!(node.apply_at(211, vec![Op::Reap { keys }]), [Outcome::Int(1)]);
@@ -102,4 +102,22 @@ fn a_watched_key_is_told_by_its_version() {
     let short = versions(&node, "short");
     assert_eq!(node.apply_at(20, vec![exec("short", short)]), [Outcome::Nil], "expired since");
     assert_eq!(node.apply_at(20, vec![exec("short", None)]), [Outcome::List(vec![Outcome::Ok])]);
+}
+
+#[test]
+fn the_mean_time_left_is_that_of_all_or_of_a_sample_of_many() {
+    let mut node = Node::new();
+    node.apply_at(
+        1000,
+        vec![set("stays", "v"), set_until("gone", 900), set_until("a", 1100), set_until("b", 1300)],
+    );
+    assert_eq!(node.store.visible(0, 7).unwrap(), Visible { keys: 3, expires: 2, ttl_mean_ms: 200 });
+    // Half of many keys have 1000 ms left, half 3000 ms: every sample lies between.
+    let many = |n: u64| set_until(&format!("k{n}"), 2000 + 2000 * (n % 2));
+    node.apply_at(1000, (0..2000).map(many).collect());
+    for seed in [0, 1, u64::MAX] {
+        let seen = node.store.visible(0, seed).unwrap();
+        assert_eq!((seen.keys, seen.expires), (2003, 2002));
+        assert!((1700..2300).contains(&seen.ttl_mean_ms), "{seen:?}");
+    }
 }

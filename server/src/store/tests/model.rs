@@ -172,6 +172,8 @@ impl Model {
                     WriteAnswer::Done if holds => Outcome::Ok,
                     WriteAnswer::Done => Outcome::Nil,
                     WriteAnswer::Count => Outcome::Int(i64::from(holds)),
+                    WriteAnswer::Claim if holds => Outcome::Ok,
+                    WriteAnswer::Claim => Outcome::Failed(Failure::KeyTaken),
                     WriteAnswer::Previous => before.map_or(Outcome::Nil, Outcome::Bulk),
                 }
             }
@@ -193,7 +195,32 @@ impl Model {
                 }
                 before.map_or(Outcome::Nil, Outcome::Bulk)
             }
-            other => panic!("{other:?} is not among the changes of the model"),
+            other => self.touch(place, before, other),
+        }
+    }
+
+    /// Changes that keep a value or count with it.
+    fn touch(&mut self, place: (DbIndex, Bytes), before: Option<Bytes>, change: &Change) -> Outcome {
+        match (change, before) {
+            (Change::Retrieve { .. }, None) => Outcome::Nil,
+            (Change::Retrieve { expiry }, Some(value)) => {
+                let deadline = self.deadline(&place, *expiry);
+                self.put(place, value.clone(), deadline);
+                Outcome::Bulk(value)
+            }
+            (Change::Persist, Some(value)) if self.content[&place].1.is_some() => {
+                self.put(place, value, None);
+                Outcome::Int(1)
+            }
+            (Change::Persist, _) => Outcome::Int(0),
+            (Change::Add(by), before) => {
+                let text = before.as_deref().map_or("0", |text| std::str::from_utf8(text).unwrap_or(""));
+                let Ok(number) = text.parse::<i64>() else { return Outcome::Failed(Failure::NotInteger) };
+                let deadline = self.deadline(&place, Expiry::Keep);
+                self.put(place, (number + by).to_string().into(), deadline);
+                Outcome::Int(number + by)
+            }
+            (other, _) => panic!("{other:?} is not among the changes of the model"),
         }
     }
 
@@ -227,8 +254,8 @@ impl Model {
     }
 
     fn keys(&self, db: DbIndex) -> Vec<Bytes> {
-        let of_db = self.content.keys().filter(|(of, _)| *of == db);
-        of_db.filter(|key| self.visible(key).is_some()).map(|(_, key)| key.clone()).collect()
+        let seen = |key: &&(DbIndex, Bytes)| key.0 == db && self.visible(key).is_some();
+        self.content.keys().filter(seen).map(|(_, key)| key.clone()).collect()
     }
 
     fn page(&self, query: &Query) -> Answer {
@@ -272,6 +299,8 @@ enum Event {
     Crash(usize),
     /// A new node takes over from a checkpoint of this one.
     Move,
+    /// Another node is filled with the records of a snapshot of this one, and restarted.
+    Restore,
     Keys(Query),
 }
 
@@ -308,7 +337,8 @@ fn change() -> impl Strategy<Value = Change> {
         1 => Just(Condition::Present),
         1 => value().prop_map(Condition::Equals),
     ];
-    let answer = prop::sample::select(vec![WriteAnswer::Done, WriteAnswer::Count, WriteAnswer::Previous]);
+    let answers = [WriteAnswer::Done, WriteAnswer::Count, WriteAnswer::Previous, WriteAnswer::Claim];
+    let answer = prop::sample::select(answers.to_vec());
     prop_oneof![
         4 => (value(), expiry(), condition, answer).prop_map(|(value, expiry, condition, answer)| {
             Change::Write { value, expiry, condition, answer }
@@ -316,6 +346,9 @@ fn change() -> impl Strategy<Value = Change> {
         2 => value().prop_map(Change::Append),
         2 => (-5..20_i64).prop_map(|ms| Change::Expire { expiry: Expiry::In(ms), rule: change::ExpireRule::default() }),
         1 => Just(Change::Remove { condition: Condition::Always, answer: WriteAnswer::Previous }),
+        1 => expiry().prop_map(|expiry| Change::Retrieve { expiry }),
+        1 => Just(Change::Persist),
+        2 => (-3..3_i64).prop_map(Change::Add),
     ]
 }
 
@@ -387,6 +420,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => any::<bool>().prop_map(Event::Flush),
         2 => (1..5_usize).prop_map(Event::Crash),
         1 => Just(Event::Move),
+        1 => Just(Event::Restore),
         4 => page().prop_map(Event::Keys),
     ]
 }
@@ -453,6 +487,13 @@ impl World {
                 to.applier.install(&path).unwrap();
                 self.node = Some(to);
             }
+            Event::Restore => {
+                let view = self.node().store.view().unwrap();
+                let mut to = Node::new();
+                to.applier.seed(view.records(), id(0), (id(0), bytes("members"))).unwrap();
+                let to = to.crash();
+                assert_eq!(content(&to.store), content(&self.node().store), "restored");
+            }
             Event::Keys(query) => {
                 let expected = self.models.last().unwrap().page(&query);
                 assert_eq!(self.node().store.query(&query).unwrap(), expected, "{query:?}");
@@ -479,7 +520,10 @@ impl World {
             let counted = store.query(&Query::DbSize { db }).unwrap();
             let visible = model.keys(db).len();
             assert_eq!(counted, Answer::Int(i64::try_from(visible).unwrap()), "DBSIZE of database {db}");
-            assert_eq!(store.visible(db).unwrap().0, visible as u64);
+            let seen = store.visible(db, 0).unwrap();
+            let expires =
+                model.keys(db).into_iter().filter(|key| model.content[&(db, key.clone())].1.is_some());
+            assert_eq!((seen.keys, seen.expires), (visible as u64, expires.count() as u64));
             let mut scanned = scan(store, db, 2);
             scanned.sort();
             assert_eq!(scanned, model.keys(db), "SCAN of database {db}");
