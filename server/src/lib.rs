@@ -33,6 +33,7 @@
 //!
 //! `ARCHITECTURE.md` at the top of the repository tells the life of one command along this line.
 
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
