@@ -63,6 +63,9 @@ pub mod node;
 
 pub mod embed;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
+
 pub use config::Config;
 pub use embed::{Client, serve, write_redis_commands};
 pub use error::NodeError;
