@@ -6,6 +6,9 @@
 # amd64 and arm64 (docker buildx build --platform linux/amd64,linux/arm64). Builds with BuildKit and with the old builder.
 # Programs that are built already are taken from dist/ (dist/kvnode-server, dist/kvnode-operator), and nothing is compiled;
 # they must fit the C library of BUILD_IMAGE, which then needs neither Rust nor a network.
+#
+# The images themselves stand on nothing (scratch). What they are built in is a tag here, for convenience; a release names it
+# by digest (.github/workflows/release.yml refuses a tag), since a tag may be another image tomorrow.
 ARG BUILD_IMAGE=rust:1.95-bookworm
 
 FROM ${BUILD_IMAGE} AS build

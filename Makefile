@@ -10,6 +10,9 @@
 #   make kube-test       the suite on it, or on the Kubernetes that KUBECONFIG names [ONLY=word]
 #   make kube-down       removes what kube-up made
 #   make manifests       write deploy/install.yaml and what the charts hold of other files
+#   make fuzz [TARGET=name] [SECONDS=60]
+#                        libFuzzer on each decoder, for so long; new inputs stay in a cache
+#   make sbom            the software bill of materials of both programs (CycloneDX)
 #   make bench [QUICK=1] ours against redis-server and etcd, interleaved; less of it: [ROUNDS=3] [CELLS='GET,50 SET,50,1']
 #                        [ONLY='kvnode, 3;redis']; another build of ours beside it: [OTHER=path]
 #   make bench TRIALS=failover,handover,scan,snapshots,stalls=MINUTES,volume=GIB
@@ -29,13 +32,14 @@ CARGO  = $(CACHED) cargo
 SERVER = $(CARGO_TARGET_DIR)/release/kvnode-server
 DEBUG_SERVER = $(CARGO_TARGET_DIR)/debug/kvnode-server
 DEBUG_OPERATOR = $(CARGO_TARGET_DIR)/debug/kvnode-operator
+HOST = $(shell rustc -vV | sed -n 's/host: //p')
 DEBUG_LOAD = $(CARGO_TARGET_DIR)/debug/kube-load
 
 # The bed makes network namespaces and containers. Go, Helm and the like are built and found by whoever calls.
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -E)
 KUBE    = KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_OPERATOR_BIN=$(DEBUG_OPERATOR) KVNODE_LOAD_BIN=$(DEBUG_LOAD)
 
-.PHONY: run demo test verify fix gen fixtures bench clean build setup-build setup-test setup-bench
+.PHONY: run demo test verify deny fix gen fixtures fuzz sbom bench clean build setup-build setup-test setup-bench
 .PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube
 
 build: setup-build
@@ -94,7 +98,22 @@ verify: setup-build
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 	$(CARGO) build -p kvnode-server
 	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test -p kvnode-tests --test tidy
-	if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; fi
+	$(MAKE) deny
+
+# Licences, duplicates and sources of what we link; CHECKS="advisories licenses bans sources" asks the network, too.
+CHECKS ?= licenses bans sources
+deny: setup-build
+	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@0.20.2
+	cargo deny check $(CHECKS)
+
+# One CycloneDX document for each program, of what is linked into it on this platform: dist/<program>.cdx.json.
+sbom: setup-build
+	@cargo cyclonedx --version >/dev/null 2>&1 || cargo install --locked cargo-cyclonedx@0.5.9
+	@mkdir -p dist
+	for part in server operator; do \
+	  cargo cyclonedx --manifest-path $$part/Cargo.toml --format json --spec-version 1.5 --target $(HOST) \
+	    --no-build-deps --override-filename kvnode-$$part.cdx && mv $$part/kvnode-$$part.cdx.json dist/ || exit 1; \
+	done
 
 fix: setup-build
 	cargo fmt --all
@@ -109,6 +128,17 @@ gen: setup-build
 fixtures: setup-test
 	$(CARGO) build -p kvnode-server
 	KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_FIXTURES_INTO=$(CURDIR)/tests/fixtures $(CARGO) test -p kvnode-tests --test e2e -- those_of_this_version_can_be_written
+
+# Coverage by flags that the stable compiler takes, in a directory of its own. No sanitizer: our crates forbid `unsafe`.
+FUZZ_FLAGS = --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+SECONDS ?= 60
+
+fuzz: setup-build
+	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --release --locked --manifest-path tests/fuzz/Cargo.toml \
+	  --target $(HOST) --target-dir $(CARGO_TARGET_DIR)/fuzz
+	tests/fuzz/run.sh $(CARGO_TARGET_DIR)/fuzz/$(HOST)/release/kvnode-fuzz $(SECONDS) $(TARGET)
 
 bench: setup-bench build
 	$(CARGO) build --release -p kvnode-tests --bin bench

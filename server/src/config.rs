@@ -26,7 +26,7 @@ pub mod units;
 
 pub use keys::{KEYS, Key, example_yaml};
 pub use load::{ConfigError, Fault, Loaded, Settings, Source, load};
-pub use tls::{ClientAuth, PeerTls, TlsConfig, TlsFiles};
+pub use tls::{CertificateUser, ClientAuth, PeerTls, TlsConfig, TlsFiles};
 
 /// How fresh a read is (`--consistency`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,6 +145,8 @@ pub struct Config {
     pub requirepass_file: Option<PathBuf>,
     /// Rules of the users.
     pub acl_file: Option<PathBuf>,
+    /// Commands and categories that nobody may have.
+    pub commands_disabled: Vec<String>,
     /// Without a password only loopback may connect.
     pub protected_mode: bool,
     /// Time after which a failed login is answered.
@@ -192,6 +194,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             requirepass_file: None,
             acl_file: None,
+            commands_disabled: Vec::new(),
             protected_mode: true,
             auth_failure_delay: Duration::from_millis(250),
         }

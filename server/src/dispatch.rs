@@ -21,6 +21,7 @@
 //! - A [`Fatal`] of the store is told to the node, which stops; the client gets an error.
 
 pub mod access;
+mod audited;
 pub mod clients;
 mod cluster;
 pub mod config_table;
@@ -437,6 +438,9 @@ impl<R: Replica> Dispatcher<R> {
                 },
             };
             let failed = matches!(reply, Reply::Error(_));
+            if let Some((slot, request)) = item.slot.zip(request) {
+                Self::audit(connection, slot, &request.args, Some(&reply));
+            }
             if item.slot.is_none() {
                 let found = request.and_then(|request| command::row_of(&request.args));
                 self.counters.rejected(found.map(|found| found.slot));
@@ -518,6 +522,7 @@ impl<R: Replica> Dispatcher<R> {
         };
         let latency = monotonic().saturating_duration_since(started);
         let failed = matches!(reply, Some(Reply::Error(_)));
+        Self::audit(connection, slot, &request.args, reply.as_ref());
         if !is_reset {
             self.counters.executed(slot, 1, u64::from(failed), latency);
         }

@@ -33,6 +33,7 @@
 //!
 //! `ARCHITECTURE.md` at the top of the repository tells the life of one command along this line.
 
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -61,6 +62,9 @@ pub mod metrics;
 pub mod node;
 
 pub mod embed;
+
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 
 pub use config::Config;
 pub use embed::{Client, serve, write_redis_commands};

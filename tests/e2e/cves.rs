@@ -258,3 +258,82 @@ fn cve_2025_49844_and_2024_31449_scripts_cannot_reach_the_parts_that_broke() {
         serves(cluster, None).await
     });
 }
+
+/// Lua: the number of results of `unpack` overflowed, and the stack with it.
+#[test]
+fn cve_2025_46817_unpack_of_a_huge_range_is_an_error() {
+    scenario(1, &[], async |cluster| {
+        let mut client = cluster.nodes[0].client().await?.with_patience(PATIENCE);
+        for range in [
+            "-2, 2147483647",
+            "2147483646, 2147483647 + 2147483647",
+            "-2147483648, 2147483647",
+            "0, 2147483647",
+            "1, 1e15",
+            "1, 8001",
+        ] {
+            let script = format!("return {{unpack({{1, 2, 3}}, {range})}}");
+            let reply = client.call(&["EVAL", &script, "0"]).await?;
+            ensure!(
+                reply.as_error().is_some() || reply.items().len() <= 8001,
+                "{range}: {} results",
+                reply.items().len()
+            );
+            let script = format!("return select('#', string.byte('abc', {range}))");
+            let reply = client.call(&["EVAL", &script, "0"]).await?;
+            ensure!(reply.as_error().is_some() || reply.as_int() <= Some(3), "{range}: {reply:?}");
+        }
+        serves(cluster, None).await
+    });
+}
+
+/// Lua: what one user's script did to the metatables of basic types ran in the next user's scripts.
+#[test]
+fn cve_2025_46818_a_script_leaves_nothing_behind_for_the_next_one() {
+    scenario(1, &[], async |cluster| {
+        let mut client = cluster.nodes[0].client().await?.with_patience(PATIENCE);
+        for script in [
+            "getmetatable('').__index = function() return 'mine' end return 1",
+            "local m = getmetatable('') m.__add = function() return 'mine' end return 1",
+            "string.upper = function() return 'mine' end return 1",
+            "redis.call = function() return 'mine' end return 1",
+            "redis.sha1hex = nil return 1",
+            "rawset(_G, 'left', 'mine') return 1",
+            "setmetatable(_G, {__index = function() return 'mine' end}) return 1",
+            "cjson.encode = function() return 'mine' end return 1",
+            "tostring = function() return 'mine' end return 1",
+        ] {
+            // Whether it may is not the point; what comes of it is.
+            client.call(&["EVAL", script, "0"]).await?;
+            let looks = "return {('x'):upper(), type(rawget(_G, 'left')), tostring(5), cjson.encode({1}), redis.sha1hex(''), \
+                         tostring(pcall(function() return 'a' + 'b' end)), ('x').mine == nil and 'none' or 'some'}";
+            let seen = client.call(&["EVAL", looks, "0"]).await?.texts();
+            let expected =
+                ["X", "nil", "5", "[1]", "da39a3ee5e6b4b0d3255bfef95601890afd80709", "false", "none"];
+            ensure!(seen == expected, "after {script}: {seen:?}");
+        }
+        serves(cluster, None).await
+    });
+}
+
+/// Lua: the delimiter of a long string was read beyond the end of the script.
+#[test]
+fn cve_2025_46819_long_brackets_end_with_the_script() {
+    scenario(1, &[], async |cluster| {
+        let mut client = cluster.nodes[0].client().await?.with_patience(PATIENCE);
+        for length in [0, 1, 2, 7, 255, 65_535, 1_000_000] {
+            let signs = "=".repeat(length);
+            for script in [
+                format!("return [{signs}"),
+                format!("return [{signs}["),
+                format!("return [{signs}[x]{signs}"),
+            ] {
+                let reply = client.call(&["EVAL", &script, "0"]).await?;
+                ensure!(reply.as_error().is_some(), "{length}: {reply:?}");
+            }
+            let whole = client.call(&["EVAL", &format!("return [{signs}[x]{signs}]"), "0"]).await?;
+            ensure!(whole.as_text() == Some("x") || whole.as_error().is_some(), "{length}: {whole:?}");
+        }
+        serves(cluster, None).await
+    });
+}

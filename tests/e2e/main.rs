@@ -3,6 +3,7 @@
 mod commands;
 mod cves;
 mod demo;
+mod doors;
 mod expiry;
 mod failover;
 mod fixtures;
@@ -17,7 +18,9 @@ mod paging;
 mod pipelining;
 mod power_cut;
 mod pubsub;
+mod rotation;
 mod scripts;
+mod secrets;
 mod snapshots;
 mod startup;
 mod stopping;

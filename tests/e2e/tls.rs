@@ -10,6 +10,7 @@ use kvnode_tests::client::Client;
 use kvnode_tests::cluster::Cluster;
 use kvnode_tests::http;
 use kvnode_tests::node::{Node, loopback, run_to_end};
+use kvnode_tests::peer;
 use kvnode_tests::pki::{self, Authority, Leaf, Tunnel};
 use kvnode_tests::scenario::scenario;
 use kvnode_tests::wait::{SOON, eventually};
@@ -19,11 +20,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Directory of the certificates of the node at this index.
-fn pki_dir(cluster: &Cluster, index: usize) -> PathBuf {
+pub(crate) fn pki_dir(cluster: &Cluster, index: usize) -> PathBuf {
     cluster.path().join(format!("node{}.tls", index + 1))
 }
 
-fn write_config(cluster: &Cluster, index: usize, head: &str) -> Result<PathBuf> {
+pub(crate) fn write_config(cluster: &Cluster, index: usize, head: &str) -> Result<PathBuf> {
     let dir = pki_dir(cluster, index);
     let dir = dir.display();
     let text = format!(
@@ -37,7 +38,7 @@ fn write_config(cluster: &Cluster, index: usize, head: &str) -> Result<PathBuf> 
 
 /// Starts one more node with a certificate for its address, and with these lines of configuration, in which `IP` is
 /// that address; unless they say whom to join, it joins by the peer address of the first node.
-async fn add(cluster: &mut Cluster, ca: &Authority, head: &str) -> Result<()> {
+pub(crate) async fn add(cluster: &mut Cluster, ca: &Authority, head: &str) -> Result<()> {
     let (index, ip) = (cluster.nodes.len(), loopback());
     ca.leaf(&[&ip])?.write(&pki_dir(cluster, index), "node")?;
     fs::write(pki_dir(cluster, index).join("ca.crt"), ca.pem())?;
@@ -53,28 +54,13 @@ async fn add(cluster: &mut Cluster, ca: &Authority, head: &str) -> Result<()> {
     started
 }
 
-fn tls_addr(cluster: &Cluster, index: usize) -> Result<String> {
+pub(crate) fn tls_addr(cluster: &Cluster, index: usize) -> Result<String> {
     cluster.nodes[index].ready().tls_addr.clone().context("the node speaks TLS")
 }
 
 /// The first frame of a peer, with the ids of the cluster: what a stranger who has read them somewhere would send.
 async fn hello(cluster: &Cluster, index: usize) -> Result<Vec<u8>> {
-    let texts = cluster.nodes[index].client().await?.run("RAFTIDENTITY").await?.texts();
-    let field = |name: &str| -> Result<u64> {
-        let pair = texts.chunks(2).find(|pair| pair[0] == name).context("an identity")?;
-        Ok(u64::from_str_radix(&pair[1], 16)?)
-    };
-    let mut inside = vec![0; 9];
-    inside.extend(b"kvnode-peer");
-    inside.extend(1_u16.to_le_bytes());
-    inside.extend(0_u32.to_le_bytes());
-    inside.extend(field("cluster_id")?.to_le_bytes());
-    inside.extend(0xbad_u64.to_le_bytes());
-    inside.extend(field("node_id")?.to_le_bytes());
-    let mut frame = u32::try_from(inside.len())?.to_le_bytes().to_vec();
-    frame.extend(crc32c::crc32c(&inside).to_le_bytes());
-    frame.extend(inside);
-    Ok(frame)
+    Ok(peer::hello(peer::ids(cluster, index).await?, 0xbad))
 }
 
 /// What comes back for these bytes; an end or an alert is nothing.
@@ -98,7 +84,7 @@ async fn answer_by_tls(addr: &str, client: &Arc<ClientConfig>, bytes: &[u8]) -> 
 }
 
 /// One number of `/metrics`, 0 if it is not there.
-async fn metric(http_addr: &str, series: &str) -> Result<f64> {
+pub(crate) async fn metric(http_addr: &str, series: &str) -> Result<f64> {
     let text = http::get(http_addr, "/metrics").await?.text();
     let line = text.lines().find_map(|line| line.strip_prefix(series));
     Ok(line.map_or(Ok(0.0), |value| value.trim().parse())?)

@@ -14,6 +14,7 @@ pub mod history;
 pub mod http;
 pub mod nemesis;
 pub mod node;
+pub mod peer;
 pub mod pki;
 pub mod proxy;
 pub mod reference;

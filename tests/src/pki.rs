@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    date_time_ymd,
+};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -62,13 +65,32 @@ impl Authority {
         self.leaf_until(names, 2001)
     }
 
+    /// A certificate with this common name, for these other names.
+    ///
+    /// # Errors
+    /// A name that no certificate can have.
+    pub fn named(&self, common_name: &str, names: &[&str]) -> Result<Leaf> {
+        let mut params = params(names, 2100)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        self.sign(&params)
+    }
+
     fn leaf_until(&self, names: &[&str], year: i32) -> Result<Leaf> {
+        self.sign(&params(names, year)?)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Result<Leaf> {
         let key = KeyPair::generate()?;
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(names)?;
-        params.not_after = date_time_ymd(year, 1, 1);
         Ok(Leaf { cert: params.signed_by(&key, &self.0)?.pem(), key: key.serialize_pem() })
     }
+}
+
+fn params(names: &[&str], year: i32) -> Result<CertificateParams> {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut params = CertificateParams::new(names)?;
+    params.not_after = date_time_ymd(year, 1, 1);
+    Ok(params)
 }
 
 impl Leaf {

@@ -65,11 +65,17 @@ pub struct Writer {
 impl Writer {
     /// Writes to the first of these nodes that takes connections, then to the next one when that breaks.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the handle is owned by the writer and awaited in stop")]
     pub fn start(addrs: Vec<String>) -> Self {
+        Self::start_as(addrs, None)
+    }
+
+    /// The same, and begins each connection with this command.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the handle is owned by the writer and awaited in stop")]
+    pub fn start_as(addrs: Vec<String>, login: Option<String>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let count = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(write(addrs, Arc::clone(&stop), Arc::clone(&count)));
+        let task = tokio::spawn(write((addrs, login), Arc::clone(&stop), Arc::clone(&count)));
         Self { stop, count, task }
     }
 
@@ -98,14 +104,26 @@ impl Writer {
     }
 }
 
-async fn write(addrs: Vec<String>, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Result<Report> {
+async fn connect(addr: &str, login: Option<&str>) -> Option<Client> {
+    let mut client = Client::connect(addr).await.ok()?;
+    if let Some(login) = login {
+        client.ok(login).await.ok()?;
+    }
+    Some(client)
+}
+
+async fn write(
+    (addrs, login): (Vec<String>, Option<String>),
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+) -> Result<Report> {
     let mut report = Report::default();
     let mut client: Option<Client> = None;
     let mut last = Instant::now();
     let (mut number, mut turn) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
         let Some(connected) = client.as_mut() else {
-            client = Client::connect(&addrs[turn % addrs.len()]).await.ok();
+            client = connect(&addrs[turn % addrs.len()], login.as_deref()).await;
             turn += 1;
             tokio::task::yield_now().await;
             continue;

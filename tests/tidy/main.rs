@@ -51,6 +51,23 @@ fn tests_do_not_sleep() {
     each(rules::sleeps);
 }
 
+/// A crate that left the workspace's lints would be free of all of them.
+#[test]
+fn unsafe_code_is_forbidden_in_every_crate() {
+    let root = std::fs::read_to_string(binary::repository().join("Cargo.toml"))
+        .expect("the workspace has a manifest");
+    none(&rules::forbids_unsafe(&root));
+    let members = rules::members(&root);
+    assert!(members.len() >= 4, "{members:?}");
+    for member in members {
+        let file = format!("{member}/Cargo.toml");
+        let text =
+            std::fs::read_to_string(binary::repository().join(&file)).expect("a member has a manifest");
+        none(&rules::takes_the_lints(&file, &text));
+    }
+    each(rules::unsafe_is_not_allowed);
+}
+
 #[test]
 fn every_command_is_played_by_a_script() {
     let all = sources();

@@ -13,6 +13,8 @@ const LINES_MAX: usize = 600;
 /// Who may import whom inside the server (`ARCHITECTURE.md`). A module may always import itself.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("clock", &[]),
+    // One log target; who notes what is told by its callers.
+    ("audit", &["clock"]),
     ("error", &[]),
     ("resp", &["error"]),
     ("store", &["clock", "error"]),
@@ -30,17 +32,20 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // Certificates of all listeners: peers, clients and the admin API reach it from below, beside `net`.
     ("tls", &["clock", "config", "error"]),
     // raft asks a newcomer who it is at its client address (`resp::ask`).
-    ("raft", &["store", "config", "clock", "metrics", "error", "snapshot", "resp", "tls"]),
+    ("raft", &["store", "config", "clock", "metrics", "error", "snapshot", "resp", "tls", "audit"]),
     // net is generic over its handler; dispatch implements the trait that net owns.
     (
         "dispatch",
         &[
             "command", "acl", "session", "raft", "snapshot", "store", "resp", "metrics", "config", "clock",
-            "error", "net", "secret",
+            "error", "net", "secret", "audit", "tls",
         ],
     ),
     ("net", &["resp", "session", "dispatch", "config", "metrics", "clock", "error", "tls"]),
-    ("admin", &["raft", "snapshot", "metrics", "config", "clock", "store", "error", "telemetry", "tls"]),
+    (
+        "admin",
+        &["raft", "snapshot", "metrics", "config", "clock", "store", "error", "telemetry", "tls", "audit"],
+    ),
     ("cli", &["node", "probe", "config", "telemetry", "command", "snapshot", "error"]),
 ];
 
@@ -237,6 +242,40 @@ pub(crate) fn sleeps(source: &Source) -> Vec<Fault> {
         .collect()
 }
 
+/// Paths of the members of the workspace.
+pub(crate) fn members(manifest: &str) -> Vec<String> {
+    let line = manifest.lines().find_map(|line| line.strip_prefix("members = ["));
+    let inside = line.and_then(|rest| rest.split(']').next()).unwrap_or_default();
+    inside.split(',').map(|path| path.trim().trim_matches('"').to_owned()).collect()
+}
+
+/// The workspace's lints hold the ban that no `allow` lifts.
+pub(crate) fn forbids_unsafe(manifest: &str) -> Vec<Fault> {
+    if manifest.lines().any(|line| line == "unsafe_code = \"forbid\"") {
+        return Vec::new();
+    }
+    vec![Fault { place: "Cargo.toml".into(), what: "`unsafe_code` is not forbidden".into() }]
+}
+
+/// A crate has the lints of the workspace.
+pub(crate) fn takes_the_lints(place: &str, manifest: &str) -> Vec<Fault> {
+    if manifest.contains("[lints]\nworkspace = true\n") {
+        return Vec::new();
+    }
+    vec![Fault { place: place.into(), what: "does not take the lints of the workspace".into() }]
+}
+
+/// No file lifts the ban for itself; the compiler says so as well, but only for what it is given.
+pub(crate) fn unsafe_is_not_allowed(source: &Source) -> Vec<Fault> {
+    let lifted = ["allow(unsafe", "expect(unsafe", "warn(unsafe"];
+    // This file holds the words.
+    let lines = code(source).filter(|_| !source.path.starts_with("tests/tidy/"));
+    lines
+        .filter(|(_, line)| lifted.iter().any(|word| line.contains(word)) || line.contains("unsafe {"))
+        .map(|(number, _)| fault(source, Some(number), "unsafe code is forbidden"))
+        .collect()
+}
+
 /// Names of the rows of the command table.
 pub(crate) fn command_names(source: &Source) -> Vec<String> {
     if !source.path.starts_with("server/src/command/") || source.path.ends_with("tests.rs") {
@@ -295,6 +334,11 @@ mod tests {
         assert_eq!(headed(&bad_store).len(), 1);
         assert_eq!(short(&source("a.rs", &"x\n".repeat(601))).len(), 1);
         assert_eq!(leftovers(&source("a.rs", concat!("// TO", "DO later\n#[ign", "ore]\n"))).len(), 2);
+        assert_eq!(unsafe_is_not_allowed(&source("a.rs", "let x = unsafe { y };\n")).len(), 1);
+        assert_eq!(unsafe_is_not_allowed(&source("a.rs", "#![allow(unsafe_code)]\n")).len(), 1);
+        assert_eq!(forbids_unsafe("unsafe_code = \"deny\"\n").len(), 1);
+        assert_eq!(takes_the_lints("a", "[lints]\n").len(), 1);
+        assert_eq!(members("members = [\"a\", \"b/c\"]\n"), ["a", "b/c"]);
         let good = source(
             "server/src/store/db.rs",
             "//! Store.\nuse crate::clock::UnixMs;\n// crate::net is above us\n",

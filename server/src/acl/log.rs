@@ -42,7 +42,7 @@ impl Place {
 /// A refusal to be noted.
 #[derive(Clone, Debug)]
 pub struct Refusal<'a> {
-    /// `command`, `key`, `channel` or `auth`.
+    /// `command`, `key`, `channel`, `auth` or `tls-cert`.
     pub reason: &'static str,
     /// Where.
     pub place: Place,

@@ -148,6 +148,16 @@ pub fn apply(user: &mut User, rule: &str) -> Result<(), RuleError> {
     Ok(())
 }
 
+/// Takes a command or a category from all selectors of a user, behind whatever they permit.
+///
+/// # Errors
+/// No such command or category.
+pub(super) fn forbid(user: &mut User, word: &str) -> Result<(), RuleError> {
+    let rule = format!("-{word}");
+    apply_to_selector(&mut user.root, &rule)?;
+    user.others.iter_mut().try_for_each(|selector| apply_to_selector(selector, &rule))
+}
+
 /// Adds a password, once.
 pub(super) fn add_password(user: &mut User, digest: Digest) {
     user.no_password = false;

@@ -37,6 +37,8 @@ pub struct Source {
     pub requirepass_file: Option<PathBuf>,
     /// `user` lines.
     pub acl_file: Option<PathBuf>,
+    /// Commands and categories that no user may have, whatever its rules (`commands_disabled`).
+    pub disabled: Vec<String>,
 }
 
 /// What is wrong with the files, one line per fault.
@@ -70,8 +72,8 @@ impl Contents {
         Self { passwords: None, rules: Some(rules.to_vec()) }
     }
 
-    #[cfg(test)]
-    pub(super) fn of_both(passwords: &[u8], rules: &[u8]) -> Self {
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn of_both(passwords: &[u8], rules: &[u8]) -> Self {
         Self { passwords: Some(passwords.to_vec()), rules: Some(rules.to_vec()) }
     }
 
@@ -132,6 +134,12 @@ impl Source {
         }
         for digest in passwords {
             rules::add_password(default, digest);
+        }
+        for word in &self.disabled {
+            let refused = users.values_mut().find_map(|user| rules::forbid(user, word).err());
+            faults.extend(
+                refused.map(|error| format!("commands_disabled {}: {error}", printable(word.as_bytes()))),
+            );
         }
         let many = users.values().filter(|user| user.passwords.len() > PASSWORDS_MAX);
         faults.extend(many.map(|user| format!("user {} has more than {PASSWORDS_MAX} passwords", user.name)));

@@ -220,7 +220,8 @@ fn faults_are_told_in_redis_words_with_their_lines_and_without_passwords() {
 
 #[test]
 fn both_files_make_the_default_user() {
-    let source = Source { requirepass_file: Some("pass".into()), acl_file: Some("acl".into()) };
+    let source =
+        Source { requirepass_file: Some("pass".into()), acl_file: Some("acl".into()), disabled: Vec::new() };
     let parse = |passwords: &str, rules: &str| {
         source.parse(&source::Contents::of_both(passwords.as_bytes(), rules.as_bytes()))
     };
@@ -276,6 +277,34 @@ fn good_rule() -> impl Strategy<Value = String> {
     ]
 }
 
+#[test]
+fn what_is_disabled_no_rule_gives_back() {
+    let disabled = ["flushall", "CONFIG|SET", "@scripting"].map(str::to_owned).to_vec();
+    let source = Source { acl_file: Some(PathBuf::from("acl")), disabled, ..Source::default() };
+    let text = "user u on nopass ~* &* +@all (~a +flushall +config|set +eval)";
+    let users = source.parse(&source::Contents::of_rules(text.as_bytes())).unwrap();
+    for name in ["u", DEFAULT_USER] {
+        let user = users.get(name).unwrap();
+        assert!(!user.is_unlimited());
+        for (line, permitted) in [
+            ("FLUSHALL", false),
+            ("CONFIG SET a b", false),
+            ("EVAL x 0", false),
+            ("CONFIG GET a", true),
+            ("FLUSHDB", true),
+            ("SET a b", true),
+        ] {
+            let words = words(line);
+            let found = resolve(&words).unwrap();
+            assert_eq!(permits(user, &found, &words).is_ok(), permitted, "{name}: {line}");
+        }
+    }
+    assert!(rules::describe(users.get("u").unwrap()).contains("-flushall"), "who asks is told");
+    let wrong = Source { disabled: vec!["nonsense".into()], ..Source::default() };
+    let error = wrong.parse(&wrong.read().unwrap()).unwrap_err().to_string();
+    assert!(error.starts_with("commands_disabled nonsense: "), "{error}");
+}
+
 proptest! {
     /// What is written is read back as the same user.
     #[test]
@@ -295,7 +324,7 @@ proptest! {
     /// Whatever stands in the files, it is users or an error (CVE-2024-51741: a malformed selector stopped Redis).
     #[test]
     fn no_file_is_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..300), hostile in "user u [ ()+@|~%&<>#!a-z*]{0,60}") {
-        let source = Source { requirepass_file: Some("pass".into()), acl_file: Some("acl".into()) };
+        let source = Source { requirepass_file: Some("pass".into()), acl_file: Some("acl".into()), disabled: Vec::new() };
         let _ = source.parse(&source::Contents::of_both(&bytes, &bytes));
         let _ = users(&hostile);
     }

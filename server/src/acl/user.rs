@@ -273,6 +273,16 @@ impl Users {
     }
 }
 
+impl Users {
+    /// The login of a verified certificate with these names: that of the first one that an enabled user has.
+    #[must_use]
+    pub fn certified(&self, names: &[String]) -> Option<Login> {
+        let user = names.iter().filter_map(|name| self.get(name)).find(|user| user.enabled)?;
+        let name = user.name.as_str().into();
+        Some(Login { name, proof: Some(Proof::Certificate), user: Some(Arc::clone(user)) })
+    }
+}
+
 /// How a connection has proved who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
@@ -280,6 +290,8 @@ pub enum Proof {
     None,
     /// By this password.
     Password(Digest),
+    /// By a certificate with its name.
+    Certificate,
     /// It is a client inside this process.
     Inside,
 }
@@ -315,6 +327,8 @@ impl Login {
             Some(Proof::Password(digest)) => {
                 user.enabled && (user.no_password || digest.is_among(&user.passwords))
             }
+            // The certificate was verified when the connection began; what takes the login away is the user's end.
+            Some(Proof::Certificate) => user.enabled,
             Some(Proof::Inside) => true,
         };
         let user = users.get(&self.name).filter(stands).cloned();

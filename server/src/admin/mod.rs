@@ -52,6 +52,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post, put};
@@ -61,8 +62,12 @@ use tokio_util::sync::CancellationToken;
 pub use control::{Answer, ControlError, NodeControl, SnapshotControl, SnapshotFile};
 pub use serve::serve;
 
+use crate::audit::{self, Event};
 use crate::metrics::Metrics;
 use crate::telemetry::Filter;
+
+/// Of a path in the audit trail.
+const PATH_CHARS_MAX: usize = 256;
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -135,8 +140,34 @@ pub fn router(admin: Admin, callers: Callers) -> Router {
         .with_state(admin)
 }
 
+/// Who has connected, as the audit trail tells it; put into each of its requests by the listener.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// Address without port.
+    pub peer: String,
+    /// Name in the certificate that was verified; empty = none.
+    pub subject: String,
+}
+
+/// Tells of a request that is no question, and what it came to.
+fn audit(caller: Option<&Caller>, method: &Method, path: &str, response: &Response) {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return;
+    }
+    let short: String = path.chars().take(PATH_CHARS_MAX).collect();
+    audit::note(&Event::AdminApi {
+        peer: caller.map_or("", |caller| &caller.peer),
+        subject: caller.map_or("", |caller| &caller.subject),
+        method: method.as_str(),
+        path: &short,
+        status: response.status().as_u16(),
+    });
+}
+
 /// Before and after every request.
 async fn gate(State((admin, callers)): State<(Admin, Callers)>, request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = if request.headers().contains_key("origin") {
         answer::web_page().into_response()
     } else if callers == Callers::Strangers && !probes_only(request.uri().path()) {
@@ -144,6 +175,7 @@ async fn gate(State((admin, callers)): State<(Admin, Callers)>, request: Request
     } else {
         next.run(request).await
     };
+    audit(caller.as_ref(), &method, &path, &response);
     admin.metrics.http_requests.with_label_values(&[response.status().as_str()]).inc();
     response
 }

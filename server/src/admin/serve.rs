@@ -14,7 +14,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,8 +27,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Admin, Callers, router};
-use crate::tls::{Asks, Credentials};
+use super::{Admin, Caller, Callers, router};
+use crate::tls::{Asks, Certificate, Credentials};
 
 /// What the listener enforces.
 #[derive(Clone, Copy, Debug)]
@@ -117,27 +120,43 @@ impl Door {
     async fn admit(&self, stream: TcpStream, from: IpAddr, limits: ServeLimits, shutdown: CancellationToken) {
         // Nagle's wait would delay events and small answers; that it cannot be turned off is no reason to refuse.
         let _ = stream.set_nodelay(true);
+        let mut caller = Caller { peer: from.to_canonical().to_string(), subject: String::new() };
         let Some(tls) = &self.tls else {
-            return connection(stream, self.trusted.clone(), limits, shutdown).await;
+            return connection(stream, self.trusted.clone(), caller, limits, shutdown).await;
         };
         let accepted = shutdown.run_until_cancelled(tls.accept(stream, from)).await.flatten();
         let Some(stream) = accepted else { return };
-        let has_certificate = stream.get_ref().1.peer_certificates().is_some();
-        let routes = if has_certificate { &self.trusted } else { &self.strangers };
-        connection(stream, routes.clone(), limits, shutdown).await;
+        let routes = match Certificate::shown_by(&stream) {
+            Some(certificate) => {
+                caller.subject = certificate.subject();
+                &self.trusted
+            }
+            None => &self.strangers,
+        };
+        connection(stream, routes.clone(), caller, limits, shutdown).await;
     }
 }
 
-async fn connection<S>(stream: S, routes: Router, limits: ServeLimits, shutdown: CancellationToken)
-where
+async fn connection<S>(
+    stream: S,
+    routes: Router,
+    caller: Caller,
+    limits: ServeLimits,
+    shutdown: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(Guarded { stream, limit: limits.write_timeout, stalled: None });
+    let routes = TowerToHyperService::new(routes);
+    let named = service_fn(move |mut request| {
+        Request::<Incoming>::extensions_mut(&mut request).insert(caller.clone());
+        routes.call(request)
+    });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(io, TowerToHyperService::new(routes));
+        .serve_connection(io, named);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::load::Draft;
 use super::{
-    ClientAuth, Config, Consistency, Durability, Formation, LogFormat, PeerTls, ReadPolicy, Redirect,
-    RestoreMissing, units,
+    CertificateUser, ClientAuth, Config, Consistency, Durability, Formation, LogFormat, PeerTls, ReadPolicy,
+    Redirect, RestoreMissing, units,
 };
 
 /// One key.
@@ -97,6 +97,16 @@ impl Word for ReadPolicy {
 impl Word for ClientAuth {
     const WORDS: &'static [(&'static str, Self)] =
         &[("no", Self::No), ("optional", Self::Optional), ("require", Self::Require)];
+}
+
+impl Word for CertificateUser {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("cn", Self::CommonName),
+        ("CN", Self::CommonName),
+        ("san", Self::AlternativeName),
+        ("SAN", Self::AlternativeName),
+    ];
 }
 
 impl Word for PeerTls {
@@ -230,12 +240,16 @@ pub static KEYS: &[Key] = &[
     key!(file tls_client_ca_file, tls.clients.ca, "Authorities that sign the certificates of clients, PEM."),
     key!(word tls_client_auth, tls.client_auth, "no, optional, require", None,
         "Whether clients are asked for a certificate of tls_client_ca_file at tls_addr."),
+    key!(word tls_client_auth_user, tls.client_user, "off, cn, san", None,
+        "Whose login a client's verified certificate is: cn = that of the user with its common name, san = that of the \
+         first user with one of its alternative names (DNS, e-mail, URI), without AUTH. A name that no enabled user has \
+         leaves the client as it would be without a certificate."),
     key!(word peer_tls, tls.peer_tls, "off, optional, required", None,
         "Mutual TLS between the nodes. required = nothing else; optional = TLS with every node that speaks it, the \
          others in the clear: for the way from off to required, one node after another."),
     key!(file peer_tls_cert_file, tls.peers.cert,
         "Certificate of this node towards the others, for both directions, PEM. It must be valid for the host of \
-         advertise_peer_addr."),
+         advertise_peer_addr; while a member moves to another host, for both."),
     key!(file peer_tls_key_file, tls.peers.key, "Private key of peer_tls_cert_file, PEM."),
     key!(file peer_tls_ca_file, tls.peers.ca,
         "Authorities that sign the certificates of the nodes of this cluster, and of nobody else, PEM."),
@@ -381,6 +395,19 @@ pub static KEYS: &[Key] = &[
             Ok(())
         },
         show: |c| c.acl_file.as_ref().map_or_else(String::new, |p| p.display().to_string()),
+    },
+    Key {
+        name: "commands_disabled",
+        doc: "Commands, subcommands (config|set) and categories (@scripting) that no user may have, whatever its rules \
+              say; a list or separated by commas. AUTH, HELLO, RESET and QUIT cannot be taken away.",
+        allowed: "name[,name...]",
+        derived: None,
+        set: |d, text| {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            d.config.commands_disabled = names.map(str::to_owned).collect();
+            Ok(())
+        },
+        show: |c| c.commands_disabled.join(","),
     },
     key!(word protected_mode, protected_mode, "true (or yes), false (or no)", None,
         "Refuses clients that are not on loopback while the user default needs no password."),

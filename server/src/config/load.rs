@@ -131,10 +131,7 @@ struct Loader {
 /// # Errors
 /// All faults at once.
 pub fn load(settings: &Settings) -> Result<Loaded, ConfigError> {
-    let draft =
-        Draft { config: Config::default(), peer_addr: None, http_addr: None, log_dir: None, formation: None };
-    let mut loader =
-        Loader { draft, sources: BTreeMap::new(), faulty: Vec::new(), faults: Vec::new(), notes: Vec::new() };
+    let mut loader = Loader::new();
     let from_environment = settings.environment.iter().find(|(name, _)| name == "KVNODE_CONFIG");
     let file = settings.file.clone().or_else(|| from_environment.map(|(_, path)| PathBuf::from(path)));
     if let Some(file) = file {
@@ -148,16 +145,34 @@ pub fn load(settings: &Settings) -> Result<Loaded, ConfigError> {
             None => loader.fault(format!("flag {flag} has no key"), "report this as a bug"),
         }
     }
-    loader.derive(settings.memory_bytes);
-    loader.check_relations();
-    if loader.faults.is_empty() {
-        Ok(Loaded { config: loader.draft.config, sources: loader.sources, notes: loader.notes })
-    } else {
-        Err(ConfigError { faults: loader.faults })
-    }
+    loader.finish(settings.memory_bytes)
+}
+
+/// The configuration of a file with this text and nothing else.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn load_text(text: &str) -> Result<Loaded, ConfigError> {
+    let mut loader = Loader::new();
+    loader.read_text(Path::new("config.yaml"), text);
+    loader.finish(None)
 }
 
 impl Loader {
+    fn new() -> Self {
+        let config = Config::default();
+        let draft = Draft { config, peer_addr: None, http_addr: None, log_dir: None, formation: None };
+        Self { draft, sources: BTreeMap::new(), faulty: Vec::new(), faults: Vec::new(), notes: Vec::new() }
+    }
+
+    fn finish(mut self, memory_bytes: Option<u64>) -> Result<Loaded, ConfigError> {
+        self.derive(memory_bytes);
+        self.check_relations();
+        if self.faults.is_empty() {
+            Ok(Loaded { config: self.draft.config, sources: self.sources, notes: self.notes })
+        } else {
+            Err(ConfigError { faults: self.faults })
+        }
+    }
+
     fn fault(&mut self, what: String, remedy: impl Into<String>) {
         self.faults.push(Fault { what, remedy: remedy.into() });
     }
@@ -189,7 +204,11 @@ impl Loader {
                 );
             }
         };
-        let mapping = match serde_yaml::from_str::<Value>(&text) {
+        self.read_text(path, &text);
+    }
+
+    fn read_text(&mut self, path: &Path, text: &str) {
+        let mapping = match serde_yaml::from_str::<Value>(text) {
             Ok(Value::Null) => return,
             Ok(Value::Mapping(mapping)) => mapping,
             Ok(_) => {

@@ -1,6 +1,6 @@
 //! What must hold between keys.
 
-use super::{ClientAuth, Config, Formation, PeerTls, RestoreMissing};
+use super::{CertificateUser, ClientAuth, Config, Formation, PeerTls, RestoreMissing};
 
 /// A relation between keys.
 pub(super) struct Relation {
@@ -104,6 +104,14 @@ pub(super) static RELATIONS: &[Relation] = &[
         keys: &["tls_client_auth", "tls_client_ca_file"],
         holds: |c| c.tls.client_auth == ClientAuth::No || c.tls.clients.ca.is_some(),
         remedy: "the authority that signs the clients' certificates must be known: set tls_client_ca_file",
+    },
+    Relation {
+        keys: &["tls_client_auth_user", "tls_client_auth"],
+        holds: |c| {
+            c.tls.client_user == CertificateUser::Off
+                || (c.tls.client_auth != ClientAuth::No && c.tls_addr.is_some())
+        },
+        remedy: "clients must be asked for a certificate: set tls_addr, and tls_client_auth to optional or require",
     },
     Relation {
         keys: &["peer_tls", "peer_tls_cert_file", "peer_tls_key_file", "peer_tls_ca_file"],

@@ -241,7 +241,7 @@ fn keys_are_unique_and_every_limit_has_one() {
     let fields = text.lines().filter_map(|line| line.trim().split_once(": ")).map(|(name, _)| name);
     // Sections, what `addr` says as well, and the files, whose keys have the name of their use in front.
     let sections = ["timing", "limits", "tls", "tls_only", "clients", "peers", "http"];
-    let files = ["cert", "key", "ca", "client_auth"];
+    let files = ["cert", "key", "ca", "client_auth", "client_user"];
     for field in fields.filter(|f| !sections.contains(f) && !files.contains(f)) {
         assert!(Key::find(field).is_some(), "field {field} has no key");
     }
@@ -283,6 +283,7 @@ fn tls_settings_that_do_not_go_together_are_told() {
         ("tls_addr: 127.0.0.1:6380\n", "set both files"),
         ("tls_cert_file: /c\n", "set both files"),
         ("tls_client_auth: require\n", "set tls_client_ca_file"),
+        ("tls_client_auth_user: cn\n", "tls_client_auth to optional or require"),
         ("peer_tls: required\npeer_tls_cert_file: /c\npeer_tls_key_file: /k\n", "set all three files"),
         ("http_tls_client_ca_file: /ca\n", "set http_tls_cert_file and http_tls_key_file"),
         ("tls_addr: 127.0.0.1:4920\ntls_cert_file: /c\ntls_key_file: /k\n", "a port of its own"),

@@ -14,6 +14,18 @@ pub enum ClientAuth {
     Require,
 }
 
+/// Which name of a client's certificate is that of its user (`tls_client_auth_user`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CertificateUser {
+    /// None: clients log in with a password.
+    #[default]
+    Off,
+    /// The common name of the subject.
+    CommonName,
+    /// The first alternative name (DNS, e-mail, URI) that a user has.
+    AlternativeName,
+}
+
 /// Whether nodes talk to each other by TLS (`peer_tls`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PeerTls {
@@ -52,6 +64,8 @@ pub struct TlsConfig {
     pub clients: TlsFiles,
     /// See [`ClientAuth`].
     pub client_auth: ClientAuth,
+    /// See [`CertificateUser`].
+    pub client_user: CertificateUser,
     /// Of the peer port, for both directions.
     pub peers: TlsFiles,
     /// See [`PeerTls`].

@@ -3,6 +3,7 @@
 //! ```text
 //! request -> row -> admit: logged in? permitted? -> parse -> ...        NOAUTH, NOPERM
 //! AUTH, HELLO AUTH -> login: right? -> Connection::login                WRONGPASS, later and later
+//! verified certificate -> its name is a user's -> Connection::login
 //! files change -> Access::reload -> generation + 1 -> each connection renews its login before its next request;
 //!                                   those that lose it are closed
 //! ```
@@ -14,7 +15,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use super::replica::Replica;
 use super::{Connection, Dispatcher};
 use crate::acl::log::{Place, Refusal};
 use crate::acl::{self, AclLog, DEFAULT_USER, Denial, Login, Reason, Source, SourceError, Users, rules};
+use crate::audit::{self, Caller, Event};
 use crate::clock::{monotonic, wall};
 use crate::command::acl::resolve_dry_run;
 use crate::command::args::printable;
@@ -36,8 +37,6 @@ use crate::secret::Digest;
 
 /// Failed logins after which a connection is closed.
 const FAILURES_MAX: u32 = 10;
-/// Refusals of one kind are logged at most this often.
-const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const NOT_LOGGED_IN: &str = "NOAUTH Authentication required.";
@@ -77,25 +76,6 @@ impl Refused {
     }
 }
 
-/// Lets one of many equal log lines through.
-#[derive(Debug, Default)]
-struct Quiet {
-    last: Option<Instant>,
-    held_back: u64,
-}
-
-impl Quiet {
-    /// How many were held back since the last one, if this one may go.
-    fn pass(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < LOG_PAUSE) {
-            self.held_back += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.held_back))
-    }
-}
-
 /// What is known of the files.
 #[derive(Debug)]
 struct Seen {
@@ -128,8 +108,6 @@ pub struct Access {
     generation: AtomicU64,
     seen: Mutex<Seen>,
     log: Mutex<AclLog>,
-    quiet_logins: Mutex<Quiet>,
-    quiet_denials: Mutex<Quiet>,
     logins_failed: AtomicU64,
     denied: [AtomicU64; Reason::ALL.len()],
     reloads: AtomicU64,
@@ -151,7 +129,7 @@ impl Access {
     /// What is wrong with them.
     pub fn open(config: &Config) -> Result<Self, SourceError> {
         let source = source(config);
-        if !source.is_set() {
+        if !source.is_set() && source.disabled.is_empty() {
             return Ok(Self::default());
         }
         let contents = source.read()?;
@@ -166,8 +144,6 @@ impl Access {
             generation: AtomicU64::new(0),
             seen: Mutex::new(Seen { in_force, faulty: None }),
             log: Mutex::default(),
-            quiet_logins: Mutex::default(),
-            quiet_denials: Mutex::default(),
             logins_failed: AtomicU64::new(0),
             denied: Default::default(),
             reloads: AtomicU64::new(0),
@@ -269,7 +245,11 @@ impl Access {
 /// The files that a configuration names.
 #[must_use]
 pub fn source(config: &Config) -> Source {
-    Source { requirepass_file: config.requirepass_file.clone(), acl_file: config.acl_file.clone() }
+    Source {
+        requirepass_file: config.requirepass_file.clone(),
+        acl_file: config.acl_file.clone(),
+        disabled: config.commands_disabled.clone(),
+    }
 }
 
 /// A connection's login.
@@ -282,11 +262,13 @@ pub(super) struct Standing {
     failures: u32,
     /// The last login failed, and its answer has not been delayed yet.
     owes_delay: bool,
+    /// Names in the client's certificate that may be those of a user.
+    certified: Vec<String>,
 }
 
 impl Standing {
     fn new(login: Login, seen: u64) -> Self {
-        Self { login, seen, failures: 0, owes_delay: false }
+        Self { login, seen, failures: 0, owes_delay: false, certified: Vec::new() }
     }
 }
 
@@ -342,11 +324,15 @@ impl<R: Replica> Dispatcher<R> {
             user: denial.user.as_bytes(),
             client: client.line(monotonic()),
         });
-        if let Some(held_back) = access.quiet_denials.lock().pass(monotonic()) {
-            let (user, command) = (&denial.user, &denial.command);
-            let reason = denial.reason.name();
-            tracing::warn!(user, command, reason, peer = client.peer(), held_back, "permission denied");
-        }
+        audit::note(&Event::Denied {
+            caller: Caller {
+                user: &printable(denial.user.as_bytes()),
+                peer: client.peer(),
+                client: client.id,
+            },
+            command: &denial.command,
+            reason: denial.reason.name(),
+        });
     }
 
     /// Tells what was refused. EXEC that is refused gives the transaction up; any other refusal spoils it.
@@ -387,6 +373,26 @@ impl<R: Replica> Dispatcher<R> {
         Reply::Error(WRONG_PASSWORD.to_owned())
     }
 
+    /// Logs a connection in as the user that its certificate names. A name that is no user's is noted, and leaves the
+    /// connection as it was.
+    pub(super) fn log_in_by_certificate(&self, connection: &mut Connection, names: Vec<String>) {
+        connection.standing.certified = names;
+        if !self.is_certified(connection)
+            && let Some(name) = connection.standing.certified.first().cloned()
+        {
+            self.note_failed_login(connection, name.as_bytes(), "certificate");
+        }
+    }
+
+    /// Takes the login of the certificate, if it gives one.
+    fn is_certified(&self, connection: &mut Connection) -> bool {
+        let login = self.parts.access.users.load().certified(&connection.standing.certified);
+        let Some(login) = login else { return false };
+        connection.client.set_login(&login);
+        connection.standing.login = login;
+        true
+    }
+
     /// HELLO's part: `None` if it may go on.
     pub(super) fn hello_login(
         &self,
@@ -402,23 +408,29 @@ impl<R: Replica> Dispatcher<R> {
     }
 
     fn login_failed(&self, connection: &mut Connection, name: &[u8]) {
-        let access = &self.parts.access;
-        access.logins_failed.fetch_add(1, Ordering::Relaxed);
         let standing = &mut connection.standing;
         standing.failures = standing.failures.saturating_add(1);
         standing.owes_delay = true;
+        self.note_failed_login(connection, name, "password");
+    }
+
+    fn note_failed_login(&self, connection: &Connection, name: &[u8], by: &'static str) {
+        let access = &self.parts.access;
+        access.logins_failed.fetch_add(1, Ordering::Relaxed);
         let client = &connection.client;
+        // As Redis names them.
+        let (reason, object) = if by == "password" { ("auth", "AUTH") } else { ("tls-cert", "") };
         access.note(Refusal {
-            reason: "auth",
+            reason,
             place: Place::TopLevel,
-            object: b"AUTH",
+            object: object.as_bytes(),
             user: name,
             client: client.line(monotonic()),
         });
-        if let Some(held_back) = access.quiet_logins.lock().pass(monotonic()) {
-            let user = printable(name);
-            tracing::warn!(user, peer = client.peer(), held_back, "login failed");
-        }
+        audit::note(&Event::LoginFailed {
+            caller: Caller { user: &printable(name), peer: client.peer(), client: client.id },
+            by,
+        });
     }
 
     /// Lets the answer to a failed login wait, and closes the connection after too many.
@@ -437,8 +449,10 @@ impl<R: Replica> Dispatcher<R> {
     /// RESET: as a new connection.
     pub(super) fn forget_login(&self, connection: &mut Connection) {
         let failures = connection.standing.failures;
-        connection.standing = Standing { failures, ..self.standing(false) };
+        let certified = std::mem::take(&mut connection.standing.certified);
+        connection.standing = Standing { failures, certified, ..self.standing(false) };
         connection.client.set_login(&connection.standing.login);
+        self.is_certified(connection);
     }
 
     /// Reads the files of the users, and closes the connections that lose their login by it, or a channel that they

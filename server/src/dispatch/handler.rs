@@ -9,12 +9,18 @@ use super::replica::Replica;
 use super::{Connection, Dispatcher};
 use crate::net::{Flow, Handler};
 use crate::resp::Request;
+use crate::tls::Certificate;
 
 impl<R: Replica> Handler for Dispatcher<R> {
     type Session = Connection;
 
     fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, cancel: CancellationToken) -> Connection {
         self.open_as(id, (peer, local), cancel, false)
+    }
+
+    fn identified(&self, connection: &mut Connection, certificate: &Certificate) {
+        let names = certificate.user_names(self.parts.config.tls.client_user);
+        self.log_in_by_certificate(connection, names);
     }
 
     fn refuses(&self, peer: SocketAddr) -> Option<&'static str> {

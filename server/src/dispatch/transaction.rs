@@ -217,6 +217,7 @@ impl<R: Replica> Dispatcher<R> {
                 }
             };
             let failed = matches!(reply, Reply::Error(_));
+            Self::audit(connection, slot, &[], Some(&reply));
             self.counters.executed(
                 slot,
                 1,

@@ -31,7 +31,7 @@ use super::budget::Budget;
 use super::connection::{ClientStream, Connection, End, Shared};
 use super::{Handler, Stats};
 use crate::config::Limits;
-use crate::tls::Credentials;
+use crate::tls::{Certificate, Credentials};
 
 #[cfg(test)]
 mod tests;
@@ -202,7 +202,7 @@ impl<H: Handler> Listener<H> {
         self.tracker.spawn(async move {
             let shared = Arc::clone(&client.shared);
             match tls {
-                None => client.run(stream).await,
+                None => client.run(stream, None).await,
                 Some(tls) => client.run_tls(stream, &tls).await,
             }
             shared.stats.open.fetch_sub(1, Ordering::Relaxed);
@@ -257,13 +257,14 @@ impl<H: Handler> ClientTask<H> {
             () = too_late => None,
         };
         if let Some(stream) = accepted {
-            self.run(stream).await;
+            let certificate = Certificate::shown_by(&stream);
+            self.run(stream, certificate).await;
         }
     }
 
     /// Serves the client to its end. A panic of the handler stays in here.
-    async fn run(self, stream: impl ClientStream) {
-        let served = AssertUnwindSafe(self.serve(stream)).catch_unwind().await;
+    async fn run(self, stream: impl ClientStream, certificate: Option<Certificate>) {
+        let served = AssertUnwindSafe(self.serve(stream, certificate)).catch_unwind().await;
         match served.and_then(|end| end) {
             Ok(End::CrossProtocol) => {
                 tracing::warn!(client = self.id, peer = %self.peer, "HTTP on the Redis port, connection closed");
@@ -278,9 +279,16 @@ impl<H: Handler> ClientTask<H> {
     }
 
     /// The session outlives a panic of its turn, so that it is always closed.
-    async fn serve(&self, stream: impl ClientStream) -> Result<End, Box<dyn Any + Send>> {
+    async fn serve(
+        &self,
+        stream: impl ClientStream,
+        certificate: Option<Certificate>,
+    ) -> Result<End, Box<dyn Any + Send>> {
         let kill = CancellationToken::new();
         let mut session = self.handler.open(self.id, self.peer, self.local, kill.clone());
+        if let Some(certificate) = &certificate {
+            self.handler.identified(&mut session, certificate);
+        }
         let connection = Connection::new(stream, Arc::clone(&self.shared), kill, self.stop.clone());
         let running = AssertUnwindSafe(connection.run(&*self.handler, &mut session)).catch_unwind();
         let served = tokio::select! {

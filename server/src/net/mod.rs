@@ -25,6 +25,7 @@ use bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 
 use crate::resp::Request;
+use crate::tls::Certificate;
 
 pub mod budget;
 mod connection;
@@ -44,6 +45,11 @@ pub trait Handler: Send + Sync + 'static {
     /// address as the client sees it. Whoever cancels `kill` (CLIENT KILL) closes the connection: a running turn is
     /// finished, its replies are written as far as the socket takes them at once.
     fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, kill: CancellationToken) -> Self::Session;
+
+    /// The client has shown a certificate, which was verified; called once, before its first turn.
+    fn identified(&self, session: &mut Self::Session, certificate: &Certificate) {
+        let _ = (session, certificate);
+    }
 
     /// Why a client at this address is not let in: an error line without its dash.
     fn refuses(&self, peer: SocketAddr) -> Option<&'static str> {

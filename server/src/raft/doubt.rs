@@ -110,7 +110,7 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    fn encode(self) -> Bytes {
+    pub(super) fn encode(self) -> Bytes {
         let bit = |set: bool, at: u8| u8::from(set) << at;
         let mut out = BytesMut::with_capacity(32);
         out.put_u8(bit(self.doubtful, 0) | bit(self.leads, 1) | bit(self.member, 2) | bit(self.holds, 3));
@@ -118,7 +118,7 @@ impl Standing {
         out.freeze()
     }
 
-    fn decode(body: Bytes) -> Result<Self, DecodeError> {
+    pub(super) fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new("standing", body);
         let flags = reader.u8()?;
         let bit = |at: u8| flags & (1 << at) != 0;

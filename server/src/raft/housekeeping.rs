@@ -1,6 +1,7 @@
 //! What a group does beside serving: follow the leader, purge the log behind the durable state, watch the disk,
 //! notice that the Raft core died.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,10 +13,44 @@ use tokio::time::sleep;
 use super::core::{Core, LeaderView};
 use super::peer::client::id_text;
 use super::types::Members;
+use crate::audit::{self, Event};
 
 const EVERY: Duration = Duration::from_millis(250);
 /// Log entries that stay behind a purge in any case: openraft must never purge what it is about to apply (issue 2116).
 const KEEP_ENTRIES: u64 = 1024;
+
+/// Learns of the Raft core who the members are, as the log of this node has them.
+///
+/// # Errors
+/// The core has stopped.
+pub(super) async fn note_members(core: &Core) -> Result<(), String> {
+    let effective =
+        core.raft.with_raft_state(|state| state.membership_state.effective().membership().clone()).await;
+    let members = Members::from_raft(&effective.map_err(|error| error.to_string())?);
+    core.local.set_peer_addrs(peer_addrs(&members));
+    core.members.store(Arc::new(members));
+    Ok(())
+}
+
+fn peer_addrs(members: &Members) -> BTreeMap<u64, String> {
+    members.nodes.iter().map(|(id, node)| (*id, node.peer_addr.clone())).collect()
+}
+
+/// Tells the audit trail of other members, or of other roles.
+fn audit_members(old: &Members, new: &Members) {
+    let roles = |members: &Members| -> BTreeMap<u64, bool> {
+        members.nodes.keys().map(|id| (*id, members.is_voter(*id))).collect()
+    };
+    let (old, new) = (roles(old), roles(new));
+    if old == new || old.is_empty() || new.is_empty() {
+        return;
+    }
+    let list = |voters: bool| -> String {
+        let ids = new.iter().filter(|(_, is_voter)| **is_voter == voters).map(|(id, _)| id_text(*id));
+        ids.collect::<Vec<_>>().join(",")
+    };
+    audit::note(&Event::Membership { voters: &list(true), learners: &list(false) });
+}
 
 /// Keeps the leader watch and the membership up to date.
 pub(super) async fn follow_leader(core: Arc<Core>) {
@@ -33,8 +68,8 @@ pub(super) async fn follow_leader(core: Arc<Core>) {
                 addr: node.map(|node| node.addr.clone()).unwrap_or_default(),
                 peer_addr: node.map(|node| node.peer_addr.clone()).unwrap_or_default(),
             };
-            let addrs = members.nodes.iter().map(|(id, node)| (*id, node.peer_addr.clone())).collect();
-            core.local.set_peer_addrs(addrs);
+            core.local.set_peer_addrs(peer_addrs(&members));
+            audit_members(&core.members.load(), &members);
             core.members.store(Arc::new(members));
             if core.is_leader() && view.id != Some(core.local.node_id) {
                 // Until now it was the leader itself: the silence begins here, not at the leader before it.

@@ -65,7 +65,10 @@ pub(super) async fn rejoin_loop(core: Arc<Core>, rejoin: Rejoin) {
         for seed in seeds.iter().filter(|seed| **seed != core.addr) {
             // Who stands there now: it may have a new id itself.
             let told = match identify(&core, seed, None).await {
-                Ok(member) => forward(&core, member.node_id, member.peer_addr, &verb).await,
+                Ok(member) => match member.cluster_id {
+                    Some(cluster_id) => ask_member(&core, &member, cluster_id, &verb).await,
+                    None => Err(MemberError::NoLeader),
+                },
                 Err(error) => Err(error),
             };
             match told {

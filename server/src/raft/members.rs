@@ -78,7 +78,7 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         let named;
         let (kind, text, flag, expect) = match self {
@@ -103,7 +103,7 @@ impl Verb {
         out.freeze()
     }
 
-    fn decode(body: Bytes) -> Result<Self, DecodeError> {
+    pub(super) fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new("membership verb", body);
         let kind = reader.u8()?;
         let text = reader.text()?;
@@ -170,11 +170,11 @@ pub(super) async fn serve_verb(core: &Arc<Core>, body: Bytes) -> Result<Bytes, S
     Ok(encode_result(&result))
 }
 
-/// Serves a verb of a node that does not know who leads.
-pub(super) async fn serve_join(core: &Arc<Core>, body: Bytes) -> Result<Bytes, String> {
+/// Serves a verb of node `from`, which does not know who leads.
+pub(super) async fn serve_join(core: &Arc<Core>, from: u64, body: Bytes) -> Result<Bytes, String> {
     let verb = Verb::decode(body).map_err(|error| error.to_string())?;
-    if !matches!(verb, Verb::Join { .. }) {
-        return Err("a newcomer may only ask to be taken in".into());
+    if !matches!(verb, Verb::Join { node_id, .. } if node_id == from) {
+        return Err("a newcomer may only ask to be taken in itself".into());
     }
     Ok(encode_result(&run(core, &verb).await))
 }

@@ -20,6 +20,8 @@ mod codec;
 mod confirm;
 mod core;
 mod doubt;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod group;
 mod housekeeping;
 mod identity;

@@ -183,6 +183,8 @@ async fn serve(core: Arc<Core>, peer_listener: TcpListener) -> Result<Group, Sta
         let _ = stop.run_until_cancelled(campaign).await;
     });
     core.tasks.spawn(doubt::settle(core.clone()));
+    // Before the first caller is asked who it is.
+    housekeeping::note_members(&core).await.map_err(StartError::Raft)?;
     core.tasks.spawn(service::serve(core.clone(), peer_listener));
     core.tasks.spawn(housekeeping::follow_leader(core.clone()));
     core.tasks.spawn(housekeeping::keep_house(core.clone()));

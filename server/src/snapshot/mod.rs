@@ -23,6 +23,8 @@ pub mod catalog;
 mod error;
 pub mod export;
 pub mod format;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod parse;
 pub mod reader;
 pub mod salvage;

@@ -31,6 +31,8 @@ mod engine;
 mod evaluate;
 mod expire;
 mod flush;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod gathered;
 mod key;
 mod keyspace;

@@ -8,8 +8,8 @@
 //!
 //! | use | asks the other side for a certificate | protocol |
 //! | --- | --- | --- |
-//! | clients | as `tls_client_auth` says | TLS 1.2, 1.3 |
-//! | peers | always, both ways, own authority only; the dialler checks the name that it dialled | TLS 1.3, no resumption |
+//! | clients | as `tls_client_auth` says; `tls_client_auth_user` makes its name that of a user | TLS 1.2, 1.3 |
+//! | peers | always, both ways, own authority only; both sides check the name (`raft::peer`) | TLS 1.3, no resumption |
 //! | admin | if `http_tls_client_ca_file` is set; who shows none reaches the probes only | TLS 1.2, 1.3 |
 //!
 //! Invariants
@@ -19,6 +19,7 @@
 //! - A handshake takes a limited time, and a limited number of them run at once.
 //! - No private key gets into a text: errors name the key of the configuration and the path.
 
+mod certificate;
 mod credentials;
 mod files;
 mod refusals;
@@ -32,6 +33,7 @@ use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+pub use certificate::Certificate;
 pub(crate) use credentials::is_hang_up;
 pub use credentials::{Asks, Credentials};
 pub use files::TlsError;

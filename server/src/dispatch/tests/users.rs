@@ -360,3 +360,55 @@ async fn refusals_are_in_the_log_in_info_and_in_the_list_of_clients() {
     assert_eq!(bench.reply("CLIENT KILL USER ghost").await, error("ERR No such user 'ghost'"));
     assert_eq!(bench.reply("CLIENT KILL USER u").await, Reply::Integer(0));
 }
+
+#[tokio::test]
+async fn a_certificate_logs_its_user_in_for_as_long_as_there_is_one() {
+    let rules = "user default on >secret ~* &* +@all\nuser app on >pw ~app:* +@all -@admin\nuser gone off\n";
+    let files = Files::new(None, Some(rules));
+    let mut bench = files.bench();
+    for (names, user) in
+        [(&["app"][..], "app"), (&["nobody", "gone", "app"][..], "app"), (&["default"][..], "default")]
+    {
+        let (mut connection, _) = bench.another(5);
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        bench.dispatcher.log_in_by_certificate(&mut connection, names);
+        assert!(!bench.dispatcher.is_stranger(&connection));
+        bench.swap(connection);
+        assert_eq!(bench.reply("ACL WHOAMI").await, bulk(user));
+        let Reply::Verbatim(line) = bench.reply("CLIENT INFO").await else { panic!() };
+        assert!(String::from_utf8(line.to_vec()).unwrap().contains(&format!(" user={user} ")));
+    }
+    let (mut connection, cancel) = bench.another(6);
+    bench.dispatcher.log_in_by_certificate(&mut connection, vec!["app".to_owned()]);
+    bench.swap(connection);
+    assert_eq!(bench.reply("GET b").await, error("NOPERM No permissions to access a key"));
+    assert_eq!(bench.reply("GET app:1").await, bulk("app:1"));
+    // Another password is nothing to it, and RESET brings its user back.
+    assert_eq!(bench.replies(&["AUTH secret", "ACL WHOAMI"]).await, [Reply::Ok, bulk("default")]);
+    assert_eq!(bench.replies(&["RESET", "ACL WHOAMI"]).await, [Reply::Simple("RESET"), bulk("app")]);
+    files.write("acl", &rules.replace(">pw", ">other"));
+    assert_eq!(bench.dispatcher.reload_users(false), Ok(true));
+    assert!(!cancel.is_cancelled());
+    assert_eq!(bench.reply("GET app:1").await, bulk("app:1"));
+    files.write("acl", &rules.replace("app on", "app off"));
+    assert_eq!(bench.dispatcher.reload_users(false), Ok(true));
+    assert!(cancel.is_cancelled(), "the user is off");
+    assert_eq!(bench.reply("GET app:1").await, error(NOAUTH));
+}
+
+#[tokio::test]
+async fn a_certificate_of_no_user_leaves_a_stranger_and_is_noted() {
+    let files = Files::new(None, Some("user default on >secret ~* &* +@all\nuser gone off\n"));
+    let mut bench = files.bench();
+    for name in ["ghost", "gone"] {
+        let (mut connection, _) = bench.another(5);
+        bench.dispatcher.log_in_by_certificate(&mut connection, vec![name.to_owned()]);
+        assert!(bench.dispatcher.is_stranger(&connection), "{name}");
+        bench.swap(connection);
+        assert_eq!(bench.reply("PING").await, error(NOAUTH));
+    }
+    let Reply::Array(entries) = bench.replies(&["AUTH secret", "ACL LOG"]).await.remove(1) else { panic!() };
+    let Reply::Map(fields) = &entries[0] else { panic!() };
+    let field = |name: &str| fields.iter().find(|(key, _)| *key == bulk(name)).unwrap().1.clone();
+    assert_eq!(["reason", "username", "object"].map(field), [bulk("tls-cert"), bulk("gone"), bulk("")]);
+}

@@ -58,7 +58,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn from_u8(byte: u8) -> Option<Self> {
+    pub(super) fn from_u8(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Entry,
             2 => Self::Vote,
@@ -254,7 +254,7 @@ impl BatchEncoder {
         }
     }
 
-    fn frame(&mut self, kind: Kind, fixed: &[u8], payload: &Bytes) {
+    pub(super) fn frame(&mut self, kind: Kind, fixed: &[u8], payload: &Bytes) {
         let length = fixed.len() + payload.len();
         // An entry is far smaller than 4 GiB (`RaftLog::append` refuses more), so the length fits.
         let mut head = [0; HEAD_BYTES];

@@ -47,6 +47,8 @@
 mod disk;
 mod error;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub(in crate::raft) mod fuzz;
 mod index;
 mod open;
 mod read;

@@ -14,8 +14,10 @@
 //!
 //! Several requests may be open on a connection; they are answered in any order, but begin in the order sent.
 //! Invariants: nothing but a hello is read before the hello is accepted; a hello names the cluster and both nodes, so
-//! a frame never reaches a node of another cluster, nor a new node at an old address.
+//! a frame never reaches a node of another cluster, nor a new node at an old address; with TLS the certificate of a
+//! member is for the host at which it is one (`admission`).
 
+pub(super) mod admission;
 pub(super) mod checkpoint;
 pub(super) mod client;
 pub(super) mod frame;
@@ -28,11 +30,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use admission::Known;
 use transport::Transport;
+
+use crate::clock;
 
 /// Version of the peer protocol; a hello with another one is refused with a text that says both.
 pub(super) const PROTOCOL_VERSION: u16 = 1;
@@ -45,8 +51,10 @@ pub(super) struct Local {
     pub(super) node_id: u64,
     transport: Transport,
     cluster_id: AtomicU64,
-    /// Peer addresses of the members, by node id.
-    peer_addrs: ArcSwap<BTreeMap<u64, String>>,
+    /// Where the members are.
+    known: ArcSwap<Known>,
+    /// When the members were asked for an unknown caller last.
+    asked_at: Mutex<Option<Instant>>,
     /// Whence members have connected to us last: the way to one whose name is gone or belongs to its successor already,
     /// as that of a pod that was deleted by force and has not ended yet.
     seen_at: Mutex<BTreeMap<u64, IpAddr>>,
@@ -58,7 +66,8 @@ impl Local {
             node_id,
             transport,
             cluster_id: AtomicU64::new(cluster_id.unwrap_or(0)),
-            peer_addrs: ArcSwap::default(),
+            known: ArcSwap::default(),
+            asked_at: Mutex::default(),
             seen_at: Mutex::default(),
         }
     }
@@ -75,11 +84,11 @@ impl Local {
 
     /// A node of this cluster has connected from there.
     pub(super) fn saw(&self, id: u64, ip: IpAddr) {
-        let members = self.peer_addrs.load();
+        let known = self.known.load();
         let mut seen_at = self.seen_at.lock();
         // As many entries as members at most.
-        seen_at.retain(|id, _| members.contains_key(id));
-        if members.contains_key(&id) {
+        seen_at.retain(|id, _| known.members.contains_key(id));
+        if known.members.contains_key(&id) {
             seen_at.insert(id, ip);
         }
     }
@@ -92,11 +101,41 @@ impl Local {
     /// Where a member is now. The library keeps a connection's maker for as long as it replicates to a member, also
     /// when that member has moved to another address.
     pub(super) fn peer_addr_of(&self, id: u64) -> Option<String> {
-        self.peer_addrs.load().get(&id).cloned()
+        self.known.load().members.get(&id).cloned()
     }
 
+    /// Notes where the members are, if that is something new. There are members for ever once there are some: none is
+    /// what the Raft core says before it has begun.
     pub(super) fn set_peer_addrs(&self, addrs: BTreeMap<u64, String>) {
-        self.peer_addrs.store(Arc::new(addrs));
+        if !addrs.is_empty() && self.known.load().members != addrs {
+            self.known.store(Arc::new(Known::of(addrs)));
+        }
+    }
+
+    fn known(&self) -> Arc<Known> {
+        self.known.load_full()
+    }
+
+    /// A member has said where this node is, while these were the members.
+    fn vouch(&self, among: &Arc<Known>, id: u64, peer_addr: String) {
+        let more = Arc::new(among.with(id, peer_addr));
+        // If the members have changed meanwhile, the next round asks others.
+        self.known.compare_and_swap(among, more);
+    }
+
+    /// Whether members are to be asked now.
+    fn takes_turn_to_ask(&self) -> bool {
+        let (mut asked_at, now) = (self.asked_at.lock(), clock::monotonic());
+        let is_due = asked_at.is_none_or(|at| now.duration_since(at) >= admission::ASK_EVERY);
+        if is_due {
+            *asked_at = Some(now);
+        }
+        is_due
+    }
+
+    /// Counts and tells a caller that was refused by its name.
+    fn refuse(&self, from: IpAddr, why: &str) {
+        self.transport.refuse(from, why);
     }
 
     pub(super) fn cluster_id(&self) -> Option<u64> {

@@ -23,13 +23,14 @@ use super::super::types::{
     stored_membership, to_raft, vote_from_raft, vote_to_raft,
 };
 use super::super::{confirm, doubt, members};
+use super::admission::{self, Caller, Rank};
 use super::client::{id_text, write_whole};
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
 use super::messages::{
     self, ACCEPTED, ANSWER, Forward, Forwarded, HELLO, Hello, Introduction, NOT_ACCEPTED, REFUSED, WHOEVER,
     WORKING,
 };
-use super::transport::PeerWrite;
+use super::transport::{Accepted, PeerWrite};
 use super::{GROUP, PROTOCOL_VERSION};
 use crate::clock;
 use crate::store::codec::{self as store_codec, BatchHead};
@@ -85,23 +86,28 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
     let from = stream.peer_addr()?.ip();
     let mut frames = FrameReader::new(HELLO_BYTES_MAX);
     let greeting = async {
-        let Some((mut read, write)) = core.local.transport.accept(stream, from).await? else {
+        let Some(mut accepted) = core.local.transport.accept(stream, from).await? else {
             return Ok(None);
         };
-        let first = frames.next(&mut read).await?;
-        io::Result::Ok(first.map(|first| (read, write, first)))
+        let first = frames.next(&mut accepted.read).await?;
+        io::Result::Ok(first.map(|first| (accepted, first)))
     };
-    let Some((mut read, mut write, first)) = timeout(HELLO_TIMEOUT, greeting).await?? else { return Ok(()) };
+    let Some((accepted, first)) = timeout(HELLO_TIMEOUT, greeting).await?? else { return Ok(()) };
+    let Accepted { mut read, mut write, certificate } = accepted;
     let hello = match welcome(&core, first) {
         Ok(hello) if hello.to == WHOEVER => return introduce(&core, &mut write).await,
         Ok(hello) => hello,
-        Err(problem) => {
-            send_welcome(&mut write, NOT_ACCEPTED, &problem).await?;
-            return Err(io::Error::other(problem));
-        }
+        Err(problem) => return turn_away(&mut write, problem).await,
     };
-    if core.local.cluster_id() == Some(hello.cluster_id) {
-        core.local.saw(hello.from, from);
+    let mut caller = Caller::new(hello.from, certificate);
+    match caller.rank(&core.local) {
+        Rank::Impostor(why) => {
+            core.local.refuse(from, &why);
+            admission::ask_for(&core, hello.from);
+            return turn_away(&mut write, why).await;
+        }
+        Rank::Member if core.local.cluster_id() == Some(hello.cluster_id) => core.local.saw(hello.from, from),
+        Rank::Member | Rank::Unknown => {}
     }
     send_welcome(&mut write, ACCEPTED, "").await?;
     frames.raise_limit(FRAME_BYTES_MAX);
@@ -110,7 +116,8 @@ async fn connection(core: Arc<Core>, stream: TcpStream) -> io::Result<()> {
     let open = Arc::new(Semaphore::new(REQUESTS_MAX));
     while let Some(frame) = frames.next(&mut read).await? {
         let Ok(permit) = open.clone().acquire_owned().await else { return Ok(()) };
-        let peer = Peer { core: core.clone(), from: hello.from, cluster_id: hello.cluster_id };
+        let rank = caller.rank(&core.local);
+        let peer = Peer { core: core.clone(), from: caller.from, cluster_id: hello.cluster_id, rank };
         let (kind, id) = (frame.kind, frame.id);
         if kind == messages::CONFIRM {
             // Cheaper to answer than to spawn, and the leader's readers wait for it.
@@ -205,6 +212,12 @@ async fn introduce(core: &Core, write: &mut PeerWrite) -> io::Result<()> {
     write_whole(write, &out).await
 }
 
+/// Says why the caller is not welcome, and ends.
+async fn turn_away(write: &mut PeerWrite, why: String) -> io::Result<()> {
+    send_welcome(write, NOT_ACCEPTED, &why).await?;
+    Err(io::Error::other(why))
+}
+
 async fn send_welcome(write: &mut PeerWrite, status: u8, text: &str) -> io::Result<()> {
     let mut body = BytesMut::new();
     body.put_u8(status);
@@ -238,6 +251,7 @@ struct Peer {
     from: u64,
     /// As the hello said; 0 = unformed.
     cluster_id: u64,
+    rank: Rank,
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -248,11 +262,11 @@ impl Peer {
     /// Does what must happen in the order of arrival, and returns the rest.
     async fn begin(self, frame: Frame) -> Work {
         let body = frame.body;
+        if let Err(problem) = self.admit(frame.kind) {
+            return Box::pin(async move { Err(problem) });
+        }
         if frame.kind == messages::INVITE {
             return Box::pin(async move { self.invite(body) });
-        }
-        if let Err(problem) = self.admit(frame.kind) {
-            return Box::pin(async move { Err(problem.to_owned()) });
         }
         match frame.kind {
             messages::APPEND => Box::pin(self.append(body)),
@@ -271,7 +285,10 @@ impl Peer {
             }
             messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
             messages::MEMBER => Box::pin(async move { members::serve_verb(&self.core, body).await }),
-            messages::JOIN => Box::pin(async move { members::serve_join(&self.core, body).await }),
+            messages::JOIN => Box::pin(async move { members::serve_join(&self.core, self.from, body).await }),
+            messages::VOUCH => {
+                Box::pin(async move { admission::answer(&self.core.local, body).map_err(text) })
+            }
             messages::CHECKPOINT_BEGIN => Box::pin(self.checkpoint_begin(body)),
             messages::CHECKPOINT_CHUNK => self.checkpoint_chunk(body).await,
             messages::CHECKPOINT_END => Box::pin(self.checkpoint_end(body)),
@@ -280,10 +297,18 @@ impl Peer {
     }
 
     /// Whether this node may take part in what is asked.
-    fn admit(&self, kind: u8) -> Result<(), &'static str> {
+    fn admit(&self, kind: u8) -> Result<(), String> {
+        if let Err(problem) = self.rank.permits(kind, self.from) {
+            admission::ask_for(&self.core, self.from);
+            return Err(problem);
+        }
+        if kind == messages::INVITE {
+            // It may be what makes this node part of a cluster.
+            return Ok(());
+        }
         // Compared with each request: a connection may be older than this node's cluster.
         if self.cluster_id == 0 || self.core.local.cluster_id() != Some(self.cluster_id) {
-            return Err("this node is not part of that cluster");
+            return Err("this node is not part of that cluster".into());
         }
         let binding = matches!(
             kind,
@@ -297,7 +322,7 @@ impl Peer {
                 | messages::CHECKPOINT_END
         );
         if binding && self.core.doubt.is_open() {
-            return Err("this node may have lost entries and takes no part yet");
+            return Err("this node may have lost entries and takes no part yet".into());
         }
         Ok(())
     }

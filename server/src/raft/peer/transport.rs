@@ -7,7 +7,8 @@
 //! | required | TLS | TLS |
 //!
 //! The hello of the frames follows inside, and names cluster and nodes as ever. A dialler checks that the other side's
-//! certificate is valid for the host that it dialled, which is what the membership calls it.
+//! certificate is valid for the host that it dialled, which is what the membership calls it; who accepts compares the
+//! caller's with the membership once its hello has said who it is (`admission`).
 //!
 //! Invariant: with `required`, nothing of what a stranger sends gets to the frames.
 
@@ -22,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::config::PeerTls;
-use crate::tls::{Credentials, TlsStream, is_hang_up};
+use crate::tls::{Certificate, Credentials, TlsStream, is_hang_up};
 
 /// First byte of a TLS connection: a handshake record. A frame begins with its length, which for a hello is another.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -38,6 +39,14 @@ impl std::fmt::Debug for Transport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Transport({:?})", self.mode)
     }
+}
+
+/// An accepted connection.
+pub(in crate::raft) struct Accepted {
+    pub(in crate::raft) read: PeerRead,
+    pub(in crate::raft) write: PeerWrite,
+    /// What the caller has proved; nothing in the clear.
+    pub(in crate::raft) certificate: Option<Certificate>,
 }
 
 /// The reading half of a connection.
@@ -79,10 +88,14 @@ impl Transport {
         &self,
         stream: TcpStream,
         from: IpAddr,
-    ) -> io::Result<Option<(PeerRead, PeerWrite)>> {
+    ) -> io::Result<Option<Accepted>> {
         stream.set_nodelay(true)?;
+        let in_the_clear = |stream| {
+            let (read, write) = plain(stream);
+            Ok(Some(Accepted { read, write, certificate: None }))
+        };
         let Some(credentials) = self.credentials.as_ref().filter(|_| self.mode != PeerTls::Off) else {
-            return Ok(Some(plain(stream)));
+            return in_the_clear(stream);
         };
         let mut first = [0];
         if stream.peek(&mut first).await? == 0 {
@@ -90,12 +103,23 @@ impl Transport {
         }
         if first[0] != TLS_HANDSHAKE {
             if self.mode == PeerTls::Optional {
-                return Ok(Some(plain(stream)));
+                return in_the_clear(stream);
             }
             credentials.refuse(from, "not TLS, and peer_tls is required");
             return Ok(None);
         }
-        Ok(credentials.accept(stream, from).await.map(encrypted))
+        Ok(credentials.accept(stream, from).await.map(|stream| {
+            let certificate = Certificate::shown_by(&stream);
+            let (read, write) = encrypted(stream);
+            Accepted { read, write, certificate }
+        }))
+    }
+
+    /// Counts and tells a caller that has a certificate of our authority, and is not who it says it is.
+    pub(in crate::raft) fn refuse(&self, from: IpAddr, why: &str) {
+        if let Some(credentials) = &self.credentials {
+            credentials.refuse(from, why);
+        }
     }
 
     /// Dials `addr` and lets it prove that it is the host `name`. The caller limits the time.
