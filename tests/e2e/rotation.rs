@@ -179,16 +179,17 @@ impl<'a> Locked<'a> {
         Ok(writers)
     }
 
-    fn by_password(&self, password: &str) -> Vec<Writer> {
+    fn by_password(&self, password: &str) -> Vec<((), Writer)> {
         let login = format!("AUTH {password}");
         let nodes = self.cluster.nodes.iter();
-        nodes.map(|node| Writer::start_as(vec![node.addr().to_owned()], Some(login.clone()))).collect()
+        nodes.map(|node| ((), Writer::start_as(vec![node.addr().to_owned()], Some(login.clone())))).collect()
     }
 }
 
-async fn ends_well(writers: impl IntoIterator<Item = Writer>) -> Result<u64> {
+/// Each writer with what it needs to reach its node.
+async fn ends_well<T>(writers: impl IntoIterator<Item = (T, Writer)>) -> Result<u64> {
     let mut written = 0;
-    for writer in writers {
+    for (_way, writer) in writers {
         writer.progress(20).await?;
         let report = writer.stop().await?;
         report.without_failure()?;
@@ -204,7 +205,7 @@ fn every_certificate_authority_and_password_changes_under_load_without_a_failed_
             Ok([Authority::new(word)?, Authority::new(word)?, Authority::new(word)?])
         };
         let (old, new) = (make("old")?, make("new")?);
-        let mut locked = Locked::start(cluster, &old).await?;
+        let locked = Locked::start(cluster, &old).await?;
         let admin = Tunnel::open(
             &locked.addr(0, "admin")?,
             pki::client(&old[2].pem(), Some(&old[2].named("operator", &[])?))?,
@@ -238,7 +239,7 @@ fn every_certificate_authority_and_password_changes_under_load_without_a_failed_
         locked
             .exchange("client", (&old[0], &new[0]), async || {
                 second = locked.writers(&new[0].pem(), &new[0].named("app", &[])?).await?;
-                written += ends_well(first.take().into_iter().flatten().map(|(_, writer)| writer)).await?;
+                written += ends_well(first.take().into_iter().flatten()).await?;
                 Ok(())
             })
             .await?;
@@ -269,12 +270,12 @@ fn every_certificate_authority_and_password_changes_under_load_without_a_failed_
         })
         .await?;
         written += ends_well(with_new).await?;
-        written += ends_well(second.into_iter().map(|(_, writer)| writer)).await?;
+        written += ends_well(second).await?;
         ensure!(written > 500, "only {written} writes");
 
         // What is open stays open; under what is on disk now everything is made anew.
         locked.cluster.kill_and_restart_all().await?;
         let last = locked.writers(&new[0].pem(), &new[0].named("app", &[])?).await?;
-        ends_well(last.into_iter().map(|(_, writer)| writer)).await.map(drop)
+        ends_well(last).await.map(drop)
     });
 }

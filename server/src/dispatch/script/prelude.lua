@@ -5,6 +5,17 @@ local forbidden = {"dofile", "loadfile", "load", "loadstring", "require", "modul
 for _, name in ipairs(forbidden) do rawset(_G, name, nil) end
 string.dump = nil
 
+-- Lua's own counts in 32 bits, and what does not fit there passes its check (CVE-2025-46817).
+local unchecked = unpack
+function unpack(list, from, to)
+  if type(list) ~= "table" then return unchecked(list) end
+  from, to = tonumber(from or 1), tonumber(to or #list)
+  if not from or not to then error("bad argument to 'unpack' (number expected)", 2) end
+  -- So written that what is no number at all fails too.
+  if not (to - from < 8000 and from > -2147483648 and to < 2147483647) then error("too many results to unpack", 2) end
+  return unchecked(list, from, to)
+end
+
 local function call(...)
   local reply = raw(...)
   if type(reply) == "table" and reply.err then error(reply) end
