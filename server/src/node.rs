@@ -37,7 +37,7 @@ use crate::probe;
 use crate::raft::log::LogError;
 use crate::raft::{self, Addresses, Group, IdentityError, OpenRestore, Restore, StartError, Stopped};
 use crate::snapshot;
-use crate::store::{self, Fatal};
+use crate::store::{self, Fatal, RecordOrder};
 use crate::tls::Tls;
 
 pub use control::Control;
@@ -199,6 +199,7 @@ fn restore_source(config: &Config) -> Option<OpenRestore> {
         Ok(Restore {
             records: Box::new(records),
             // The ancestor's files may hold a key twice.
+            order: if ours { RecordOrder::Rising } else { RecordOrder::Any },
             counted: ours.then_some(verified.totals.databases),
             origin: verified.header.map(|header| (header.cluster_id, header.applied.unwrap_or_default())),
         })

@@ -1,7 +1,7 @@
 //! Founding a cluster from a snapshot (`--restore`): fill, count, compare, and only then become a cluster.
 //!
 //! ```text
-//! records -> state (Applier::seed: past the log) -> every key read back, counted, digested -> equal to the snapshot?
+//! records -> state (Applier::seed: past the log, as whole tables) -> every key read back, counted, digested -> equal to the snapshot?
 //!         -> log purged to index 0 -> restored.json -> identity names the cluster      <- from here on it is restored
 //! ```
 //!
@@ -22,7 +22,7 @@ use super::peer::client::id_text;
 use super::start::{Addresses, StartError};
 use super::types::{Members, Node};
 use crate::clock;
-use crate::store::{self, Applier, DbStats, Fatal, LogId, Record, Store};
+use crate::store::{self, Applier, DbStats, Fatal, LogId, Record, RecordOrder, Store};
 
 /// Records to found a new cluster from.
 pub type RestoreRecords = Box<dyn Iterator<Item = Result<Record, Fatal>> + Send>;
@@ -31,6 +31,8 @@ pub type RestoreRecords = Box<dyn Iterator<Item = Result<Record, Fatal>> + Send>
 pub struct Restore {
     /// Its records.
     pub records: RestoreRecords,
+    /// What its format says of their order.
+    pub order: RecordOrder,
     /// What its file counts per database; `None` if the format allows a key twice (the ancestor's).
     pub counted: Option<Vec<DbStats>>,
     /// Cluster that it is of, and the last entry in it, if the format tells.
@@ -69,7 +71,7 @@ pub(super) fn seed(target: &Target<'_>, applier: &mut Applier, open: OpenRestore
     };
     let only = Members { configs: vec![vec![node_id]], nodes: BTreeMap::from([(node_id, own)]) };
     let restore = open()?;
-    let meta = applier.seed(restore.records, id, (id, codec::encode_members(&only)))?;
+    let meta = applier.seed(restore.records, restore.order, id, (id, codec::encode_members(&only)))?;
     let found = counted(target.store)?;
     compare(&found, &meta.databases, "the state's own counters")?;
     if let Some(counted) = &restore.counted {

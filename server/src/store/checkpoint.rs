@@ -3,7 +3,7 @@
 //! ```text
 //! checkpoint   flush, then hard links to the tables + manifest           db-1 -> given directory
 //! install      given directory -> db-2, open it, `ACTIVE` -> db-2, readers move over, db-1 goes with its last reader
-//! seed         records -> db-2 (new), flush, `ACTIVE` -> db-2, as above
+//! seed         records -> db-2 (new, `loading.rs`), `ACTIVE` -> db-2, as above
 //! ```
 //!
 //! Invariants
@@ -15,18 +15,15 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 
 use super::engine::Live;
 use super::layout::files;
+use super::loading::{RecordOrder, Terms};
 use super::writer::Writer;
 use super::{Applier, Fatal, LogId, Record, ViewMeta};
-
-/// Pending bytes at which seeding writes.
-const SEED_PORTION: usize = 4 << 20;
 
 /// A built checkpoint: a directory of immutable files.
 #[derive(Clone, Debug)]
@@ -83,14 +80,16 @@ impl Applier {
         self.switch(live, number)
     }
 
-    /// Fills an empty store with the records of a snapshot, as the state at `applied`. Records of equal keys: the last
-    /// one wins. The state is durable when this returns; a crash before leaves the store empty.
+    /// Fills an empty store with the records of a snapshot, as the state at `applied`. The state is durable when this
+    /// returns; a crash before leaves the store empty.
     ///
     /// # Errors
-    /// [`Fatal`]: the store is not empty, a record is an error (the store is then still empty), or I/O.
+    /// [`Fatal`]: the store is not empty, a record is an error or not in the order announced (the store is then still
+    /// empty), or I/O.
     pub fn seed(
         &mut self,
         records: impl Iterator<Item = Result<Record, Fatal>>,
+        order: RecordOrder,
         applied: LogId,
         membership: (LogId, Bytes),
     ) -> Result<ViewMeta, Fatal> {
@@ -102,45 +101,19 @@ impl Applier {
             ));
         }
         let number = self.number + 1;
-        let live = Live::open(&self.layout.database(number), self.store.options(), true)?;
-        match self.fill(&live, records, applied, membership) {
-            Ok(meta) => self.switch(live, number).map(|()| meta),
+        let sizes = self.store.options();
+        let live = Live::open(&self.layout.database(number), sizes, true)?;
+        let terms = Terms { order, applied, membership };
+        match live.load(sizes, records, terms, &|| self.store.given_up()) {
+            Ok(()) => {
+                let meta = live.state().view_meta();
+                self.switch(live, number).map(|()| meta)
+            }
             Err(error) => {
                 live.replaced();
                 Err(error)
             }
         }
-    }
-
-    fn fill(
-        &self,
-        live: &Arc<Live>,
-        records: impl Iterator<Item = Result<Record, Fatal>>,
-        applied: LogId,
-        membership: (LogId, Bytes),
-    ) -> Result<ViewMeta, Fatal> {
-        let given_up = || self.store.given_up();
-        let given_up = &given_up;
-        let mut writer = Writer::new(live.clone());
-        writer.begin_entry(applied);
-        writer.set_membership(membership.0, membership.1);
-        for record in records {
-            let record = record?;
-            writer.set(record.db, &record.key, &record.value, record.deadline, applied.index)?;
-            if writer.pending_bytes() < SEED_PORTION {
-                continue;
-            }
-            writer.finish(given_up)?;
-            live.settle(given_up)?;
-            if live.memtable_bytes.load(Ordering::Relaxed) >= self.store.options().memtable_bytes {
-                live.start_flush(Some(applied), false, given_up)?;
-                live.memtable_bytes.store(0, Ordering::Relaxed);
-            }
-        }
-        writer.finish(given_up)?;
-        live.settle(given_up)?;
-        live.start_flush(Some(applied), true, given_up)?;
-        Ok(writer.state.view_meta())
     }
 
     /// Makes an open database the state.

@@ -37,10 +37,12 @@ mod gathered;
 mod key;
 mod keyspace;
 mod layout;
+mod loading;
 mod meta;
 mod options;
 mod query;
 mod reclaim;
+mod sorted;
 mod transact;
 mod value;
 mod writer;
@@ -55,6 +57,7 @@ pub use checkpoint::CheckpointInfo;
 pub use codec::DecodeError;
 pub use db::{DbStats, Store, StoreOptions, View, ViewMeta};
 pub use expire::Visible;
+pub use loading::RecordOrder;
 pub use op::{
     Answer, Batch, Committed, DbIndex, Failure, Op, Outcome, Payload, Pivot, Query, Record, Step, Transfer,
     TypeTag, Watched,

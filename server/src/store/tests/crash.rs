@@ -152,31 +152,6 @@ fn an_older_or_damaged_checkpoint_is_refused_without_harm() {
 }
 
 #[test]
-fn a_seeded_store_has_the_content_of_the_snapshot() {
-    let mut from = Node::new();
-    let deadline = Some(UnixMs(99));
-    from.apply(vec![set("a", "1"), Op::Set { db: 3, key: bytes("b"), value: bytes("2"), deadline }]);
-    let mut to = Node::new();
-    let records: Vec<Record> = content(&from.store);
-    let membership = (id(0), bytes("who"));
-    let meta = to.applier.seed(records.clone().into_iter().map(Ok), id(40), membership.clone()).unwrap();
-    assert_eq!((meta.applied, &meta.membership), (Some(id(40)), &Some(membership)));
-    assert_eq!(meta, to.store.view().unwrap().meta());
-    assert_eq!(meta.databases, from.store.view().unwrap().meta().databases, "counts and digests");
-    let mut to = to.crash();
-    assert_eq!(content(&to.store), records);
-    assert_eq!(scan(&to.store, 3, 10), [bytes("b")]);
-    assert!(to.applier.seed(std::iter::empty(), id(41), (id(0), bytes(""))).is_err(), "only an empty store");
-
-    let mut broken = Node::new();
-    let records = records.into_iter().map(Ok).chain([Err(Fatal::new("read record 3", "checksum"))]);
-    assert!(broken.applier.seed(records, id(40), (id(0), bytes(""))).is_err());
-    assert!(content(&broken.store).is_empty());
-    broken.apply(vec![set("still", "works")]);
-    assert_eq!(content(&broken.store).len(), 1);
-}
-
-#[test]
 fn damage_is_found_at_open_or_read_and_names_the_remedy() {
     let mut node = Node::new();
     node.apply(vec![set("a", &"v".repeat(10_000))]);

@@ -3,6 +3,7 @@
 mod crash;
 mod expiring;
 mod flushing;
+mod loading;
 mod model;
 mod reading;
 mod scripts;
