@@ -490,7 +490,9 @@ impl World {
             Event::Restore => {
                 let view = self.node().store.view().unwrap();
                 let mut to = Node::new();
-                to.applier.seed(view.records(), id(0), (id(0), bytes("members"))).unwrap();
+                to.applier
+                    .seed(view.records(), RecordOrder::Rising, id(0), (id(0), bytes("members")))
+                    .unwrap();
                 let to = to.crash();
                 assert_eq!(content(&to.store), content(&self.node().store), "restored");
             }
