@@ -123,7 +123,7 @@ impl S3Server {
                 anyhow::bail!("weed ended with {status}");
             }
             // It answers before it can store anything.
-            let stored = server.wrote("ready/probe").await?;
+            let stored = matches!(server.write("ready/probe").await?, 200 | 201);
             Ok((stored && http::get(&server.addr, "/").await?.status == 403).then_some(()))
         })
         .await;
@@ -131,21 +131,25 @@ impl S3Server {
         Ok(Some(server))
     }
 
-    /// Makes a bucket: a directory in the server's own file tree.
+    /// Makes a bucket: a directory in the server's own file tree. Right behind its start the server may refuse that for a
+    /// moment although it has stored a file; to make one twice changes nothing.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be made, with the server's last answer.
     pub async fn make_bucket(&self, bucket: &str) -> Result<()> {
-        ensure!(self.wrote(&format!("buckets/{bucket}/")).await?, "bucket {bucket} cannot be made");
-        Ok(())
+        eventually(&format!("bucket {bucket} is made"), SOON, async || {
+            let status = self.write(&format!("buckets/{bucket}/")).await?;
+            ensure!(matches!(status, 200 | 201), "the S3 server answers {status}");
+            Ok(Some(()))
+        })
+        .await
     }
 
-    /// Writes a tiny file, or with a slash at its end makes a directory.
-    async fn wrote(&self, path: &str) -> Result<bool> {
+    /// Writes a tiny file, or with a slash at its end makes a directory. The HTTP status.
+    async fn write(&self, path: &str) -> Result<u16> {
         let file = ("PUT", "content-type: application/octet-stream\r\n", "x");
         let (method, head, body) = if path.ends_with('/') { ("POST", "", "") } else { file };
-        let made = http::request(&self.filer, method, &format!("/{path}"), head, body).await?;
-        Ok(made.status == 200 || made.status == 201)
+        Ok(http::request(&self.filer, method, &format!("/{path}"), head, body).await?.status)
     }
 
     /// `http://host:port`.
