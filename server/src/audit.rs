@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(bucket.pass(start + PAUSE), Some(980), "the next line tells how many were not");
         assert_eq!(bucket.pass(start + PAUSE), None);
         // Silence earns no more than the burst again.
-        let later = start + Duration::from_secs(3600);
+        let later = start + Duration::from_hours(1);
         assert_eq!((0..1000).filter(|_| bucket.pass(later).is_some()).count(), 20);
     }
 

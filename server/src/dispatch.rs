@@ -405,10 +405,7 @@ impl<R: Replica> Dispatcher<R> {
         // The end of the barrier is the present moment where there was one.
         let since = || monotonic().saturating_duration_since(started);
         let mut latency = times.confirm.filter(|_| times.propose.is_none()).unwrap_or_else(since);
-        let first = run.items.first().and_then(|item| item.slot).or_else(|| {
-            let found = requests.first().and_then(|request| command::row_of(&request.args));
-            found.map(|found| found.slot)
-        });
+        let first = run.items.first().and_then(|item| item.slot).or_else(|| slot_of(requests.first()));
         for item in run.items {
             let full = sink.waiting_bytes() >= self.parts.config.limits.output_bytes_pause;
             if full && answered >= repeatable_from {
@@ -442,8 +439,7 @@ impl<R: Replica> Dispatcher<R> {
                 Self::audit(connection, slot, &request.args, Some(&reply));
             }
             if item.slot.is_none() {
-                let found = request.and_then(|request| command::row_of(&request.args));
-                self.counters.rejected(found.map(|found| found.slot));
+                self.counters.rejected(slot_of(request));
             }
             tally.add(&self.counters, item.slot, failed, latency);
             self.emit(connection, item.slot, &reply, sink);
@@ -574,6 +570,11 @@ impl<R: Replica> Dispatcher<R> {
             sink.put(reply, connection.session.protocol);
         }
     }
+}
+
+/// The row of a request, as far as its name is known.
+fn slot_of(request: Option<&Request>) -> Option<usize> {
+    command::row_of(&request?.args).map(|found| found.slot)
 }
 
 /// Slot of the first key of a request; 0 without keys.

@@ -48,12 +48,11 @@ pub enum Refusal {
 pub fn dump(value: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(value.len() + 1 + 9 + FOOTER);
     out.push(STRING);
-    match small_number(value) {
-        Some(number) => put_number(&mut out, number),
-        None => {
-            put_length(&mut out, value.len());
-            out.extend_from_slice(value);
-        }
+    if let Some(number) = small_number(value) {
+        put_number(&mut out, number);
+    } else {
+        put_length(&mut out, value.len());
+        out.extend_from_slice(value);
     }
     out.extend_from_slice(&VERSION.to_le_bytes());
     let sum = crc64(&out);
@@ -195,11 +194,10 @@ fn expand(packed: &[u8], length: usize) -> Option<Vec<u8>> {
         } else {
             let count = if count == 7 { 9 + usize::from(*bytes.next()?) } else { count + 2 };
             let back = (usize::from(control & 0x1f) << 8 | usize::from(*bytes.next()?)) + 1;
-            let mut from = out.len().checked_sub(back)?;
-            for _ in 0..count {
+            let begin = out.len().checked_sub(back)?;
+            for from in begin..begin + count {
                 // It may overlap with what it writes.
                 out.push(*out.get(from)?);
-                from += 1;
             }
         }
         if out.len() > length {

@@ -1,4 +1,4 @@
-//! SORT and SORT_RO, for who sorts whatever a key holds: there are strings alone, so a key that exists is of the wrong type
+//! SORT and `SORT_RO`, for who sorts whatever a key holds: there are strings alone, so a key that exists is of the wrong type
 //! and one that does not has no elements.
 
 use super::{

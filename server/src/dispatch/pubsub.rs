@@ -143,7 +143,7 @@ impl Subscriptions {
     /// make it known, and it waits.
     pub(super) async fn arrived(&self) {
         if Arc::strong_count(&self.mailbox) == 1 && self.mailbox.is_empty() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         self.mailbox.arrived().await;
     }

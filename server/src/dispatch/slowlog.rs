@@ -153,7 +153,8 @@ impl<R: Replica> Dispatcher<R> {
 }
 
 /// Without passwords: of commands that carry one, nothing but the name is kept (as Redis). The values of CONFIG SET are
-/// hidden all: a name that we do not know may be that of a secret elsewhere.
+/// hidden all: a name that we do not know may be that of a secret elsewhere. So is what stands behind the name in other ACL
+/// commands, where it does not belong.
 pub(super) fn redacted(request: &[Bytes]) -> Vec<Bytes> {
     let is = |at: usize, word: &str| {
         request.get(at).is_some_and(|typed| typed.eq_ignore_ascii_case(word.as_bytes()))
@@ -162,7 +163,7 @@ pub(super) fn redacted(request: &[Bytes]) -> Vec<Bytes> {
         1
     } else if is(0, "HELLO") || is(0, "ACL") && is(1, "SETUSER") {
         2
-    } else if is(0, "CONFIG") && is(1, "SET") {
+    } else if is(0, "ACL") || is(0, "CONFIG") && is(1, "SET") {
         3
     } else {
         return request.to_vec();

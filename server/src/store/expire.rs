@@ -100,15 +100,15 @@ impl Store {
         }
         let (pinned, state) = self.live().pin(&|| self.given_up())?;
         let here = state.databases.get(usize::from(db)).map(|database| database.stats).unwrap_or_default();
-        let (expired, _) = overdue(&pinned, &state, db)?;
-        let expires = here.expires.saturating_sub(expired);
+        let (overdue, _) = overdue(&pinned, &state, db)?;
+        let expires = here.expires.saturating_sub(overdue);
         let deadlines = if expires > TTL_EXACT_MAX {
             sampled_deadlines(&pinned, db, seed)?
         } else {
             next_deadlines(&pinned, &state, db)?
         };
         Ok(Visible {
-            keys: here.keys.saturating_sub(expired),
+            keys: here.keys.saturating_sub(overdue),
             expires,
             ttl_mean_ms: mean_ttl_ms(&deadlines, state.log_time),
         })

@@ -196,14 +196,14 @@ struct Front {
 impl Front {
     /// Reads the next row; false at the end of the run.
     fn advance(&mut self) -> io::Result<bool> {
-        let mut lengths = [0; 8];
+        let mut lengths = [[0; 4]; 2];
         if self.rest.buffer().is_empty() && self.rest.get_ref().range.is_empty() {
             return Ok(false);
         }
-        self.rest.read_exact(&mut lengths)?;
-        let [a, b, c, d, e, f, g, h] = lengths;
-        self.fill(u32::from_le_bytes([a, b, c, d]), |row| &mut row.key)?;
-        self.fill(u32::from_le_bytes([e, f, g, h]), |row| &mut row.value)?;
+        self.rest.read_exact(lengths.as_flattened_mut())?;
+        let [key, value] = lengths.map(u32::from_le_bytes);
+        self.fill(key, |row| &mut row.key)?;
+        self.fill(value, |row| &mut row.value)?;
         Ok(true)
     }
 
