@@ -66,6 +66,11 @@ impl Bed {
         ended
     }
 
+    /// A minute goes by: the operator looks at the Secrets of a cluster at rest again.
+    pub(crate) fn minute(ctx: &Context) {
+        ctx.secrets.forget(&name());
+    }
+
     pub(crate) fn turn(&self) {
         kubelet::turn(&mut self.server.objects.lock(), &self.nodes);
     }

@@ -303,6 +303,8 @@ fn what_is_disabled_no_rule_gives_back() {
     let wrong = Source { disabled: vec!["nonsense".into()], ..Source::default() };
     let error = wrong.parse(&wrong.read().unwrap()).unwrap_err().to_string();
     assert!(error.starts_with("commands_disabled nonsense: "), "{error}");
+}
+
 /// What the operator makes of the files that it wrote is what a node makes of those that it read.
 #[test]
 fn a_change_is_noticed_by_what_the_contract_says() {
