@@ -3,6 +3,8 @@
 #   make run [NODES=3]   build the server and run it: one node on 127.0.0.1:4920, or a cluster on 4920, 4921, ...
 #   make demo            three nodes, a live view, a key that kills the leader
 #   make test            everything that can be proved without Kubernetes
+#   make sim [SEEDS=100] [SEED=1] [MINUTES=m] [POLICY=lease|strict] [BUG=name]
+#                        whole clusters in one thread under virtual time, from one seed each; a failure names its seed
 #   make verify          formats, lints, tidiness, docs; writes nothing
 #   make fix | gen       write what `verify` asks for | write the generated files
 #   make fixtures        write the fixtures of this version, before its release (tests/fixtures/)
@@ -39,7 +41,7 @@ DEBUG_LOAD = $(CARGO_TARGET_DIR)/debug/kube-load
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -E)
 KUBE    = KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_OPERATOR_BIN=$(DEBUG_OPERATOR) KVNODE_LOAD_BIN=$(DEBUG_LOAD)
 
-.PHONY: run demo test verify deny fix gen fixtures fuzz sbom bench clean build setup-build setup-test setup-bench
+.PHONY: run demo test sim verify deny fix gen fixtures fuzz sbom bench clean build setup-build setup-test setup-bench
 .PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube
 
 build: setup-build
@@ -61,6 +63,13 @@ demo: build
 test: setup-test
 	$(CARGO) build -p kvnode-server
 	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test --workspace
+
+SEEDS ?= 100
+SEED  ?= 1
+sim: setup-test
+	$(CARGO) build -p kvnode-sim --features sim
+	$(CARGO_TARGET_DIR)/debug/sim --seed $(SEED) --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(POLICY),--policy $(POLICY)) $(if $(BUG),--bug $(BUG)) --jobs $(or $(JOBS),1)
 
 kube-build: setup-kube
 	$(CARGO) build -p kvnode-server -p kvnode-operator

@@ -18,8 +18,6 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use super::was_never_proposed;
-
 const CLIENTS: usize = 8;
 const COUNTERS: usize = 4;
 const REGISTERS: usize = 4;
