@@ -169,10 +169,9 @@ impl Model {
                     }
                 }
                 match answer {
-                    WriteAnswer::Done if holds => Outcome::Ok,
+                    WriteAnswer::Done | WriteAnswer::Claim if holds => Outcome::Ok,
                     WriteAnswer::Done => Outcome::Nil,
                     WriteAnswer::Count => Outcome::Int(i64::from(holds)),
-                    WriteAnswer::Claim if holds => Outcome::Ok,
                     WriteAnswer::Claim => Outcome::Failed(Failure::KeyTaken),
                     WriteAnswer::Previous => before.map_or(Outcome::Nil, Outcome::Bulk),
                 }
