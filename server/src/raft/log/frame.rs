@@ -40,6 +40,8 @@ const END_BYTES: usize = 24;
 pub(super) const BATCH_END_BYTES: u64 = (HEAD_BYTES + END_BYTES) as u64;
 /// Size of a SEAL frame.
 pub(super) const SEAL_BYTES: u64 = (HEAD_BYTES + 8) as u64;
+/// No log gets there. An index beyond it is no index, so counting on from one that was read cannot overflow.
+const INDEX_MAX: u64 = u64::MAX / 2;
 /// Payloads from this size on are handed to the kernel where they are; smaller ones are copied next to their head.
 const SHARE_BYTES_MIN: usize = 4096;
 
@@ -118,7 +120,7 @@ pub(super) fn get_id(bytes: &[u8]) -> Option<Option<LogId>> {
     let id = LogId { term: word(bytes, 8), node: word(bytes, 16), index: word(bytes, 24) };
     match (bytes.len() >= ID_BYTES, word(bytes, 0)) {
         (true, 0) => Some(None),
-        (true, 1) => Some(Some(id)),
+        (true, 1) if id.index <= INDEX_MAX => Some(Some(id)),
         _ => None,
     }
 }

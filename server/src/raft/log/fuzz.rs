@@ -118,7 +118,7 @@ pub(crate) fn log_frames(data: &[u8]) {
 fn sealed(input: &[u8]) -> Vec<u8> {
     let [index, has_last, frames @ ..] = input else { return head(Marks::default()) };
     // The ends of the numbers are where additions go wrong.
-    let index = if *index == u8::MAX { u64::MAX } else { u64::from(*index) };
+    let index = if *index == u8::MAX { u64::MAX - 1 } else { u64::from(*index) };
     let last = (has_last & 1 == 1).then_some(LogId { term: 1, node: 1, index });
     let mut out = head(Marks { last, purged: last, ..Marks::default() });
     let mut encoder = BatchEncoder::new(SALT, out.len() as u64);
@@ -126,17 +126,16 @@ fn sealed(input: &[u8]) -> Vec<u8> {
     while let [kind, length, behind @ ..] = rest {
         let (body, behind) = behind.split_at(usize::from(*length).min(behind.len()));
         rest = behind;
-        match Kind::from_u8(*kind) {
-            Some(kind) => encoder.frame(kind, body, &Bytes::new()),
-            None => {
-                encoder.finish(u64::from(*length));
-                let next = encoder.end();
-                for slice in encoder.slices() {
-                    out.extend_from_slice(&slice);
-                }
-                encoder = BatchEncoder::new(SALT, next);
-            }
+        if let Some(kind) = Kind::from_u8(*kind) {
+            encoder.frame(kind, body, &Bytes::new());
+            continue;
         }
+        encoder.finish(u64::from(*length));
+        let next = encoder.end();
+        for slice in encoder.slices() {
+            out.extend_from_slice(&slice);
+        }
+        encoder = BatchEncoder::new(SALT, next);
     }
     for slice in encoder.slices() {
         out.extend_from_slice(&slice);

@@ -155,3 +155,25 @@ pub(super) struct Segment {
     /// End of its batches.
     pub(super) end: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The next index is counted on from the last: it must not overflow, whatever a file says.
+    #[test]
+    fn an_index_that_no_log_reaches_is_refused() {
+        let last = Some(LogId { term: 1, node: 1, index: 5 });
+        let marks = Marks { last, ..Marks::default() };
+        let good = Header { group: 0, sequence: 1, salt: 1, previous_end: 0, marks }.encode();
+        assert!(Header::decode(&good).is_ok());
+        for index in [u64::MAX, u64::MAX - 1, 1 << 63] {
+            let mut bytes = good.clone();
+            bytes[72..80].copy_from_slice(&index.to_le_bytes());
+            bytes[24..32].copy_from_slice(&index.wrapping_add(1).to_le_bytes());
+            let crc = crc32c::crc32c(&bytes[..CRC_AT]);
+            bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Header::decode(&bytes), Err("unreadable ids in the head".into()), "{index}");
+        }
+    }
+}
