@@ -49,15 +49,14 @@ struct Series {
 impl Series {
     fn add(&mut self, at_seconds: u64, ms: u64) {
         self.worst_ms = self.worst_ms.max(ms);
-        match self.samples.back_mut().filter(|sample| sample.at_seconds == at_seconds) {
-            Some(sample) => sample.worst_ms = sample.worst_ms.max(ms),
-            None => {
-                if self.samples.len() == SAMPLES_MAX {
-                    self.samples.pop_front();
-                }
-                self.samples.push_back(Sample { at_seconds, worst_ms: ms });
-            }
+        if let Some(sample) = self.samples.back_mut().filter(|sample| sample.at_seconds == at_seconds) {
+            sample.worst_ms = sample.worst_ms.max(ms);
+            return;
         }
+        if self.samples.len() == SAMPLES_MAX {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(Sample { at_seconds, worst_ms: ms });
     }
 }
 

@@ -265,7 +265,9 @@ mod tests {
     fn sorted(rows: &Rows, run_bytes: usize) -> Rows {
         let dir = tempfile::tempdir().unwrap();
         let mut sorter = Sorter::new(&dir.path().join("rows"), run_bytes).unwrap();
-        rows.iter().for_each(|(key, value)| sorter.push(key, value).unwrap());
+        for (key, value) in rows {
+            sorter.push(key, value).unwrap();
+        }
         let (mut merged, mut out) = (sorter.merge().unwrap(), Rows::new());
         while let Some((key, value)) = merged.next().unwrap() {
             out.push((key.to_vec(), value.to_vec()));
