@@ -13,6 +13,7 @@
 
 mod json;
 mod lua;
+mod pattern;
 #[cfg(test)]
 mod tests;
 mod transaction;

@@ -2,31 +2,38 @@
 //! memory. Its commands go to a [`Rehearsal`]; nothing happens outside of it.
 //!
 //! Invariants
-//! - A run ends: the hook counts instructions, also of code that catches errors.
+//! - A run ends: the hook counts instructions, also of code that catches errors, and looks at the clock, for functions of
+//!   Lua's that take long at one instruction. The matching of patterns, which might never come back, is ours (`pattern`).
 //! - A run leaves nothing behind: no Lua state is used twice.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use mlua::{HookTriggers, Lua, LuaOptions, StdLib, Value, Variadic, VmState};
+use mlua::{HookTriggers, IntoLuaMulti as _, Lua, LuaOptions, MultiValue, StdLib, Value, Variadic, VmState};
 use sha1::{Digest, Sha1};
 
 use super::super::render;
 use super::json;
+use super::pattern::{self, Capture, Pattern, Spent, Steps};
 use crate::acl::{self, Denial, User};
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, monotonic};
 use crate::command::{self, Action, Context, Eval, Flags, NodeOp, PubSubOp};
 use crate::resp::Reply;
 use crate::store::rehearsal::{Fetch, Rehearsal, Stop};
 use crate::store::{Fatal, Step, Watched};
 
-/// Instructions of one run: about a second.
+/// Instructions of one run, with the steps of the patterns that it matches: about a second.
 const INSTRUCTIONS_MAX: u64 = 100_000_000;
 /// Between two looks at that.
-const INSTRUCTIONS_PER_LOOK: u32 = 10_000;
+const INSTRUCTIONS_PER_LOOK: u32 = 1_000;
+/// Time of one run (Redis: busy-reply-threshold).
+const RUN_MAX: Duration = Duration::from_secs(5);
+/// Steps that the compilation of a pattern costs for each of its bytes.
+const STEPS_PER_PATTERN_BYTE: usize = 32;
 /// Memory of one run.
 const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Refusals of one run that are noted.
@@ -136,7 +143,8 @@ fn refused(job: &Job, text: &str) -> Reply {
 fn interpret(job: &Job, host: &Rc<RefCell<Host>>) -> mlua::Result<Reply> {
     let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH;
     let lua = Lua::new_with(libraries, LuaOptions::default())?;
-    let runner = prepare(&lua, job, host)?;
+    let meter = Meter::default();
+    let runner = prepare(&lua, job, host, &meter)?;
     let chunk = match lua
         .load(&job.text[..])
         .set_name("@user_script")
@@ -151,19 +159,31 @@ fn interpret(job: &Job, host: &Rc<RefCell<Host>>) -> mlua::Result<Reply> {
         }
     };
     lua.set_memory_limit(MEMORY_BYTES_MAX)?;
-    let spent = Cell::new(0_u64);
     let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS_PER_LOOK);
+    let end = monotonic() + RUN_MAX;
     lua.set_hook(triggers, move |lua, _| {
-        spent.set(spent.get() + u64::from(INSTRUCTIONS_PER_LOOK));
-        if spent.get() <= INSTRUCTIONS_MAX {
-            return Ok(VmState::Continue);
-        }
+        let error = match meter.pay(INSTRUCTIONS_PER_LOOK as usize) {
+            Ok(()) if monotonic() < end => return Ok(VmState::Continue),
+            Ok(()) => || mlua::Error::runtime(format!("the script ran longer than {RUN_MAX:?}")),
+            Err(Spent) => too_long,
+        };
         // From now on each instruction fails: code that catches the error has none left to go on with.
-        lua.set_hook(HookTriggers::new().every_nth_instruction(1), |_, _| Err(too_long()))?;
-        Err(too_long())
+        lua.set_hook(HookTriggers::new().every_nth_instruction(1), move |_, _| Err(error()))?;
+        Err(error())
     })?;
     let (ok, value): (bool, Value) = runner.call(chunk)?;
     Ok(if ok { from_lua(&value, 0)? } else { raised(job, &value) })
+}
+
+/// Counts what a run has done; all clones are one.
+#[derive(Clone, Default)]
+struct Meter(Rc<Cell<u64>>);
+
+impl Steps for Meter {
+    fn pay(&self, steps: usize) -> Result<(), Spent> {
+        self.0.set(self.0.get().saturating_add(steps as u64));
+        if self.0.get() <= INSTRUCTIONS_MAX { Ok(()) } else { Err(Spent) }
+    }
 }
 
 fn too_long() -> mlua::Error {
@@ -171,7 +191,7 @@ fn too_long() -> mlua::Error {
 }
 
 /// Gives the script its world.
-fn prepare(lua: &Lua, job: &Job, host: &Rc<RefCell<Host>>) -> mlua::Result<mlua::Function> {
+fn prepare(lua: &Lua, job: &Job, host: &Rc<RefCell<Host>>, meter: &Meter) -> mlua::Result<mlua::Function> {
     let globals = lua.globals();
     for (name, words) in [("KEYS", &job.eval.keys), ("ARGV", &job.eval.args)] {
         let table = lua.create_table()?;
@@ -196,7 +216,42 @@ fn prepare(lua: &Lua, job: &Job, host: &Rc<RefCell<Host>>) -> mlua::Result<mlua:
     let sha1hex = lua.create_function(|_, text: mlua::LuaString| Ok(sha1_hex(&text.as_bytes())))?;
     let parsed = lua.create_function(|lua, text: mlua::LuaString| json::decode(lua, &text.as_bytes()))?;
     let encoded = lua.create_function(|_, value: Value| json::encode(&value))?;
-    lua.load(PRELUDE).set_name("=prelude").call((raw, sha1hex, parsed, encoded, Value::NULL))
+    let meter = meter.clone();
+    let searched = lua.create_function(move |lua, asked| search(lua, asked, &meter))?;
+    let functions = (raw, sha1hex, parsed, encoded, Value::NULL, searched);
+    lua.load(PRELUDE).set_name("=prelude").call(functions)
+}
+
+/// What a search is for: text and pattern, how many bytes to pass over, and how: `plain` (the pattern is a text), `find` (it
+/// is one if nothing in it is special), `match`, `gmatch` (a leading `^` is no anchor).
+type Asked = (mlua::LuaString, mlua::LuaString, usize, mlua::LuaString);
+
+/// The first and the last byte of the first match, counted from 1, and the captures; nothing; or false and what is wrong
+/// with the pattern.
+fn search(lua: &Lua, (text, pattern, from, how): Asked, meter: &Meter) -> mlua::Result<MultiValue> {
+    let (text, pattern, how) = (text.as_bytes(), pattern.as_bytes(), how.as_bytes());
+    let place = |at: usize| Value::Number(at as f64);
+    let Some(rest) = text.get(from..) else { return Ok(MultiValue::new()) };
+    meter.pay(pattern.len().saturating_mul(STEPS_PER_PATTERN_BYTE)).map_err(|Spent| too_long())?;
+    if how == b"plain" || (how == b"find" && pattern::is_plain(&pattern)) {
+        meter.pay(rest.len()).map_err(|Spent| too_long())?;
+        let found = memchr::memmem::find(rest, &pattern).map(|at| from + at);
+        return Ok(found.into_iter().flat_map(|at| [place(at + 1), place(at + pattern.len())]).collect());
+    }
+    let compiled = match Pattern::new(&pattern, how != b"gmatch") {
+        Ok(compiled) => compiled,
+        Err(problem) => return (false, problem).into_lua_multi(lua),
+    };
+    let found = compiled.find(&text, from, meter).map_err(|Spent| too_long())?;
+    let Some(found) = found else { return Ok(MultiValue::new()) };
+    let mut values = MultiValue::from_iter([place(found.whole.start + 1), place(found.whole.end)]);
+    for capture in found.captures {
+        values.push_back(match capture {
+            Capture::Text(range) => Value::String(lua.create_string(&text[range])?),
+            Capture::Position(at) => place(at + 1),
+        });
+    }
+    Ok(values)
 }
 
 /// SHA-1 in hex, by which a script is known.

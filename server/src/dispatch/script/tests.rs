@@ -190,3 +190,94 @@ fn a_deadline_that_has_come_breaks_the_run_off_even_if_the_script_catches_errors
     let script = "pcall(redis.call, 'get', 'due') return redis.pcall('set', 'k', 'v')";
     assert!(matches!(end(&job(script, &[], &[], false), &content()), Ended::Due));
 }
+
+/// What Lua's own functions answer to each call, without the sandbox.
+fn by_lua(expression: &str) -> String {
+    let lua = mlua::Lua::new();
+    let shown = "local out = {} for at = 1, select('#', ...) do out[at] = tostring((select(at, ...))) end \
+                 return table.concat(out, '|')";
+    lua.load(format!("return (function(...) {shown} end)({expression})")).eval().unwrap()
+}
+
+#[test]
+fn the_functions_on_patterns_are_those_of_lua() {
+    for expression in [
+        "string.find('hello world', 'o w')",
+        "string.find('hello', 'l+', -2)",
+        "string.find('a.b', '.', 2, true)",
+        "string.find('abc', 'x', 1, true)",
+        "string.find('abc', '', 10)",
+        "string.find('a)', ')')",
+        "string.find('abc', '()b()')",
+        "string.find(12345, 34)",
+        "string.match('key=value', '^(%w+)=(.-)$')",
+        "string.match('  trim me ', '^%s*(.-)%s*$')",
+        "string.match('2024-01-31', '(%d+)-(%d+)-(%d+)')",
+        "string.match('abc', '()', 2)",
+        "string.match('abc', 'x')",
+        "('x'):rep(3):match('x-$')",
+        "string.gsub('hello world', 'o', '0')",
+        "string.gsub('hello world', '(%w+)', '<%1>')",
+        "string.gsub('hello world', '%w+', '%0 %0', 1)",
+        "string.gsub('abc', '%w', '%%%0')",
+        "string.gsub('abc', '', '-')",
+        "string.gsub('hello', '%w*', 'x')",
+        "string.gsub('abc', '^a', 'x')",
+        "string.gsub('aaa', '^a', 'x')",
+        "string.gsub('$name is $age', '%$(%w+)', {name = 'lua', age = 5})",
+        "string.gsub('abc', '%w', function(c) if c == 'b' then return '[' .. c .. ']' end end)",
+        "string.gsub('abc', '(a)(b)', function(a, b) return b .. a end)",
+        "string.gsub('abc def', '%f[%w]%w+', string.upper)",
+        "string.gsub('THE (quick) fox', '%((%w+)%)', '<%1>')",
+        "string.gsub('abc', 'b', 7)",
+        "string.gsub('abc', '()', '%1')",
+        "(function() local out = {} for k, v in string.gmatch('a=1, b=2', '(%w+)=(%w+)') do out[#out + 1] = k .. v end \
+         return unpack(out) end)()",
+        "(function() local out = {} for w in ('one two'):gmatch('%a+') do out[#out + 1] = w end return unpack(out) end)()",
+        "(function() local n = 0 for _ in ('abc'):gmatch('') do n = n + 1 end return n end)()",
+    ] {
+        let shown = "local out = {} for at = 1, select('#', ...) do out[at] = tostring((select(at, ...))) end \
+                     return table.concat(out, '|')";
+        let script: &'static str =
+            Box::leak(format!("return (function(...) {shown} end)({expression})").into_boxed_str());
+        assert_eq!(reply(script), Reply::Bulk(by_lua(expression).into()), "{expression}");
+    }
+}
+
+#[test]
+fn a_sort_is_that_of_lua_and_its_comparisons_are_counted() {
+    let sorted = |how: &'static str| {
+        let script = format!("local list = {{3, 1, 2}} table.sort(list{how}) return table.concat(list)");
+        reply(Box::leak(script.into_boxed_str()))
+    };
+    assert_eq!(sorted(""), Reply::Bulk("123".into()));
+    assert_eq!(sorted(", function(a, b) return a > b end"), Reply::Bulk("321".into()));
+    assert!(
+        error("table.sort({1, 2}, 7)").contains("bad argument #2 to 'sort' (function expected, got number)")
+    );
+    // Three billion comparisons, if nobody counted.
+    let long = "local list = {} for at = 1, 1000000 do list[at] = at % 2 end \
+                for _ = 1, 200 do table.sort(list) end";
+    assert!(error(long).contains("instructions") || error(long).contains("longer than"), "{}", error(long));
+}
+
+#[test]
+fn a_pattern_ends_too_and_needs_no_stack() {
+    let slow = "local s = string.rep('a', 60) return string.find(s, string.rep('a*', 12) .. 'b')";
+    assert!(error(slow).contains("instructions"));
+    let caught = "while true do pcall(string.gsub, string.rep('a', 60), string.rep('a*', 12) .. 'b', '') end";
+    assert!(error(caught).contains("instructions"));
+    let deep = "return string.find(string.rep('a', 30000), string.rep('a?', 30000) .. 'b') or 0";
+    assert!(error(deep).contains("instructions"));
+    assert!(error("return string.find('a', string.rep('a?', 300000))").contains("pattern too long"));
+    assert!(error("return string.find('a', '[a')").contains("malformed pattern (missing ']')"));
+    assert!(error("return string.gsub('a', 'a', '%2')").contains("invalid capture index"));
+    assert!(error("return string.gsub('a', 'a', print)").starts_with("ERR "));
+    assert!(error("return ('a'):find()").contains("bad argument #2 to 'find' (string expected, got nil)"));
+}
+
+#[test]
+fn functions_that_take_long_at_one_instruction_end_by_the_clock() {
+    let copies = "local s = string.rep('a', 2^20) while true do local t = string.upper(s) end";
+    assert!(error(copies).contains("longer than 5s"));
+}
