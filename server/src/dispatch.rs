@@ -37,6 +37,7 @@ mod node_ops;
 mod pause;
 pub mod process;
 mod pubsub;
+mod questions;
 mod read;
 pub mod render;
 pub mod replica;
@@ -507,7 +508,7 @@ impl<R: Replica> Dispatcher<R> {
                 (Some(reply), flow)
             }
             Action::PubSub(op) => {
-                let mut replies = self.pub_sub(connection, op);
+                let mut replies = Box::pin(self.pub_sub(connection, op)).await;
                 let last = replies.pop();
                 for reply in &replies {
                     self.emit(connection, Some(slot), reply, sink);

@@ -458,6 +458,9 @@ fn dispatcher(parts: DispatcherParts<Group>) -> Arc<Dispatcher<Group>> {
             dispatcher.deliver(to_shard, channel, message);
         }
     });
+    let asked = Arc::downgrade(&dispatcher);
+    group
+        .on_question(move |words| asked.upgrade().map(|node| node.answer_member(&words)).unwrap_or_default());
     dispatcher
 }
 

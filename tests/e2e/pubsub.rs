@@ -87,6 +87,35 @@ fn a_message_in_a_transaction_and_from_a_script_is_sent_too() {
 }
 
 #[test]
+fn subscribers_are_counted_on_all_nodes() {
+    scenario(3, &[], async |cluster| {
+        let mut listeners = Vec::new();
+        for (at, node) in cluster.nodes.iter().enumerate() {
+            listeners.push(subscriber(node.addr(), true, "SUBSCRIBE news").await?);
+            listeners.push(subscriber(node.addr(), true, &format!("SUBSCRIBE of-{at}")).await?);
+            listeners.push(subscriber(node.addr(), true, "PSUBSCRIBE n*").await?);
+            listeners.push(subscriber(node.addr(), true, &format!("PSUBSCRIBE p-{at}*")).await?);
+            listeners.push(subscriber(node.addr(), true, "SSUBSCRIBE shard").await?);
+        }
+        for node in &cluster.nodes {
+            let mut client = node.client().await?;
+            let counts = client.run("PUBSUB NUMSUB news of-1 none").await?;
+            ensure!(words(&counts) == ["news", ":3", "of-1", ":1", "none", ":0"], "{counts:?}");
+            let channels = words(&client.run("PUBSUB CHANNELS").await?);
+            ensure!(channels == ["news", "of-0", "of-1", "of-2"], "{channels:?}");
+            let channels = words(&client.run("PUBSUB CHANNELS of-*").await?);
+            ensure!(channels == ["of-0", "of-1", "of-2"], "{channels:?}");
+            let patterns = client.run("PUBSUB NUMPAT").await?;
+            ensure!(patterns.as_int() == Some(4), "one pattern of all and one of each: {patterns:?}");
+            let shards = words(&client.run("PUBSUB SHARDNUMSUB shard").await?);
+            ensure!(shards == ["shard", ":3"], "{shards:?}");
+        }
+        drop(listeners);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_subscriber_that_does_not_read_is_closed_and_others_go_on() {
     scenario(1, &[], async |cluster| {
         let _deaf = subscriber(cluster.nodes[0].addr(), true, "SUBSCRIBE flood").await?;

@@ -35,3 +35,34 @@ fn a_limit_holds_on_all_nodes_together() {
         Ok(())
     });
 }
+
+/// A client behind a Service loads a script at one node and calls it at another.
+#[test]
+fn a_script_is_known_to_all_nodes_until_it_is_forgotten() {
+    const SCRIPT: &[u8] = b"return redis.call('incr', KEYS[1])";
+    scenario(3, &[], async |cluster| {
+        let mut clients = Vec::new();
+        for node in &cluster.nodes {
+            clients.push(node.client().await?);
+        }
+        let loaded = clients[0].call(&[&b"SCRIPT"[..], b"LOAD", SCRIPT]).await?;
+        let sha = loaded.as_text().unwrap_or_default();
+        for client in &mut clients {
+            ensure!(client.run(&format!("SCRIPT EXISTS {sha}")).await?.items()[0].as_int() == Some(1));
+        }
+        let count = clients[2].run(&format!("EVALSHA {sha} 1 count")).await?;
+        ensure!(count.as_int() == Some(1), "{count:?}");
+        clients[1].ok("SCRIPT FLUSH").await?;
+        for client in &mut clients {
+            let reply = client.run(&format!("EVALSHA {sha} 1 count")).await?;
+            ensure!(reply.as_error().is_some_and(|text| text.starts_with("NOSCRIPT")), "{reply:?}");
+        }
+        // One that a node has only run is asked for where it is not known, also inside of MULTI.
+        clients[0].call(&[&b"EVAL"[..], SCRIPT, b"1", b"count"]).await?;
+        clients[1].ok("MULTI").await?;
+        clients[1].run(&format!("EVALSHA {sha} 1 count")).await?;
+        let replies = clients[1].run("EXEC").await?;
+        ensure!(replies.items()[0].as_int() == Some(3), "{replies:?}");
+        Ok(())
+    });
+}

@@ -11,6 +11,7 @@ use kvnode_tests::binary;
 use kvnode_tests::cluster::Cluster;
 use kvnode_tests::scenario::scenario;
 use kvnode_tests::tool;
+use kvnode_tests::wait::{SOON, until};
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -104,6 +105,47 @@ fn a_snapshot_of_any_node_restores_into_a_new_cluster() {
         second.leader_client().await?.ok("SET after restore").await?;
         second.kill_and_restart_all().await?;
         ensure!(second.same_content().await?.len() == expected.len() + 1);
+        Ok(())
+    });
+}
+
+/// True if a file or directory below `dir` fits. What goes away meanwhile does not count.
+fn is_below(dir: &Path, fits: &impl Fn(&Path) -> bool) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else { return false };
+    entries.flatten().any(|entry| fits(&entry.path()) || is_below(&entry.path(), fits))
+}
+
+#[test]
+fn a_restore_that_is_killed_begins_anew_and_loses_nothing() {
+    let in_loading = |path: &Path| path.parent().is_some_and(|dir| dir.ends_with("loading"));
+    let moments: [(&str, &dyn Fn(&Path) -> bool); 3] = [
+        ("tables are built", &in_loading),
+        ("the state is there", &|path| path.ends_with("restored.json")),
+        ("tables are built or the state is there", &|path| in_loading(path) || path.ends_with("ready.json")),
+    ];
+    scenario(1, &[], async |cluster| {
+        fill(cluster, 5000).await?;
+        let mut client = cluster.leader_client().await?;
+        for batch in 0..20 {
+            let words: Vec<String> = (0..2000).map(|n| format!("k{batch}-{n} {}", "v".repeat(200))).collect();
+            client.ok(&format!("MSET {}", words.join(" "))).await?;
+        }
+        client.ok("RAFTSNAPSHOT").await?;
+        let expected = cluster.same_content().await?;
+        let state = newest(&cluster.nodes[0].data)?.join("state.bin").display().to_string();
+        let mut second = Cluster::empty(&[])?;
+        let node = kvnode_tests::node::Node::new(second.path(), "node1", &["--restore".into(), state]);
+        second.nodes.push(node);
+        for (what, fits) in moments {
+            let node = &mut second.nodes[0];
+            node.spawn()?;
+            until(what, SOON, async || is_below(&node.data, &fits)).await?;
+            node.kill()?;
+        }
+        second.nodes[0].start().await?;
+        second.await_voters(1).await?;
+        ensure!(second.same_content().await? == expected, "the restored content differs");
+        ensure!(!is_below(&second.nodes[0].data, &in_loading), "what was under construction is still there");
         Ok(())
     });
 }

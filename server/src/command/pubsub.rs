@@ -175,7 +175,7 @@ pub(crate) static PUBSUB: Spec = Spec {
     group: Group::PubSub,
     since: "2.8.0",
     usage: "PUBSUB subcommand",
-    summary: "Container of the questions about this node's subscribers",
+    summary: "Container of the questions about subscribers",
     subcommands: &[
         &PUBSUB_CHANNELS,
         &PUBSUB_HELP,
@@ -192,7 +192,7 @@ const SUB: Spec = Spec {
     reply: ReplyShape::Array,
     group: Group::PubSub,
     since: "2.8.0",
-    difference: "of this node, as in a Redis Cluster",
+    difference: "of all members that can be reached; in a Redis Cluster of one node",
     ..Spec::ROW
 };
 

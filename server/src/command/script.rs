@@ -36,7 +36,7 @@ pub struct Eval {
 pub enum Source {
     /// The request.
     Text(Bytes),
-    /// This node's memory, by SHA-1 in hex.
+    /// The members' memory, by SHA-1 in hex.
     Sha(Bytes),
 }
 
@@ -64,7 +64,7 @@ pub(crate) static EVALSHA: Spec = Spec {
     name: "EVALSHA",
     since: "2.6.0",
     usage: "EVALSHA sha1 numkeys [key [key ...]] [arg [arg ...]]",
-    summary: "Runs a Lua script that this node has seen",
+    summary: "Runs a Lua script that a member has seen",
     parse: |args, _| eval(args, Source::Sha, false),
     ..ROW
 };
@@ -84,7 +84,7 @@ pub(crate) static EVALSHA_RO: Spec = Spec {
     keys: KeyRange::counted(3, 1, &["RO", "access"]),
     since: "7.0.0",
     usage: "EVALSHA_RO sha1 numkeys [key [key ...]] [arg [arg ...]]",
-    summary: "Runs a Lua script that this node has seen and that only reads",
+    summary: "Runs a Lua script that a member has seen and that only reads",
     parse: |args, _| eval(args, Source::Sha, true),
     ..ROW
 };
@@ -107,7 +107,7 @@ pub(crate) static SCRIPT: Spec = Spec {
     group: Group::Scripting,
     since: "2.6.0",
     usage: "SCRIPT subcommand",
-    summary: "Container of the commands about this node's scripts",
+    summary: "Container of the commands about scripts",
     subcommands: &[&SCRIPT_EXISTS, &SCRIPT_FLUSH, &SCRIPT_HELP, &SCRIPT_KILL, &SCRIPT_LOAD],
     ..Spec::CONTAINER
 };
@@ -124,8 +124,8 @@ static SCRIPT_EXISTS: Spec = Spec {
     arity: Arity::AtLeast(3),
     reply: ReplyShape::Array,
     usage: "SCRIPT EXISTS sha1 [sha1 ...]",
-    summary: "Tells which scripts this node has seen",
-    difference: "of this node: each node has its own memory of scripts",
+    summary: "Tells which scripts the members have seen",
+    difference: "of all members that can be reached: scripts are in memory, not in the log",
     parse: |args, _| Ok(Action::Script(ScriptOp::Exists(args.rest()))),
     ..SUB
 };
@@ -134,8 +134,8 @@ static SCRIPT_FLUSH: Spec = Spec {
     name: "SCRIPT|FLUSH",
     arity: Arity::AtLeast(2),
     usage: "SCRIPT FLUSH [ASYNC|SYNC]",
-    summary: "Lets this node forget all scripts",
-    difference: "of this node: each node has its own memory of scripts",
+    summary: "Lets the members forget all scripts",
+    difference: "of all members that can be reached: scripts are in memory, not in the log",
     parse: |args, _| {
         let _ = args.keyword("ASYNC") || args.keyword("SYNC");
         if args.left() > 0 {
@@ -174,8 +174,8 @@ static SCRIPT_LOAD: Spec = Spec {
     arity: Arity::Exactly(3),
     reply: ReplyShape::Bulk,
     usage: "SCRIPT LOAD script",
-    summary: "Lets this node remember a script and returns its SHA-1",
-    difference: "of this node: each node has its own memory of scripts",
+    summary: "Lets the members remember a script and returns its SHA-1",
+    difference: "of all members that can be reached: scripts are in memory, not in the log",
     parse: |args, _| Ok(Action::Script(ScriptOp::Load(args.bytes()?))),
     ..SUB
 };

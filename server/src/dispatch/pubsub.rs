@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::clients::Client;
+use super::questions::Question;
 use super::replica::Replica;
 use super::{Connection, Dispatcher, ReplySink};
 use crate::command::pubsub::Kind;
@@ -230,6 +231,17 @@ impl Registry {
         self.listeners(kind).read().len()
     }
 
+    /// Names of a kind that are listened to, which fit a glob.
+    pub(super) fn names_like(&self, kind: Kind, pattern: Option<&[u8]>) -> Vec<Bytes> {
+        let fits = |name: &&Bytes| pattern.is_none_or(|pattern| glob::matches(pattern, name));
+        self.listeners(kind).read().keys().filter(fits).cloned().collect()
+    }
+
+    /// How many listen to a name.
+    pub(super) fn listening(&self, kind: Kind, name: &Bytes) -> usize {
+        self.listeners(kind).read().get(name).map_or(0, BTreeMap::len)
+    }
+
     /// Closes the clients that listen to a name which they may not: `refused(client, name, is_pattern)`.
     pub(super) fn close_those(&self, refused: impl Fn(&Client, &[u8], bool) -> bool) {
         for kind in Kind::ALL {
@@ -288,7 +300,7 @@ impl<R: Replica> Dispatcher<R> {
     }
 
     /// Performs a messaging command; each name of a subscription has a push of its own.
-    pub(super) fn pub_sub(&self, connection: &mut Connection, op: PubSubOp) -> Vec<Reply> {
+    pub(super) async fn pub_sub(&self, connection: &mut Connection, op: PubSubOp) -> Vec<Reply> {
         match op {
             PubSubOp::Publish { to_shard, channel, message } => {
                 vec![count(self.publish(to_shard, &channel, &message))]
@@ -299,19 +311,37 @@ impl<R: Replica> Dispatcher<R> {
                 .collect(),
             PubSubOp::Unsubscribe { kind, names } => self.unsubscribe(connection, kind, names),
             PubSubOp::Channels(kind, pattern) => {
-                let channels = self.registry.listeners(kind).read();
-                let fits =
-                    |name: &&Bytes| pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, name));
-                vec![Reply::Array(channels.keys().filter(fits).cloned().map(Reply::Bulk).collect())]
+                let names = self.names_everywhere(kind, pattern).await;
+                vec![Reply::Array(names.into_iter().map(Reply::Bulk).collect())]
             }
-            PubSubOp::Subscribers(kind, names) => {
-                let channels = self.registry.listeners(kind).read();
-                let of = |name: &Bytes| channels.get(name).map_or(0, BTreeMap::len);
-                let pairs = names.iter().flat_map(|name| [Reply::Bulk(name.clone()), count(of(name))]);
-                vec![Reply::Array(pairs.collect())]
-            }
-            PubSubOp::Patterns => vec![count(self.registry.names(Kind::Pattern))],
+            PubSubOp::Subscribers(kind, names) => vec![self.subscribers_everywhere(kind, names).await],
+            PubSubOp::Patterns => vec![count(self.names_everywhere(Kind::Pattern, None).await.len())],
         }
+    }
+
+    /// Names of a kind that somebody listens to on any member that can be reached.
+    async fn names_everywhere(&self, kind: Kind, pattern: Option<Bytes>) -> BTreeSet<Bytes> {
+        let mut names: BTreeSet<Bytes> =
+            self.registry.names_like(kind, pattern.as_deref()).into_iter().collect();
+        names.extend(self.ask_members(&Question::Names(kind, pattern)).await.into_iter().flatten());
+        names
+    }
+
+    /// Names, and how many listen to each on all members that can be reached.
+    async fn subscribers_everywhere(&self, kind: Kind, names: Vec<Bytes>) -> Reply {
+        let question = Question::Subscribers(kind, names);
+        let answers = self.ask_members(&question).await;
+        let Question::Subscribers(_, names) = question else { return Reply::Array(Vec::new()) };
+        let told = |at: usize| {
+            let number =
+                |answer: &Vec<Bytes>| std::str::from_utf8(answer.get(at)?).ok()?.parse::<usize>().ok();
+            answers.iter().filter_map(number).fold(0, usize::saturating_add)
+        };
+        let pairs = names.into_iter().enumerate().flat_map(|(at, name)| {
+            let number = self.registry.listening(kind, &name).saturating_add(told(at));
+            [Reply::Bulk(name), count(number)]
+        });
+        Reply::Array(pairs.collect())
     }
 
     fn subscribe(&self, connection: &mut Connection, kind: Kind, name: &Bytes) -> Reply {

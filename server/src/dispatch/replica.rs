@@ -42,6 +42,8 @@ pub trait Replica: Clone + Send + Sync + 'static {
     fn expired_keys(&self) -> u64;
     /// See [`Group::broadcast`].
     fn broadcast(&self, to_shard: bool, channel: &Bytes, message: &Bytes);
+    /// See [`Group::ask`].
+    fn ask(&self, question: &[Bytes]) -> impl Future<Output = Vec<Vec<Bytes>>> + Send;
     /// See [`Group::status`].
     fn status(&self) -> Status;
     /// See [`Group::add_peer`].
@@ -97,6 +99,10 @@ impl Replica for Group {
 
     fn broadcast(&self, to_shard: bool, channel: &Bytes, message: &Bytes) {
         Group::broadcast(self, to_shard, channel, message);
+    }
+
+    async fn ask(&self, question: &[Bytes]) -> Vec<Vec<Bytes>> {
+        Group::ask(self, question).await
     }
 
     fn status(&self) -> Status {

@@ -10,6 +10,9 @@
 //! So all nodes agree whatever the interpreter does, and nothing of Lua is part of the log's form: its version may change
 //! with any release. The price is a second run when another node changes the same keys at the same moment; scripts of
 //! one node with the same keys take turns.
+//!
+//! A client that was told to load a script may come back to any node behind the same address: SCRIPT LOAD tells the others,
+//! and a node that does not know a script asks them before it says so.
 
 mod json;
 mod lua;
@@ -27,6 +30,7 @@ use parking_lot::Mutex;
 use tokio::sync::{MutexGuard, Semaphore};
 
 use super::fault::Fault;
+use super::questions::Question;
 use super::replica::Replica;
 use super::{Connection, Dispatcher};
 use crate::acl::log::Place;
@@ -44,6 +48,8 @@ const RUNS_MAX: usize = 100;
 /// Scripts that a node remembers, and bytes of their texts.
 const SCRIPTS_MAX: usize = 10_000;
 const SCRIPT_BYTES_MAX: usize = 64 << 20;
+/// Digits of a SHA-1.
+const SHA_BYTES: usize = 40;
 /// Bytes of one reply to a script.
 const REPLY_BYTES_MAX: u64 = 64 << 20;
 /// Scripts that run at once: each may take a thread and 64 MiB.
@@ -113,29 +119,18 @@ impl Scripts {
         Some((sha, text))
     }
 
-    /// LOAD, EXISTS, FLUSH.
-    fn keep(&self, op: &ScriptOp) -> Reply {
-        match op {
-            ScriptOp::Load(text) => Reply::Bulk(self.load(text).into()),
-            ScriptOp::Exists(shas) => {
-                let known = |sha: &Bytes| Reply::Integer(i64::from(self.find(sha).is_some()));
-                Reply::Array(shas.iter().map(known).collect())
-            }
-            ScriptOp::Flush => {
-                *self.known.lock() = Known::default();
-                Reply::Ok
-            }
-            // Runs; keeps nothing.
-            ScriptOp::Eval(_) => unknown_script(),
-        }
+    /// The text of a script that is remembered.
+    pub(super) fn text(&self, sha: &[u8]) -> Option<Bytes> {
+        self.find(sha).map(|(_, text)| text)
     }
 
-    /// SHA-1 and text of a script; `None` of one that is not known.
-    fn text_of(&self, script: &Source) -> Option<(String, Bytes)> {
-        match script {
-            Source::Text(text) => Some((self.load(text), text.clone())),
-            Source::Sha(sha) => self.find(sha),
-        }
+    /// Remembers what another member was told to.
+    pub(super) fn remember(&self, text: &Bytes) {
+        self.load(text);
+    }
+
+    pub(super) fn forget(&self) {
+        *self.known.lock() = Known::default();
     }
 
     /// Waits until no other script with one of these keys runs here.
@@ -163,13 +158,62 @@ impl<R: Replica> Dispatcher<R> {
     pub(super) async fn script_op(&self, connection: &mut Connection, op: ScriptOp) -> (Reply, Flow) {
         match op {
             ScriptOp::Eval(eval) => self.eval(connection, eval).await,
-            op => (self.scripts.keep(&op), Flow::Continue),
+            op => (self.keep_scripts(op).await, Flow::Continue),
+        }
+    }
+
+    /// LOAD, EXISTS, FLUSH: on all members that can be reached.
+    async fn keep_scripts(&self, op: ScriptOp) -> Reply {
+        match op {
+            ScriptOp::Load(text) => {
+                let sha = self.scripts.load(&text);
+                self.ask_members(&Question::Remember(text)).await;
+                Reply::Bulk(sha.into())
+            }
+            ScriptOp::Exists(shas) => {
+                self.fetch_scripts(&shas).await;
+                let known = |sha: &Bytes| Reply::Integer(i64::from(self.scripts.find(sha).is_some()));
+                Reply::Array(shas.iter().map(known).collect())
+            }
+            ScriptOp::Flush => {
+                self.scripts.forget();
+                self.ask_members(&Question::Forget).await;
+                Reply::Ok
+            }
+            // Runs; keeps nothing.
+            ScriptOp::Eval(_) => unknown_script(),
+        }
+    }
+
+    /// SHA-1 and text of a script; `None` of one that no member knows.
+    async fn script_of(&self, script: &Source) -> Option<(String, Bytes)> {
+        match script {
+            Source::Text(text) => Some((self.scripts.load(text), text.clone())),
+            Source::Sha(sha) => {
+                if self.scripts.find(sha).is_none() {
+                    self.fetch_scripts(std::slice::from_ref(sha)).await;
+                }
+                self.scripts.find(sha)
+            }
+        }
+    }
+
+    /// Learns from the other members those of the scripts that this node does not know: a client has told them to another.
+    async fn fetch_scripts(&self, shas: &[Bytes]) {
+        let is_sha = |sha: &Bytes| sha.len() == SHA_BYTES && sha.iter().all(u8::is_ascii_hexdigit);
+        let missing: Vec<Bytes> =
+            shas.iter().filter(|sha| is_sha(sha) && self.scripts.find(sha).is_none()).cloned().collect();
+        if missing.is_empty() {
+            return;
+        }
+        // Each is remembered under what its text hashes to, whatever the answer claims.
+        for text in self.ask_members(&Question::Scripts(missing)).await.iter().flatten() {
+            self.scripts.load(text);
         }
     }
 
     async fn eval(&self, connection: &mut Connection, eval: Eval) -> (Reply, Flow) {
-        let found = self.scripts.text_of(&eval.script);
-        let Some((sha, text)) = found else {
+        let Some((sha, text)) = self.script_of(&eval.script).await else {
             return (unknown_script(), Flow::Continue);
         };
         let context = self.context(&connection.session);

@@ -113,6 +113,9 @@ impl Replica for FakeGroup {
         2
     }
     fn broadcast(&self, _: bool, _: &Bytes, _: &Bytes) {}
+    async fn ask(&self, _: &[Bytes]) -> Vec<Vec<Bytes>> {
+        Vec::new()
+    }
     fn expired_keys(&self) -> u64 {
         7
     }

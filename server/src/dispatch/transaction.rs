@@ -209,7 +209,9 @@ impl<R: Replica> Dispatcher<R> {
                     flow = if after == Flow::Close { after } else { flow };
                     reply.unwrap_or(Reply::Nil)
                 }
-                Action::PubSub(op) => self.pub_sub(connection, op).pop().unwrap_or(Reply::Nil),
+                Action::PubSub(op) => {
+                    Box::pin(self.pub_sub(connection, op)).await.pop().unwrap_or(Reply::Nil)
+                }
                 Action::Node(op) => {
                     let (reply, after) = Box::pin(self.node_op(connection, op, None)).await;
                     flow = if after == Flow::Close { after } else { flow };

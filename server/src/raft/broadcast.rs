@@ -1,7 +1,9 @@
-//! Messages of PUBLISH between the members: past the log, at most once.
+//! What the members say to each other past the log, at most once: messages of PUBLISH, and questions about what each node
+//! has in memory only.
 //!
 //! ```text
-//! Group::broadcast -> one PUBLISH frame to each other member -> messages::arrived there -> its subscribers
+//! Group::broadcast -> one PUBLISH frame to each other member  -> Messages::arrived there -> its subscribers
+//! Group::ask       -> one QUESTION frame to each other member -> Messages::answer there, and back
 //! ```
 //!
 //! Nothing is kept or repeated. A connection to each member is opened with the first message and lives as long as the
@@ -9,28 +11,36 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 
 use super::codec::{self, DecodeError, Reader};
 use super::core::Core;
-use super::peer::client::PeerClient;
-use super::peer::messages::{PUBLISH, PUBLISH_TO_SHARD};
+use super::peer::client::{CallError, PeerClient};
+use super::peer::messages::{PUBLISH, PUBLISH_TO_SHARD, QUESTION};
+
+/// Time that the others have for an answer: many round trips, and short for a client that waits while a member is dead.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Takes a message: whether it is for a shard channel, the channel, the text.
 pub(super) type Deliver = Box<dyn Fn(bool, &Bytes, &Bytes) + Send + Sync>;
+/// Answers a question of another member.
+pub(super) type Answer = Box<dyn Fn(Vec<Bytes>) -> Vec<Bytes> + Send + Sync>;
 
 /// Connections for messages, and who takes those that arrive.
 pub(super) struct Messages {
     /// `None` once the node stops: an open connection would outlive it.
     clients: Mutex<Option<BTreeMap<u64, PeerClient>>>,
     deliver: OnceLock<Deliver>,
+    answer: OnceLock<Answer>,
 }
 
 impl Default for Messages {
     fn default() -> Self {
-        Self { clients: Mutex::new(Some(BTreeMap::new())), deliver: OnceLock::new() }
+        Self { clients: Mutex::new(Some(BTreeMap::new())), deliver: OnceLock::new(), answer: OnceLock::new() }
     }
 }
 
@@ -40,32 +50,61 @@ impl Messages {
         let _ = self.deliver.set(deliver);
     }
 
+    pub(super) fn on_question(&self, answer: Answer) {
+        // As above: one node, one answer.
+        let _ = self.answer.set(answer);
+    }
+
     /// Lets the connections go; what is sent from now on reaches nobody else.
     pub(super) fn close(&self) {
         *self.clients.lock() = None;
     }
 
     pub(super) fn broadcast(&self, core: &Core, to_shard: bool, channel: &Bytes, message: &Bytes) {
+        let kind = if to_shard { PUBLISH_TO_SHARD } else { PUBLISH };
+        // The calls are queued at once; their answers tell nothing that could be acted on.
+        drop(self.call_others(core, kind, &|| {
+            let mut body = BytesMut::with_capacity(8 + channel.len() + message.len());
+            codec::put_blob(&mut body, channel);
+            codec::put_blob(&mut body, message);
+            body.freeze()
+        }));
+    }
+
+    /// The answers of the other members, of those that answer within [`PATIENCE`].
+    pub(super) async fn ask(&self, core: &Core, question: &[Bytes]) -> Vec<Vec<Bytes>> {
+        let calls = self.call_others(core, QUESTION, &|| encode_words(question));
+        let answers = calls.into_iter().map(|call| async {
+            let body = tokio::time::timeout(PATIENCE, call).await.ok()?.ok()?;
+            decode_words(body).ok()
+        });
+        join_all(answers).await.into_iter().flatten().collect()
+    }
+
+    /// Queues a call to each other member.
+    fn call_others(
+        &self,
+        core: &Core,
+        kind: u8,
+        body: &dyn Fn() -> Bytes,
+    ) -> Vec<impl Future<Output = Result<Bytes, CallError>> + use<>> {
         let members = core.members.load();
         let others = || members.nodes.iter().filter(|(id, _)| **id != core.local.node_id);
         let mut clients = self.clients.lock();
-        let Some(clients) = clients.as_mut() else { return };
+        let Some(clients) = clients.as_mut() else { return Vec::new() };
         clients.retain(|id, _| members.nodes.contains_key(id));
         if others().next().is_none() {
-            return;
+            return Vec::new();
         }
-        let mut body = BytesMut::with_capacity(8 + channel.len() + message.len());
-        codec::put_blob(&mut body, channel);
-        codec::put_blob(&mut body, message);
-        let body = body.freeze();
-        let kind = if to_shard { PUBLISH_TO_SHARD } else { PUBLISH };
+        let body = body();
+        let mut calls = Vec::new();
         for (id, node) in others() {
             let client = clients.entry(*id).or_insert_with(|| {
                 PeerClient::new(core.local.clone(), *id, node.peer_addr.clone(), &core.tasks)
             });
-            // The call is queued at once; its answer tells nothing that could be acted on.
-            drop(client.call(kind, body.clone()));
+            calls.push(client.call(kind, body.clone()));
         }
+        calls
     }
 
     /// Takes the body of a frame from another member.
@@ -79,6 +118,31 @@ impl Messages {
         }
         Ok(())
     }
+
+    /// Answers the body of a question from another member.
+    pub(super) fn answer(&self, body: Bytes) -> Result<Bytes, DecodeError> {
+        let question = decode_words(body)?;
+        let answer = self.answer.get().map(|answer| answer(question)).unwrap_or_default();
+        Ok(encode_words(&answer))
+    }
+}
+
+/// A question or its answer: `u32` length and bytes of each word.
+pub(super) fn encode_words(words: &[Bytes]) -> Bytes {
+    let mut out = BytesMut::with_capacity(words.iter().map(|word| 4 + word.len()).sum());
+    for word in words {
+        codec::put_blob(&mut out, word);
+    }
+    out.freeze()
+}
+
+pub(super) fn decode_words(body: Bytes) -> Result<Vec<Bytes>, DecodeError> {
+    let mut reader = Reader::new("question", body);
+    let mut words = Vec::new();
+    while !reader.is_empty() {
+        words.push(reader.blob()?);
+    }
+    Ok(words)
 }
 
 #[cfg(test)]
@@ -102,5 +166,19 @@ mod tests {
         assert_eq!(messages.arrived(true, body.clone()), Ok(()));
         assert_eq!(*seen.lock(), [(true, Bytes::from_static(b"news"), Bytes::new())]);
         assert!(messages.arrived(false, body.slice(..body.len() - 1)).is_err());
+    }
+    #[test]
+    fn a_question_is_answered_by_who_was_named_for_it() {
+        let messages = Messages::default();
+        let question = vec![Bytes::from_static(b"who"), Bytes::new()];
+        let nobody = messages.answer(encode_words(&question)).unwrap();
+        assert_eq!(decode_words(nobody), Ok(Vec::new()));
+        messages.on_question(Box::new(|mut words| {
+            words.reverse();
+            words
+        }));
+        let answer = messages.answer(encode_words(&question)).unwrap();
+        assert_eq!(decode_words(answer), Ok(vec![Bytes::new(), Bytes::from_static(b"who")]));
+        assert!(messages.answer(Bytes::from_static(b"\x04\0\0\0who")).is_err());
     }
 }

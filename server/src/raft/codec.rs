@@ -112,6 +112,10 @@ impl Reader {
         Ok(Vote { term: self.u64()?, node: self.u64()?, committed: self.u8()? != 0 })
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     pub(super) fn rest(self) -> Bytes {
         self.bytes
     }

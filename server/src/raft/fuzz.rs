@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 
+use super::broadcast::{decode_words, encode_words};
 use super::codec;
 use super::doubt::Standing;
 use super::members::Verb;
@@ -69,6 +70,11 @@ fn decode(kind: u8, body: &Bytes) {
                 assert_eq!(Verb::decode(verb.encode()), Ok(verb));
             }
         }
+        messages::QUESTION => {
+            if let Ok(words) = decode_words(body.clone()) {
+                assert_eq!(encode_words(&words), *body);
+            }
+        }
         messages::HELLO => {
             if let Ok(told) = Introduction::decode(body.clone()) {
                 assert_eq!(Introduction::decode(told.encode()), Ok(told));
@@ -123,6 +129,11 @@ pub(crate) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ),
         ("peer_frames", "members", with_kind(99, &codec::encode_members(&members))),
         ("peer_frames", "verb", with_kind(messages::JOIN, &join.encode())),
+        (
+            "peer_frames",
+            "question",
+            with_kind(messages::QUESTION, &encode_words(&[Bytes::from_static(b"patterns")])),
+        ),
         ("peer_frames", "append", with_kind(messages::APPEND, &append_seed())),
     ];
     seeds.extend(super::log::fuzz::seeds());

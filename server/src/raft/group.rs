@@ -373,6 +373,17 @@ impl Group {
         self.core.messages.on_message(Box::new(deliver));
     }
 
+    /// Asks all other members something that the log does not know, in words; the answers of those that can be reached and
+    /// are quick. A version that does not know questions gives none.
+    pub async fn ask(&self, question: &[Bytes]) -> Vec<Vec<Bytes>> {
+        self.core.messages.ask(&self.core, question).await
+    }
+
+    /// Says how questions of other members are answered. Only the first call counts.
+    pub fn on_question(&self, answer: impl Fn(Vec<Bytes>) -> Vec<Bytes> + Send + Sync + 'static) {
+        self.core.messages.on_question(Box::new(answer));
+    }
+
     /// Runs a task that ends with the group.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.core.tasks.spawn(task);

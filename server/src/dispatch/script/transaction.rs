@@ -55,7 +55,7 @@ impl<R: Replica> Dispatcher<R> {
             let text = format!("EXECABORT Transaction discarded because {name} cannot stand beside a script");
             return (Reply::Error(text), Flow::Continue);
         }
-        let (parts, keys) = self.parts_of(connection, queue);
+        let (parts, keys) = self.parts_of(connection, queue).await;
         let parts = Arc::new(parts);
         let reply_bytes_max = self.parts.config.limits.reply_bytes_max;
         self.until_it_stands(connection, &keys, watched, |now| {
@@ -67,21 +67,21 @@ impl<R: Replica> Dispatcher<R> {
 
     /// What there is to rehearse, and the keys of the scripts. SCRIPT LOAD and its kin are done on the way: they concern
     /// no data, and a script may be called by what one before it has loaded.
-    fn parts_of(&self, connection: &Connection, queue: &[Queued]) -> (Vec<Part>, Vec<bytes::Bytes>) {
+    async fn parts_of(&self, connection: &Connection, queue: &[Queued]) -> (Vec<Part>, Vec<bytes::Bytes>) {
         let mut context = self.context(&connection.session);
         let (mut parts, mut keys) = (Vec::with_capacity(queue.len()), Vec::new());
         for Queued { action, .. } in queue {
             parts.push(match action {
                 Action::Write(op) => Part::Write(op.clone()),
                 Action::Read(query, view) => Part::Read(query.clone(), view.clone()),
-                Action::Script(ScriptOp::Eval(eval)) => match self.scripts.text_of(&eval.script) {
+                Action::Script(ScriptOp::Eval(eval)) => match self.script_of(&eval.script).await {
                     Some(script) => {
                         keys.extend(eval.keys.iter().cloned());
                         Part::Script(Box::new(self.job(connection, context, script, eval.clone())))
                     }
                     None => Part::Ready(unknown_script()),
                 },
-                Action::Script(op) => Part::Ready(self.scripts.keep(op)),
+                Action::Script(op) => Part::Ready(self.keep_scripts(op.clone()).await),
                 Action::Session(SessionOp::Select(db)) => {
                     context.db = *db;
                     continue;

@@ -32,6 +32,8 @@ pub(in crate::raft) const JOIN: u8 = 15;
 pub(in crate::raft) const PUBLISH_TO_SHARD: u8 = 16;
 /// Asks whether a node is a member, and where it is (`admission`).
 pub(in crate::raft) const VOUCH: u8 = 17;
+/// A question about what the other node has in memory only (`broadcast`).
+pub(in crate::raft) const QUESTION: u8 = 18;
 /// Added to a request's kind in its answer.
 pub(in crate::raft) const ANSWER: u8 = 0x80;
 /// Kind of a frame that says: the request of this id is still being worked at. Not an answer.

@@ -283,6 +283,10 @@ impl Peer {
                     self.core.messages.arrived(kind == messages::PUBLISH_TO_SHARD, body).map_err(text);
                 Box::pin(async move { delivered.map(|()| Bytes::new()) })
             }
+            messages::QUESTION => {
+                let answer = self.core.messages.answer(body).map_err(text);
+                Box::pin(async move { answer })
+            }
             messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
             messages::MEMBER => Box::pin(async move { members::serve_verb(&self.core, body).await }),
             messages::JOIN => Box::pin(async move { members::serve_join(&self.core, self.from, body).await }),
