@@ -33,6 +33,9 @@
 //!
 //! `ARCHITECTURE.md` at the top of the repository tells the life of one command along this line.
 
+#[macro_use]
+pub mod machine;
+
 pub mod audit;
 pub mod cli;
 pub mod clock;
@@ -40,6 +43,8 @@ pub mod config;
 pub mod error;
 pub mod probe;
 pub mod secret;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod telemetry;
 pub mod tls;
 

@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +30,7 @@ use crate::config::{Config, RestoreMissing};
 use crate::dispatch::access::Access;
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::error::{ErrorKind, NodeError};
+use crate::machine::{self, TcpListener};
 use crate::metrics::Metrics;
 use crate::net;
 use crate::probe;
@@ -472,7 +472,7 @@ async fn watch_users(dispatcher: Arc<Dispatcher<Group>>, stop: CancellationToken
             () = tokio::time::sleep(USERS_LOOK) => {}
         }
         let looking = Arc::clone(&dispatcher);
-        match tokio::task::spawn_blocking(move || looking.reload_users(false)).await {
+        match machine::spawn_blocking(move || looking.reload_users(false)).await {
             // A fault is told where it is found.
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "read the users"),

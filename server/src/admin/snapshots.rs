@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::Refusal;
 use super::{Admin, ControlError, SnapshotFile};
+use crate::machine;
 
 const CHUNK_BYTES: u64 = 256 * 1024;
 
@@ -66,7 +67,7 @@ pub(super) async fn state(
         .map_err(|_| ControlError::Busy("too many snapshots are being sent".into()))?;
     let found = admin.snapshots.open(id.clone()).await?;
     let (path, promised) = (found.state.clone(), found.size_bytes);
-    let opened = tokio::task::spawn_blocking(move || {
+    let opened = machine::spawn_blocking(move || {
         let file = File::open(&path)?;
         let size = file.metadata()?.len();
         Ok::<_, std::io::Error>((file, size))
@@ -177,7 +178,7 @@ fn body(file: File, start: u64, end: u64, place: OwnedSemaphorePermit) -> Body {
             return Ok(None);
         };
         let source = Arc::clone(&file);
-        let read = tokio::task::spawn_blocking(move || {
+        let read = machine::spawn_blocking(move || {
             let mut chunk = vec![0; usize::try_from(count).map_err(std::io::Error::other)?];
             source.read_exact_at(&mut chunk, at)?;
             Ok::<_, std::io::Error>(Bytes::from(chunk))

@@ -26,7 +26,7 @@ impl LogClock {
     /// The guess.
     pub(super) fn now(&self) -> UnixMs {
         let seen = *self.seen.lock();
-        match seen.map(|(time, at)| (time, at.elapsed())) {
+        match seen.map(|(time, at)| (time, monotonic().duration_since(at))) {
             Some((time, age)) if age < GOOD_FOR => {
                 UnixMs(time.0.saturating_add(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
             }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
 
 use super::fault::Fault;
 use super::replica::Replica;
@@ -14,6 +13,7 @@ use super::{Connection, Dispatcher, config_table, info, latency, memory, process
 use crate::clock::{UnixMs, monotonic, wall};
 use crate::command::{self, MemoryOp, NodeOp};
 use crate::config::Durability;
+use crate::machine::spawn_blocking;
 use crate::net::Flow;
 use crate::raft::{MemberError, Role, Status};
 use crate::resp::{Reply, Request};

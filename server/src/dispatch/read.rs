@@ -10,6 +10,7 @@ use super::{Connection, Dispatcher, render};
 use crate::clock::{UnixMs, monotonic};
 use crate::command::View;
 use crate::config::Consistency;
+use crate::machine;
 use crate::net::Flow;
 use crate::resp::Reply;
 use crate::store::{Answer, Fatal, Op, Outcome, Query};
@@ -51,7 +52,7 @@ impl<R: Replica> Dispatcher<R> {
             self.parts.group.query(query, now)
         } else {
             let (group, query) = (self.parts.group.clone(), query.clone());
-            match tokio::task::spawn_blocking(move || group.query(&query, now)).await {
+            match machine::spawn_blocking(move || group.query(&query, now)).await {
                 Ok(answer) => answer,
                 Err(error) => Err(Fatal::new("answer a query", error)),
             }

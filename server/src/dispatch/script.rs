@@ -36,6 +36,7 @@ use super::{Connection, Dispatcher};
 use crate::acl::log::Place;
 use crate::clock::UnixMs;
 use crate::command::{Context, Eval, ScriptOp, Source};
+use crate::machine;
 use crate::net::Flow;
 use crate::resp::Reply;
 use crate::store::rehearsal::Fetch;
@@ -276,7 +277,7 @@ impl<R: Replica> Dispatcher<R> {
         let run = move || run(Box::new(move |query| group.query(query, now)));
         // Never closed, so an error cannot come; what it writes is proposed without the permit.
         let permit = self.scripts.running.acquire().await;
-        let ended = tokio::task::spawn_blocking(run).await;
+        let ended = machine::spawn_blocking(run).await;
         drop(permit);
         let ended = ended.map_err(|error| Fault::Refused(format!("the script panicked: {error}")))?;
         match ended {
@@ -318,7 +319,7 @@ impl<R: Replica> Dispatcher<R> {
         let keys = watched.iter().map(|watched| (watched.db, watched.key.clone())).collect();
         let (group, now) = (self.parts.group.clone(), self.log_clock.now());
         let look = move || group.query(&Query::Versions { keys }, now);
-        match tokio::task::spawn_blocking(look).await {
+        match machine::spawn_blocking(look).await {
             Ok(Ok(Answer::Versions(versions))) => {
                 Ok(versions.iter().eq(watched.iter().map(|watched| &watched.version)))
             }

@@ -29,7 +29,6 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +36,7 @@ use super::budget::{Budget, FREE_BYTES, Share};
 use super::signal::Signal;
 use super::{Flow, Handler, Stats};
 use crate::config::Limits;
+use crate::machine::{self, TcpStream};
 use crate::resp::reply::append;
 use crate::resp::{DecoderLimits, Protocol, ProtocolError, Reply, Request, RequestDecoder};
 use crate::tls::TlsStream;
@@ -122,7 +122,7 @@ pub(super) trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send {
 
 impl ClientStream for TcpStream {
     fn hold_for_end(&self) {
-        if let Err(error) = rustix::net::sockopt::set_tcp_cork(self, true) {
+        if let Err(error) = machine::cork(self) {
             tracing::debug!(%error, "set TCP_CORK");
         }
     }

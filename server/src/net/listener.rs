@@ -21,7 +21,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +30,7 @@ use super::budget::Budget;
 use super::connection::{ClientStream, Connection, End, Shared};
 use super::{Handler, Stats};
 use crate::config::Limits;
+use crate::machine::{self, TcpListener, TcpStream};
 use crate::tls::{Certificate, Credentials};
 
 #[cfg(test)]
@@ -303,17 +303,10 @@ impl<H: Handler> ClientTask<H> {
 
 /// Sets what a client socket needs; a refusal costs speed or a late notice, so it is only told.
 fn prepare(stream: &TcpStream) {
-    use rustix::net::sockopt;
-    let keepalive = || -> rustix::io::Result<()> {
-        sockopt::set_socket_keepalive(stream, true)?;
-        sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
-        sockopt::set_tcp_keepintvl(stream, KEEPALIVE / 3)?;
-        sockopt::set_tcp_keepcnt(stream, 3)
-    };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "set TCP_NODELAY");
     }
-    if let Err(error) = keepalive() {
+    if let Err(error) = machine::keep_alive(stream, KEEPALIVE) {
         tracing::debug!(%error, "set keepalive");
     }
 }

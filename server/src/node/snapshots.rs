@@ -8,12 +8,12 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use kvnode_api::members::Done;
 use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
 
 use crate::admin::{Answer, ControlError, SnapshotControl, SnapshotFile};
 use crate::clock::{self, UnixMs};
 use crate::config::{Config, Consistency};
 use crate::dispatch::{Saved, SnapshotService};
+use crate::machine::spawn_blocking;
 use crate::metrics::Latency;
 use crate::raft::Group;
 use crate::snapshot::{self, Catalog, ExportContext, Meta, SnapshotError};

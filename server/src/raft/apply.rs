@@ -9,16 +9,16 @@
 //! Invariant: before any flush or checkpoint the Raft log is synced, so the state on disk never reaches beyond the
 //! log on disk, at every durability level (openraft may apply what this node has not flushed yet).
 
+mod runner;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use self::runner::Runner;
 use super::log::RaftLog;
 use super::resolver::Resolver;
 use super::stages::Moments;
@@ -62,9 +62,8 @@ enum Job {
 /// Sends jobs to the apply thread.
 #[derive(Clone)]
 pub(super) struct ApplyHandle {
-    jobs: SyncSender<Job>,
+    runner: Runner,
     applied: watch::Receiver<Option<LogId>>,
-    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// What the thread needs beside its jobs.
@@ -82,11 +81,9 @@ impl ApplyHandle {
         log: Arc<RaftLog>,
         resolver: Arc<Resolver>,
     ) -> std::io::Result<Self> {
-        let (jobs, queue) = sync_channel(JOBS_MAX);
         let (progress, seen) = watch::channel(applier.position().0);
         let worker = Worker { applier, log, resolver, applied: progress };
-        let thread = thread::Builder::new().name("kvnode-apply".into()).spawn(move || worker.run(&queue))?;
-        Ok(Self { jobs, applied: seen, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self { runner: Runner::start(worker)?, applied: seen })
     }
 
     /// Last applied entry, as something to wait on.
@@ -102,7 +99,7 @@ impl ApplyHandle {
     async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, Fatal> {
         let (reply, answer) = oneshot::channel();
         let stopped = || Fatal::new("reach the apply thread", "it has stopped");
-        self.jobs.send(job(reply)).map_err(|_| stopped())?;
+        self.runner.send(job(reply)).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -130,60 +127,46 @@ impl ApplyHandle {
     }
 
     /// Makes everything durable, ends the thread and waits for its end. Cancel safe.
-    ///
-    /// The thread lets RocksDB go behind its answer, and a process that exits meanwhile is aborted by RocksDB's own
-    /// clean-up ("pthread lock: Invalid argument").
     pub(super) async fn stop(&self) -> Result<(), Fatal> {
         let stopped = self.ask(|reply| Job::Stop { reply }).await;
-        let Some(thread) = self.thread.lock().take() else { return stopped };
-        let (ended, wait) = oneshot::channel();
-        // On a thread of its own and not the runtime's, which could not end before it if the caller loses patience.
-        let join = move || {
-            if thread.join().is_err() {
-                tracing::error!("the thread kvnode-apply panicked");
-            }
-            let _ = ended.send(());
-        };
-        if thread::Builder::new().name("kvnode-join".into()).spawn(join).is_ok() {
-            let _ = wait.await;
-        }
+        self.runner.ended().await;
         stopped
     }
 }
 
 impl Worker {
-    fn run(mut self, queue: &Receiver<Job>) {
-        while let Ok(job) = queue.recv() {
-            match job {
-                Job::Apply { entries, committed, reply } => {
-                    let result = self.apply(&entries, committed);
-                    let _ = reply.send(result);
-                }
-                Job::Flush { reply } => {
-                    let result = self.flush(false).map(|()| self.applier.position());
-                    let _ = reply.send(result);
-                }
-                Job::CheckFlush { reply } => {
-                    let _ = reply.send(self.sync_log().and_then(|()| self.applier.check_flush()));
-                }
-                Job::Checkpoint { into, reply } => {
-                    let result = self.sync_log().and_then(|()| self.applier.checkpoint(&into));
-                    let _ = reply.send(result);
-                }
-                Job::Install { from, reply } => {
-                    let result = self.applier.install(&from).map(|()| {
-                        self.resolver.skipped();
-                        self.publish();
-                        self.applier.position()
-                    });
-                    let _ = reply.send(result);
-                }
-                Job::Stop { reply } => {
-                    let _ = reply.send(self.flush(true));
-                    return;
-                }
+    /// Does one job. False once it was the last.
+    fn perform(&mut self, job: Job) -> bool {
+        match job {
+            Job::Apply { entries, committed, reply } => {
+                let result = self.apply(&entries, committed);
+                let _ = reply.send(result);
+            }
+            Job::Flush { reply } => {
+                let result = self.flush(false).map(|()| self.applier.position());
+                let _ = reply.send(result);
+            }
+            Job::CheckFlush { reply } => {
+                let _ = reply.send(self.sync_log().and_then(|()| self.applier.check_flush()));
+            }
+            Job::Checkpoint { into, reply } => {
+                let result = self.sync_log().and_then(|()| self.applier.checkpoint(&into));
+                let _ = reply.send(result);
+            }
+            Job::Install { from, reply } => {
+                let result = self.applier.install(&from).map(|()| {
+                    self.resolver.skipped();
+                    self.publish();
+                    self.applier.position()
+                });
+                let _ = reply.send(result);
+            }
+            Job::Stop { reply } => {
+                let _ = reply.send(self.flush(true));
+                return false;
             }
         }
+        true
     }
 
     fn apply(&mut self, entries: &[Committed], committed: Instant) -> Result<Vec<Vec<Outcome>>, Fatal> {
@@ -216,6 +199,9 @@ impl Worker {
     }
 
     fn sync_log(&self) -> Result<(), Fatal> {
+        if planted!("state-ahead-of-log") {
+            return Ok(());
+        }
         self.log.sync().map_err(|e| Fatal::new("sync the log before a flush of the state", e))
     }
 

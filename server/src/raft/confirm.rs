@@ -82,7 +82,8 @@ impl Electorate {
     fn of(membership: &RaftMembership, own: u64) -> Option<Self> {
         let [voters] = membership.get_joint_config().as_slice() else { return None };
         let others: Vec<u64> = voters.iter().copied().filter(|id| *id != own).collect();
-        (others.len() < voters.len()).then_some(Self { needed: voters.len() / 2, others })
+        let needed = if planted!("read-without-quorum") { 0 } else { voters.len() / 2 };
+        (others.len() < voters.len()).then_some(Self { needed, others })
     }
 }
 
@@ -216,7 +217,8 @@ pub(super) fn answer(core: &Core, body: Bytes) -> Result<Bytes, DecodeError> {
     let mut reader = Reader::new("confirmation", body);
     let asked = (reader.u64()?, reader.u64()?);
     reader.end()?;
-    let is_so = core.log.vote().is_some_and(|vote| (vote.term, vote.node) == asked);
+    let is_so = planted!("confirm-without-a-look")
+        || core.log.vote().is_some_and(|vote| (vote.term, vote.node) == asked);
     Ok(Bytes::from_static(if is_so { &[1] } else { &[0] }))
 }
 

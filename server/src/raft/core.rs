@@ -107,7 +107,8 @@ impl Core {
 
     /// False from the start of a hand-over until one lease later.
     pub(super) fn lease_is_safe(&self) -> bool {
-        self.no_lease_until.load().as_ref().is_none_or(|until| **until <= clock::monotonic())
+        planted!("lease-kept-over-transfer")
+            || self.no_lease_until.load().as_ref().is_none_or(|until| **until <= clock::monotonic())
     }
 
     pub(super) fn suspend_lease(&self) {
@@ -118,7 +119,9 @@ impl Core {
     /// votes: a leader that still holds that lease cannot be replaced meanwhile.
     pub(super) fn may_vote(&self) -> bool {
         let alone = self.members.load().nodes.len() <= 1;
-        alone || clock::monotonic().duration_since(self.started) >= self.lease()
+        alone
+            || planted!("vote-right-after-restart")
+            || clock::monotonic().duration_since(self.started) >= self.lease()
     }
 
     /// Returns when the Raft core has stopped, by shutdown or by an error.

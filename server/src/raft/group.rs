@@ -22,6 +22,7 @@ use super::stages::Stages;
 use super::types::from_raft;
 use super::{housekeeping, log};
 use crate::config::Consistency;
+use crate::machine;
 use crate::store::{Fatal, LogId, Op, Outcome, Store};
 
 /// Tasks of a group that stops are awaited for this long; all of them end by a token.
@@ -519,7 +520,7 @@ impl Group {
         core.store.give_up_waiting();
         core.apply.stop().await?;
         let log = core.log.clone();
-        let closed = tokio::task::spawn_blocking(move || log.close()).await;
+        let closed = machine::spawn_blocking(move || log.close()).await;
         core.tasks.close();
         // Then the files are free, so that a program that embeds a node can open them again.
         if tokio::time::timeout(TASKS_STOP, core.tasks.wait()).await.is_err() {

@@ -35,6 +35,7 @@ use crate::store::LogId;
 
 const FORMAT: u32 = 1;
 const FILE: &str = "life.json";
+#[cfg(not(feature = "sim"))]
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +90,16 @@ fn may_have_lost(before: Option<&Record>, now: &Record, found: Found) -> bool {
     before.in_doubt || !(found.clean || synced || survived)
 }
 
+#[cfg(not(feature = "sim"))]
+fn boot_id() -> Option<String> {
+    fs::read_to_string(BOOT_ID).ok().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+#[cfg(feature = "sim")]
+fn boot_id() -> Option<String> {
+    Some(crate::sim::boot_id())
+}
+
 impl Life {
     /// Judges the life before and begins a new one, durably.
     pub(super) fn begin(
@@ -112,10 +123,7 @@ impl Life {
             format: FORMAT,
             node_id,
             durability: name(durability).to_owned(),
-            boot_id: fs::read_to_string(BOOT_ID)
-                .ok()
-                .map(|id| id.trim().to_owned())
-                .filter(|id| !id.is_empty()),
+            boot_id: boot_id(),
             log: format!("{}-{}", log.dev(), log.ino()),
             in_doubt: false,
             floor: None,

@@ -12,7 +12,6 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
 use super::codec;
@@ -21,6 +20,7 @@ use super::log::{Done, LogError, RaftLog};
 use super::types::{
     Entry, RaftLogId, RaftVote, TypeConfig, from_raft, to_raft, vote_from_raft, vote_to_raft,
 };
+use crate::machine::spawn_blocking;
 use crate::store::LogId;
 
 /// Bytes of entries that one append request to a follower carries, and one step of a replay.

@@ -25,6 +25,8 @@ pub(crate) mod fuzz;
 pub mod group;
 mod housekeeping;
 mod identity;
+#[cfg(feature = "sim")]
+mod inspect;
 mod joining;
 mod life;
 pub mod log;
@@ -51,6 +53,8 @@ pub use group::{
 };
 pub use identity::IdentityError;
 pub(crate) use identity::replace_file;
+#[cfg(feature = "sim")]
+pub use inspect::Inspection;
 pub use seed::{OpenRestore, Restore, RestoreRecords};
 pub use stages::Stages;
 pub use start::{Addresses, StartError, format, start};

@@ -351,6 +351,11 @@ impl Task {
         let stopped = written.is_err();
         let core = self.core.clone();
         self.in_flight.push(Box::pin(async move {
+            if planted!("reply-before-commit") {
+                core.resolver.forget(sequence);
+                let outcomes = vec![Outcome::Ok; count_ops(&calls)];
+                return Settled { sequence, calls, sent, fate: Fate::Applied(outcomes, Stages::default()) };
+            }
             let rejected = async move {
                 match answer.await {
                     Ok(Err(ClientWriteError::ForwardToLeader(_))) => true,
@@ -513,6 +518,10 @@ async fn settle_forwarded(
         }
         // It may be in the log: only the local apply can tell.
         Ok(Ok(Forwarded::Unknown) | Err(_)) | Err(CallError::Lost(_) | CallError::Refused(_)) => {
+            if planted!("lost-batch-proposed-again") {
+                core.resolver.forget(sequence);
+                return Fate::NotProposed;
+            }
             if let Ok(resolution) = timeout(RESOLVE_MAX, resolved).await {
                 return fate_of(resolution, there);
             }
@@ -529,6 +538,7 @@ fn fate_of(
     match resolution {
         Ok(Resolution::Applied(outcomes, moments)) => Fate::Applied(outcomes, stages(moments)),
         Ok(Resolution::Never) => Fate::NotProposed,
+        Ok(Resolution::Unknown) if planted!("skipped-batch-proposed-again") => Fate::NotProposed,
         Ok(Resolution::Unknown) => Fate::Unknown("the state was replaced by a checkpoint meanwhile".into()),
         Err(_) => Fate::Unknown("the node is stopping".into()),
     }

@@ -67,6 +67,7 @@ impl Reader {
         }
         match level {
             Consistency::Low => Ok(()),
+            _ if planted!("follower-reads-unconfirmed") => Ok(()),
             Consistency::Medium if self.leader.borrow().id == Some(self.core.local.node_id) => {
                 let term = self.leader.borrow().term;
                 let hold = self.core.config.timing.hold_without_leader;
@@ -111,7 +112,8 @@ pub(super) async fn leader_read_index(core: &Core) -> Option<LogId> {
     let lease_allowed = core.config.read_policy == ReadPolicy::Lease && core.lease_is_safe();
     if lease_allowed {
         // 0.8 of the lease: the rest is for the difference between two monotonic clocks.
-        let age = core.config.timing.election_timeout_max.mul_f32(0.8);
+        let part = if planted!("lease-too-long") { 3.0 } else { 0.8 };
+        let age = core.config.timing.election_timeout_max.mul_f32(part);
         let option = LinearizerOption::new(Some(age), true);
         if let Ok((id, _)) = core.raft.get_read_log_id(option).await {
             return Some(from_raft(id.log_id()));
@@ -220,6 +222,9 @@ impl Rounds {
     }
 
     async fn wait_applied(&self, id: LogId, deadline: Option<Instant>) -> bool {
+        if planted!("read-before-apply") {
+            return true;
+        }
         let mut applied = self.core.apply.applied();
         let reached = applied.wait_for(|at| at.is_some_and(|at| at.index >= id.index));
         let limit = deadline.map_or(ROUND_MAX, |at| at.saturating_duration_since(clock::monotonic()));

@@ -9,7 +9,6 @@ use std::sync::atomic::AtomicU64;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use openraft::SnapshotPolicy;
 use openraft::errors::{InitializeError, RaftError};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +37,7 @@ use super::types::{Node, Raft};
 use super::{housekeeping, joining, members, sweep};
 use crate::clock;
 use crate::config::{Config, Formation};
+use crate::machine::TcpListener;
 use crate::store::{Applier, Fatal, Store, StoreOptions};
 use crate::tls::Credentials;
 
@@ -218,6 +218,8 @@ impl Dirs {
         for dir in [&self.log, &self.state, &self.checkpoints] {
             let doing = format!("empty {}", dir.display());
             fs::remove_dir_all(dir).map_err(|error| StartError::Io { doing, error })?;
+            #[cfg(feature = "sim")]
+            crate::sim::forget(dir);
         }
         self.create()
     }
@@ -304,7 +306,7 @@ fn raft_config(config: &Config, in_doubt: bool) -> Result<openraft::Config, Star
         enable_elect: !in_doubt,
         // A leader commits by its followers' disks while its own write is still on the way. Restarted into the same
         // term it could number new entries like committed ones that it lost, so it must win an election first.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted!("leader-restored")),
         backoff: "50ms".into(),
         ..openraft::Config::default()
     };

@@ -172,13 +172,20 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = Checkpoint;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot4, io::Error> {
+        if planted!("purge-before-flush") {
+            let position = (self.store.applied(), self.reported.lock().1.clone());
+            raise(&mut self.reported.lock(), &position);
+            return Ok(Snapshot { meta: snapshot_meta(&position)?, snapshot: Checkpoint::Local });
+        }
         let position = self.apply.flush().await.map_err(io_error)?;
         let mut poll = tokio::time::interval(Duration::from_millis(5));
         // The flush runs in the engine's own threads; its end is seen as a position.
         let mut looked = clock::monotonic();
         while self.store.durable() < position.0 {
             poll.tick().await;
-            if self.store.disk_error().is_some() && looked.elapsed() >= LOOK_AFTER_FLUSH {
+            if self.store.disk_error().is_some()
+                && clock::monotonic().duration_since(looked) >= LOOK_AFTER_FLUSH
+            {
                 // Want of space is waited for; any other failure ends the node here, not at some later flush.
                 self.apply.check_flush().await.map_err(io_error)?;
                 looked = clock::monotonic();

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::proposer::Proposer;
+use crate::machine;
 use crate::store::Op;
 
 /// Between two looks while nothing is due.
@@ -41,7 +42,7 @@ pub(super) async fn sweep(core: Arc<Core>, proposer: Proposer) {
 /// Removes one batch; true if there is more.
 async fn batch(core: &Arc<Core>, proposer: &Proposer) -> bool {
     let (store, now) = (core.store.clone(), core.log_time());
-    let due = tokio::task::spawn_blocking(move || store.due(now, KEYS_MAX, BYTES_MAX)).await;
+    let due = machine::spawn_blocking(move || store.due(now, KEYS_MAX, BYTES_MAX)).await;
     let keys = match due {
         Ok(Ok(keys)) => keys,
         Ok(Err(error)) => {

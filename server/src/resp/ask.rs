@@ -7,7 +7,8 @@ use redis_protocol::resp2::decode::decode_bytes;
 use redis_protocol::resp2::encode::extend_encode;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+
+use crate::machine::TcpStream;
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 3 * 1024;

@@ -173,6 +173,10 @@ impl Generation {
         }
         if let Some(id) = state.applied {
             batch.put_cf(meta, meta::APPLIED_KEY, meta::encode_applied(id, state.log_time));
+            if planted!("applied-id-one-ahead") {
+                let ahead = super::LogId { index: id.index + 1, ..id };
+                batch.put_cf(meta, meta::APPLIED_KEY, meta::encode_applied(ahead, state.log_time));
+            }
         }
         Ok(())
     }
@@ -367,6 +371,13 @@ impl Settler {
 
     /// Has a database settled, soon.
     pub(crate) fn call(&self, live: &Arc<Live>) {
+        if cfg!(feature = "sim") {
+            // There are no threads in the simulation.
+            if let Err(error) = live.settle(&|| false) {
+                tracing::error!(%error, "settle state");
+            }
+            return;
+        }
         if let Some(calls) = &self.calls {
             // A full queue holds a call that does as well.
             let _ = calls.try_send(live.clone());

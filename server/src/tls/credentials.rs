@@ -13,7 +13,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -22,6 +21,7 @@ use super::files::{Contents, Files, Fingerprint, TlsError};
 use super::refusals::Refusals;
 use super::{TlsStream, Use};
 use crate::clock::{self, UnixMs};
+use crate::machine::TcpStream;
 
 /// Time for a handshake, waiting for a place included.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -29,7 +29,6 @@ pub(crate) mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +38,7 @@ pub use credentials::{Asks, Credentials};
 pub use files::TlsError;
 
 use crate::config::{ClientAuth, Config, PeerTls};
+use crate::machine::{self, TcpStream};
 use files::Files;
 
 /// An encrypted connection, whoever dialled it.
@@ -118,7 +118,7 @@ impl Tls {
         while stop.run_until_cancelled(look.tick()).await.is_some() {
             let all: Vec<_> = self.all().cloned().collect();
             // A mounted volume may hang; the node must not. An unfinished look ends with the process.
-            let looked = tokio::task::spawn_blocking(move || all.iter().for_each(|one| one.look()));
+            let looked = machine::spawn_blocking(move || all.iter().for_each(|one| one.look()));
             if stop.run_until_cancelled(looked).await.is_none() {
                 return;
             }

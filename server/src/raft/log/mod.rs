@@ -50,9 +50,15 @@ mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 pub(in crate::raft) mod fuzz;
 mod index;
+#[cfg(any(test, feature = "sim"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "the tests of the log ask for more of it"))]
+pub(crate) mod mem_disk;
 mod open;
+#[cfg(not(feature = "sim"))]
+mod os_disk;
 mod read;
 mod recovery;
+mod runner;
 mod segment;
 mod state;
 mod stats;
@@ -63,7 +69,6 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -75,6 +80,7 @@ use crate::store::LogId;
 pub use error::LogError;
 pub use stats::LogStats;
 
+use runner::Runner;
 use segment::index_of;
 use state::{Inner, Life, Op, Shared};
 
@@ -166,7 +172,7 @@ pub struct RaftLog {
     queue_bytes_max: usize,
     /// One at a time removes files.
     unlinking: Mutex<()>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    runner: Runner,
 }
 
 impl RaftLog {
@@ -275,7 +281,7 @@ impl RaftLog {
     pub fn purge(&self, upto: LogId) -> Result<(), LogError> {
         let (done, wait) = waiter();
         let purged = self.begin_purge(upto, done)?;
-        wait.recv().unwrap_or(Err(LogError::Closed))?;
+        self.runner.wait(&wait)?;
         self.unlink(purged)
     }
 
@@ -358,7 +364,7 @@ impl RaftLog {
         let (done, wait) = waiter();
         inner.push(Op::Sync(done));
         self.wake(inner);
-        wait.recv().unwrap_or(Err(LogError::Closed))
+        self.runner.wait(&wait)
     }
 
     /// Bytes in all segments.
@@ -415,17 +421,12 @@ impl RaftLog {
         self.shared.work.notify_all();
         self.shared.space.notify_all();
         self.shared.room.notify_all();
-        let Some(writer) = self.writer.lock().take() else { return };
-        // A callback may hold the last reference: the writer cannot wait for itself.
-        if writer.thread().id() != std::thread::current().id() {
-            // A panic of the writer has been turned into an error already.
-            let _ = writer.join();
-        }
+        self.runner.end();
     }
 
     fn wake(&self, inner: MutexGuard<'_, Inner>) {
         drop(inner);
-        self.shared.work.notify_one();
+        self.runner.wake(&self.shared);
     }
 }
 

@@ -1,17 +1,19 @@
 //! Opening: recovery, the first segment of a fresh log, the writer thread.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::disk::{Disk, OsDisk};
+use super::disk::Disk;
 use super::error::{LogError, is_full};
 use super::frame::{BatchEncoder, Kind, SEAL_BYTES};
 use super::index::{Cache, Ids, Places};
+#[cfg(not(feature = "sim"))]
+use super::os_disk::OsDisk;
 use super::recovery::{Replayed, replay};
+use super::runner::Runner;
 use super::segment::{HEADER_BYTES, Header, Marks, Segment};
 use super::state::{Inner, Life, Shared, Tuning};
 use super::stats::LogStats;
@@ -29,9 +31,7 @@ impl RaftLog {
     /// [`LogError::DiskFull`] when not even the first segment fits; [`LogError::Io`].
     #[allow(clippy::needless_pass_by_value, reason = "options are made for one log")]
     pub fn open(options: LogOptions) -> Result<(Arc<Self>, Recovered), LogError> {
-        let disk = OsDisk::open(&options.dir)
-            .map_err(|error| LogError::io("make the directory", options.dir.clone(), &error))?;
-        Self::open_on(Arc::new(disk), &options, Tuning::default())
+        Self::open_on(disk_of(&options.dir)?, &options, Tuning::default())
     }
 
     /// Opens on any disk.
@@ -70,15 +70,26 @@ impl RaftLog {
         if recovered.clean {
             writer.take_clean_back()?;
         }
-        let thread = spawn(writer, options.group)?;
         let log = Self {
             shared,
             queue_bytes_max: options.queue_bytes_max,
             unlinking: Mutex::new(()),
-            writer: Mutex::new(Some(thread)),
+            runner: Runner::start(writer, options.group)?,
         };
         Ok((Arc::new(log), recovered))
     }
+}
+
+#[cfg(not(feature = "sim"))]
+fn disk_of(dir: &Path) -> Result<Arc<dyn Disk>, LogError> {
+    let disk =
+        OsDisk::open(dir).map_err(|error| LogError::io("make the directory", dir.to_owned(), &error))?;
+    Ok(Arc::new(disk))
+}
+
+#[cfg(feature = "sim")]
+fn disk_of(dir: &Path) -> Result<Arc<dyn Disk>, LogError> {
+    Ok(Arc::new(crate::sim::disk(dir)))
 }
 
 fn share(disk: Arc<dyn Disk>, options: &LogOptions, replayed: Replayed) -> Shared {
@@ -149,20 +160,6 @@ fn activate(disk: &dyn Disk, replayed: &Replayed) -> Result<Active, LogError> {
         synced: segment.end,
         capacity: segment.file.len().map_err(failed)?,
     })
-}
-
-fn spawn(writer: Writer, group: u32) -> Result<std::thread::JoinHandle<()>, LogError> {
-    let shared = Arc::clone(&writer.shared);
-    let body = move || {
-        if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-            let cause = "the writer thread panicked".to_owned();
-            let error = LogError::Io { doing: "write", path: shared.disk.path(""), cause };
-            shared.fail(&error);
-            shared.refuse(Vec::new(), &error);
-        }
-    };
-    let named = std::thread::Builder::new().name(format!("raft-log-{group}"));
-    named.spawn(body).map_err(|error| LogError::io("start the writer thread of", PathBuf::new(), &error))
 }
 
 impl Writer {

@@ -19,7 +19,7 @@ use super::error::{LogError, is_full};
 use super::frame::{BATCH_END_BYTES, BatchEncoder, CONTROL_BYTES_MAX, Kind, SEAL_BYTES, entry_bytes};
 use super::index::Place;
 use super::segment::{HEADER_BYTES, Header, Marks, Segment, UNFINISHED, file_name, index_of};
-use super::state::{Life, Op, Queued, Shared, Tuning};
+use super::state::{Inner, Life, Op, Queued, Shared, Tuning};
 use crate::clock;
 use crate::config::Durability;
 use crate::store::LogId;
@@ -82,50 +82,55 @@ impl Writer {
     /// Runs until the log is closed, dropped or dead.
     pub(super) fn run(mut self) {
         loop {
-            match self.take() {
-                Work::Batch { mut ops, committed } => match self.commit(&mut ops, committed) {
-                    Ok(()) => {}
-                    Err(Halt::Dead(error)) => return self.die(ops, &error),
-                    Err(Halt::Full(error)) => {
-                        self.refuse(ops, &error);
-                        let draining = self.shared.inner.lock().life == Life::Draining;
-                        return self.end(draining);
-                    }
-                },
-                Work::SyncDue => {
-                    if let Err(error) = self.sync() {
-                        return self.die(Vec::new(), &error);
-                    }
-                }
-                Work::End { clean } => return self.end(clean),
+            let work = self.take();
+            if !self.perform(work) {
+                return;
             }
         }
     }
 
+    /// Does what there is to do now, without waiting. False once the log has ended.
+    #[cfg(feature = "sim")]
+    pub(super) fn step(&mut self) -> bool {
+        let work = self.ready(&mut self.shared.inner.lock());
+        work.is_none_or(|work| self.perform(work))
+    }
+
+    /// Something is queued.
+    #[cfg(feature = "sim")]
+    pub(super) fn has_work(&self) -> bool {
+        !self.shared.inner.lock().queue.is_empty()
+    }
+
+    /// Does one piece of work. False once the log has ended.
+    fn perform(&mut self, work: Work) -> bool {
+        match work {
+            Work::Batch { mut ops, committed } => match self.commit(&mut ops, committed) {
+                Ok(()) => true,
+                Err(Halt::Dead(error)) => self.die(ops, &error),
+                Err(Halt::Full(error)) => {
+                    self.refuse(ops, &error);
+                    let draining = self.shared.inner.lock().life == Life::Draining;
+                    self.end(draining)
+                }
+            },
+            Work::SyncDue => match self.sync() {
+                Ok(()) => true,
+                Err(error) => self.die(Vec::new(), &error),
+            },
+            Work::End { clean } => self.end(clean),
+        }
+    }
+
     /// Waits for work.
-    fn take(&mut self) -> Work {
+    fn take(&self) -> Work {
         let mut inner = self.shared.inner.lock();
         loop {
-            if inner.life == Life::Abandoned {
-                return Work::End { clean: false };
-            }
-            if !inner.queue.is_empty() {
-                let mut ops = Vec::new();
-                let mut bytes = 0;
-                while bytes < self.tuning.batch_bytes_max
-                    && let Some(queued) = inner.queue.pop_front()
-                {
-                    bytes += queued.op.queue_bytes();
-                    ops.push(queued);
-                }
-                return Work::Batch { ops, committed: inner.committed };
-            }
-            if inner.life == Life::Draining {
-                return Work::End { clean: true };
+            if let Some(work) = self.ready(&mut inner) {
+                return work;
             }
             match self.sync_due_in() {
                 None => self.shared.work.wait(&mut inner),
-                Some(left) if left.is_zero() => return Work::SyncDue,
                 Some(left) => {
                     self.shared.work.wait_for(&mut inner, left);
                 }
@@ -133,8 +138,30 @@ impl Writer {
         }
     }
 
+    /// Work that need not be waited for.
+    fn ready(&self, inner: &mut Inner) -> Option<Work> {
+        if inner.life == Life::Abandoned {
+            return Some(Work::End { clean: false });
+        }
+        if !inner.queue.is_empty() {
+            let mut ops = Vec::new();
+            let mut bytes = 0;
+            while bytes < self.tuning.batch_bytes_max
+                && let Some(queued) = inner.queue.pop_front()
+            {
+                bytes += queued.op.queue_bytes();
+                ops.push(queued);
+            }
+            return Some(Work::Batch { ops, committed: inner.committed });
+        }
+        if inner.life == Life::Draining {
+            return Some(Work::End { clean: true });
+        }
+        self.sync_due_in().is_some_and(|left| left.is_zero()).then_some(Work::SyncDue)
+    }
+
     /// At durability medium, how long the unsynced bytes may still wait.
-    fn sync_due_in(&self) -> Option<Duration> {
+    pub(super) fn sync_due_in(&self) -> Option<Duration> {
         let since = self.unsynced_since.filter(|_| self.durability == Durability::Medium)?;
         Some(self.tuning.sync_interval.saturating_sub(clock::monotonic().duration_since(since)))
     }
@@ -145,7 +172,9 @@ impl Writer {
         let asked = ops.iter().any(|queued| queued.op.always_synced());
         let high = self.durability == Durability::High;
         let due = self.sync_due_in().is_some_and(|left| left.is_zero());
-        if asked || high || due {
+        let forgotten = planted!("sync-left-out")
+            || planted!("vote-not-synced") && ops.iter().all(|queued| matches!(queued.op, Op::Vote(..)));
+        if (asked || high || due) && !forgotten {
             self.sync().map_err(Halt::Dead)?;
         }
         self.settle(ops, encoded);
@@ -229,6 +258,7 @@ impl Writer {
                     batch.vote(*vote);
                     marks.vote = Some(*vote);
                 }
+                Op::Truncate(..) if planted!("truncation-not-written") => {}
                 Op::Truncate(last, _) => {
                     batch.id(Kind::Truncate, *last);
                     marks.truncate(*last);
@@ -461,10 +491,10 @@ impl Writer {
     }
 
     /// Syncs and, if asked, leaves the mark that this log was closed and not torn off.
-    fn end(mut self, clean: bool) {
+    fn end(&mut self, clean: bool) -> bool {
         let result = if clean { self.mark_clean() } else { Ok(()) };
         let error = result.err().unwrap_or(LogError::Closed);
-        self.die(Vec::new(), &error);
+        self.die(Vec::new(), &error)
     }
 
     fn mark_clean(&mut self) -> Result<(), LogError> {
@@ -495,9 +525,10 @@ impl Writer {
     }
 
     /// Ends the log: these operations and all that are queued get the error, and so does every later one.
-    fn die(self, ops: Vec<Queued>, error: &LogError) {
+    fn die(&self, ops: Vec<Queued>, error: &LogError) -> bool {
         self.shared.fail(error);
         self.refuse(ops, error);
+        false
     }
 
     fn refuse(&self, ops: Vec<Queued>, error: &LogError) {
@@ -551,6 +582,8 @@ pub(super) fn create_segment(
     write_all(file.as_ref(), &mut [std::io::IoSlice::new(&header.encode())], 0).map_err(make)?;
     file.sync_all().map_err(sync)?;
     disk.rename(&unfinished, &name).map_err(make)?;
-    disk.sync_dir().map_err(sync)?;
+    if !planted!("segment-name-not-synced") {
+        disk.sync_dir().map_err(sync)?;
+    }
     Ok((name, file))
 }

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::task::spawn_blocking;
 
 use super::super::apply::ApplyHandle;
 use super::super::codec::{self, DecodeError, Reader};
@@ -29,6 +28,7 @@ use super::super::log::Vote;
 use super::client::{CallError, PeerClient};
 use super::messages::{CHECKPOINT_BEGIN, CHECKPOINT_CHUNK, CHECKPOINT_END};
 use crate::clock;
+use crate::machine::spawn_blocking;
 use crate::store::{CheckpointInfo, Fatal, LogId};
 
 const CHUNK_BYTES: usize = 1024 * 1024;

@@ -9,9 +9,7 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest};
 use openraft::storage::Snapshot;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::super::codec::{self, DecodeError, ENTRY_BATCH, Reader};
@@ -33,6 +31,7 @@ use super::messages::{
 use super::transport::{Accepted, PeerWrite};
 use super::{GROUP, PROTOCOL_VERSION};
 use crate::clock;
+use crate::machine::{TcpListener, TcpStream, spawn_blocking};
 use crate::store::codec::{self as store_codec, BatchHead};
 use crate::store::{Batch, Op};
 

@@ -19,10 +19,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf, split};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::config::PeerTls;
+use crate::machine::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 use crate::tls::{Certificate, Credentials, TlsStream, is_hang_up};
 
 /// First byte of a TLS connection: a handshake record. A frame begins with its length, which for a hello is another.

@@ -1,7 +1,7 @@
 //! A disk that fails, takes less than it was given, or is full; and what each durability level waits for.
 
-use super::mem_disk::Fault;
 use super::*;
+use crate::raft::log::mem_disk::Fault;
 
 fn is_io<T: std::fmt::Debug>(result: &Result<T, LogError>) -> bool {
     matches!(result, Err(LogError::Io { .. }))

@@ -4,7 +4,6 @@ mod basics;
 mod crash;
 mod faults;
 mod golden;
-mod mem_disk;
 mod model;
 
 use std::path::PathBuf;
@@ -14,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::mem_disk::MemDisk;
+use super::mem_disk::MemDisk;
 use super::state::Tuning;
 use super::{Done, LogEntry, LogError, LogOptions, RaftLog, Recovered, Vote};
 use crate::config::Durability;

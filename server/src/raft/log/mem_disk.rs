@@ -1,4 +1,4 @@
-//! A disk in memory that knows what was synced, can lose the rest, and fails on demand.
+//! A disk in memory that knows what was synced, can lose the rest, and fails on demand: for tests, and for the simulation.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -15,7 +15,7 @@ const SECTOR: usize = 512;
 
 /// What fails, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The n-th sync from now (0 = the next) fails with EIO; all that was written since the last one is lost.
     SyncEio(usize),
     /// The n-th write from now fails with EIO.
@@ -50,7 +50,7 @@ struct Content {
 }
 
 #[derive(Clone)]
-pub(super) struct MemDisk {
+pub(crate) struct MemDisk {
     state: Arc<Mutex<State>>,
     changed: Arc<Condvar>,
 }
@@ -70,7 +70,7 @@ fn enospc() -> io::Error {
 }
 
 impl MemDisk {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(BTreeMap::new(), 1)
     }
 
@@ -83,12 +83,12 @@ impl MemDisk {
     }
 
     /// The disk as the next process sees it after this one was killed.
-    pub(super) fn after_kill(&self) -> Self {
+    pub(crate) fn after_kill(&self) -> Self {
         Self::with(self.files(), self.state.lock().salts)
     }
 
     /// The disk after a power cut: synced bytes, and each unsynced sector and name if `keep` says so.
-    pub(super) fn after_power_cut(&self, mut keep: impl FnMut() -> bool) -> Self {
+    pub(crate) fn after_power_cut(&self, mut keep: impl FnMut() -> bool) -> Self {
         let state = self.state.lock();
         let mut dir = state.durable_dir.clone();
         for (name, file) in &state.dir {
@@ -115,43 +115,43 @@ impl MemDisk {
     }
 
     /// All files as they are.
-    pub(super) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state.lock();
         state.dir.iter().map(|(name, file)| (name.clone(), file.lock().current.clone())).collect()
     }
 
     /// A disk with these files, synced.
-    pub(super) fn of(files: BTreeMap<String, Vec<u8>>) -> Self {
+    pub(crate) fn of(files: BTreeMap<String, Vec<u8>>) -> Self {
         Self::with(files, 1000)
     }
 
-    pub(super) fn inject(&self, fault: Fault) {
+    pub(crate) fn inject(&self, fault: Fault) {
         self.state.lock().faults.push(fault);
     }
 
     /// From the n-th mutating operation from now on everything fails.
-    pub(super) fn cut_power_after(&self, operations: usize) {
+    pub(crate) fn cut_power_after(&self, operations: usize) {
         self.state.lock().power_left = Some(operations);
     }
 
     /// Mutating operations so far.
-    pub(super) fn operations(&self) -> usize {
+    pub(crate) fn operations(&self) -> usize {
         self.state.lock().operations
     }
 
     /// Limits the space for new allocations; `None` = no limit.
-    pub(super) fn set_free(&self, bytes: Option<u64>) {
+    pub(crate) fn set_free(&self, bytes: Option<u64>) {
         self.state.lock().free = bytes;
     }
 
     /// Makes syncs wait until released.
-    pub(super) fn hold_syncs(&self, held: bool) {
+    pub(crate) fn hold_syncs(&self, held: bool) {
         self.state.lock().syncs_held = held;
         self.changed.notify_all();
     }
 
     /// Waits until a sync is being held.
-    pub(super) fn await_held_sync(&self) {
+    pub(crate) fn await_held_sync(&self) {
         let mut state = self.state.lock();
         while state.syncs_waiting == 0 {
             assert!(!self.changed.wait_for(&mut state, Duration::from_secs(20)).timed_out(), "no sync came");
@@ -159,7 +159,7 @@ impl MemDisk {
     }
 
     /// What was done since the last call.
-    pub(super) fn take_trace(&self) -> Vec<String> {
+    pub(crate) fn take_trace(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().trace)
     }
 
@@ -170,7 +170,10 @@ impl MemDisk {
             *left = left.checked_sub(1).ok_or_else(eio)?;
         }
         state.operations += 1;
-        state.trace.push(what);
+        // Only tests read it, and a simulation runs long.
+        if cfg!(test) {
+            state.trace.push(what);
+        }
         Ok(())
     }
 
