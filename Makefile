@@ -3,6 +3,10 @@
 #   make run [NODES=3]   build the server and run it: one node on 127.0.0.1:4920, or a cluster on 4920, 4921, ...
 #   make demo            three nodes, a live view, a key that kills the leader
 #   make test            everything that can be proved without Kubernetes
+#   make sim [SEEDS=100] [SEED=1] [MINUTES=m] [POLICY=lease|strict] [BUG=name] [JOBS=4]
+#                        whole clusters in one thread under virtual time, from one seed each; a failure names its seed,
+#                        and SEEDS=1 SEED=n TRACE=1 shows what happened. Not part of `make test`
+#   make soak [MINUTES=60] the same for so long, from the seed after the last one; adds to tests/reports/<date>-sim.txt
 #   make verify          formats, lints, tidiness, docs; writes nothing
 #   make fix | gen       write what `verify` asks for | write the generated files
 #   make fixtures        write the fixtures of this version, before its release (tests/fixtures/)
@@ -39,7 +43,7 @@ DEBUG_LOAD = $(CARGO_TARGET_DIR)/debug/kube-load
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -E)
 KUBE    = KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_OPERATOR_BIN=$(DEBUG_OPERATOR) KVNODE_LOAD_BIN=$(DEBUG_LOAD)
 
-.PHONY: run demo test verify deny fix gen fixtures fuzz sbom bench clean build setup-build setup-test setup-bench
+.PHONY: run demo test sim soak sim-build verify deny fix gen fixtures fuzz sbom bench clean build setup-build setup-test setup-bench
 .PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube
 
 build: setup-build
@@ -61,6 +65,20 @@ demo: build
 test: setup-test
 	$(CARGO) build -p kvnode-server
 	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test --workspace
+
+# With the features of the whole workspace, so that nothing below the server is built twice for it.
+SEEDS ?= 100
+SEED  ?= 1
+JOBS  ?= 4
+SIM    = $(CARGO_TARGET_DIR)/debug/sim --jobs $(JOBS) $(if $(POLICY),--policy $(POLICY)) $(if $(TRACE),--trace)
+sim: sim-build
+	$(SIM) --seed $(SEED) --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BUG),--bug $(BUG))
+
+soak: sim-build
+	$(SIM) --minutes $(or $(MINUTES),60) --reports tests/reports --date $$(date -u +%F)
+
+sim-build: setup-test
+	$(CARGO) test --workspace --features kvnode-sim/sim --test seeds --no-run
 
 kube-build: setup-kube
 	$(CARGO) build -p kvnode-server -p kvnode-operator

@@ -11,14 +11,13 @@ use anyhow::{Context, Result, ensure};
 use kvnode_tests::chain::{self, Deed, Step, Swap};
 use kvnode_tests::client::{CallError, Client};
 use kvnode_tests::cluster::Cluster;
+use kvnode_tests::history::was_never_proposed;
 use kvnode_tests::nemesis::{self, Progress};
 use kvnode_tests::resp::Value;
 use kvnode_tests::scenario::scenario;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
-
-use super::was_never_proposed;
 
 const CLIENTS: usize = 8;
 const COUNTERS: usize = 4;

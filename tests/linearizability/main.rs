@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use kvnode_tests::checker;
 use kvnode_tests::client::{CallError, Client};
 use kvnode_tests::cluster::Cluster;
-use kvnode_tests::history::{Action, Content, History, Operation};
+use kvnode_tests::history::{Action, Content, History, Operation, was_never_proposed};
 use kvnode_tests::nemesis;
 use kvnode_tests::resp::Value;
 use kvnode_tests::scenario::scenario;
@@ -179,9 +179,4 @@ fn outcome(action: Action, result: &Result<Value, CallError>, end: u64) -> Optio
         (Action::Del(_), Ok(Value::Int(count))) => Some((Action::Del(Some(*count == 1)), Some(end))),
         (Action::Set(_) | Action::Del(_), _) => Some((action, None)),
     }
-}
-
-/// Only these say for certain that nothing was proposed; every other error leaves the outcome unknown.
-fn was_never_proposed(error: &str) -> bool {
-    ["LOADING ", "TRY ", "MOVED "].iter().any(|prefix| error.starts_with(prefix))
 }

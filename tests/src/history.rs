@@ -35,6 +35,12 @@ pub struct Operation {
     pub end: Option<u64>,
 }
 
+/// Only these errors say for certain that nothing was proposed; every other one leaves the outcome unknown.
+#[must_use]
+pub fn was_never_proposed(error: &str) -> bool {
+    ["LOADING ", "TRY ", "MOVED "].iter().any(|prefix| error.starts_with(prefix))
+}
+
 /// A history that several clients write.
 pub struct History {
     start: Instant,

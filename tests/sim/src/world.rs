@@ -1,0 +1,201 @@
+//! The cluster, the network, the clients, and the rounds in which they run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use kvnode_server::sim::net::Net;
+
+use crate::client::Clients;
+use crate::invariants::Invariants;
+use crate::node::{self, Crash, SimNode};
+use crate::plan::Plan;
+use crate::trace::Trace;
+
+/// Rounds between two looks at every node.
+const LOOK_EVERY_MS: u64 = 2;
+
+/// Rounds between two comparisons of all nodes.
+const AGREE_EVERY_MS: u64 = 10;
+
+/// Everything that runs.
+pub struct World {
+    /// What all lines go to.
+    pub trace: Trace,
+    /// Between all machines.
+    pub net: Arc<Net>,
+    /// By number.
+    pub nodes: Vec<SimNode>,
+    /// Their machine.
+    pub clients: Clients,
+    /// What was seen so far.
+    pub invariants: Invariants,
+    /// When nodes that are down start again.
+    restarts: BTreeMap<usize, u64>,
+    leader: Option<usize>,
+}
+
+impl World {
+    /// A cluster that is about to form: node 0 founds it, the others join.
+    ///
+    /// # Errors
+    /// A node cannot be started.
+    pub fn new(plan: &Plan, files: &Path) -> Result<Self> {
+        let trace = Trace::default();
+        let net = Net::new(plan.seed);
+        let seed_of = |number: usize| plan.seed.wrapping_mul(1009).wrapping_add(number as u64);
+        let clients = Clients::start(&net, plan.nodes, seed_of(99), trace.clone())?;
+        let new = |number| SimNode::new(number, &net, seed_of(number), files, plan.read_policy);
+        let mut nodes: Vec<_> = (0..plan.nodes).map(new).collect();
+        for (number, node) in nodes.iter_mut().enumerate() {
+            node.set_drift(plan.drift_ppm.get(number).copied().unwrap_or_default());
+            if let Some(bug) = plan.planted {
+                node.host.plant(bug);
+            }
+            if number > 0 {
+                node.set_join(vec![node::addr(0).to_string()]);
+            }
+            node.start(0)?;
+        }
+        let (invariants, restarts) = (Invariants::default(), BTreeMap::new());
+        Ok(Self { trace, net, nodes, clients, invariants, restarts, leader: None })
+    }
+
+    /// Global milliseconds since the start.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.trace.now_ms()
+    }
+
+    /// One round of a millisecond.
+    ///
+    /// # Errors
+    /// What must never be was seen.
+    pub fn round(&mut self) -> Result<()> {
+        let now = self.now_ms() + 1;
+        self.trace.set_now(now);
+        self.net.deliver(now);
+        let due: Vec<usize> = self.restarts.iter().filter(|(_, at)| **at <= now).map(|(n, _)| *n).collect();
+        for number in due {
+            self.restarts.remove(&number);
+            if !self.nodes[number].runs() {
+                self.start(number)?;
+            }
+        }
+        for node in &mut self.nodes {
+            node.run_to(now);
+        }
+        self.clients.run_to(now);
+        if now.is_multiple_of(LOOK_EVERY_MS) {
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self) -> Result<()> {
+        let mut leader = None;
+        for number in 0..self.nodes.len() {
+            if let Some(group) = self.nodes[number].group() {
+                if let Err(broken) = self.invariants.check(number, &group) {
+                    self.trace.note(&broken);
+                    bail!("{broken}");
+                }
+                let now = group.inspect();
+                if now.leads && leader.is_none_or(|(_, term)| term < now.term) {
+                    leader = Some((number, now.term));
+                }
+            }
+            self.look_for_end(number)?;
+        }
+        if leader.map(|(number, _)| number) != self.leader {
+            self.leader = leader.map(|(number, _)| number);
+            self.trace.note(format_args!("leader {leader:?}, network {:x?}", self.net.trace()));
+        }
+        Ok(())
+    }
+
+    fn look_for_end(&mut self, number: usize) -> Result<()> {
+        let node = &mut self.nodes[number];
+        let (dying, Some(end)) = (node.dying, node.take_end()) else { return Ok(()) };
+        if dying {
+            // Its disk has failed it; the next process gets one that works, with what was on it.
+            node.host.cut_power(0.5);
+        }
+        self.trace.note(format_args!("node {number} has ended: {end:?}"));
+        self.invariants.restarted(number);
+        match end {
+            Err(why) if !dying => bail!("node {number} ended by itself: {why}"),
+            Ok(()) | Err(_) => {}
+        }
+        let again = self.now_ms() + 100;
+        self.restarts.entry(number).or_insert(again);
+        Ok(())
+    }
+
+    /// Node that leads, by what was seen last.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        self.leader
+    }
+
+    /// Ends a node's process; it starts again later.
+    pub fn crash(&mut self, number: usize, how: Crash, keep: f64, back_at_ms: u64) {
+        self.nodes[number].crash(how, keep);
+        self.invariants.restarted(number);
+        self.restarts.insert(number, back_at_ms);
+    }
+
+    /// Asks a node to stop in order; it starts again later.
+    pub fn stop(&mut self, number: usize, back_at_ms: u64) {
+        self.nodes[number].stop();
+        self.restarts.insert(number, back_at_ms);
+    }
+
+    /// Starts a node that is down.
+    ///
+    /// # Errors
+    /// No runtime.
+    pub fn start(&mut self, number: usize) -> Result<()> {
+        let now = self.now_ms();
+        self.trace.note(format_args!("node {number} starts"));
+        self.nodes[number].start(now)
+    }
+
+    /// Has every node that is down start now.
+    pub fn restart_all(&mut self) {
+        let now = self.now_ms();
+        for (number, node) in self.nodes.iter_mut().enumerate() {
+            node.wake();
+            if !node.runs() {
+                self.restarts.insert(number, now);
+            }
+        }
+        self.restarts.values_mut().for_each(|at| *at = now);
+    }
+
+    /// Whether all nodes serve, have the same voters, and have applied the same.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        if !self.now_ms().is_multiple_of(AGREE_EVERY_MS) {
+            return false;
+        }
+        let groups: Vec<_> = self.nodes.iter().filter_map(SimNode::group).collect();
+        let Some(first) = groups.first().filter(|_| groups.len() == self.nodes.len()) else { return false };
+        let (wanted, applied) = (self.nodes.len(), first.inspect());
+        let leads = groups.iter().filter(|group| group.inspect().leads).count();
+        let is_whole = |group: &kvnode_server::raft::Group| {
+            let status = group.status();
+            let voters = status.members.iter().filter(|member| member.voter).count();
+            voters == wanted && status.members.len() == wanted && !status.change_in_progress
+        };
+        let same = |group: &kvnode_server::raft::Group| {
+            let now = group.inspect();
+            now.applied == applied.applied && now.content == applied.content
+        };
+        leads == 1
+            && applied.applied >= self.invariants.committed()
+            && groups.iter().all(is_whole)
+            && groups.iter().all(same)
+    }
+}
