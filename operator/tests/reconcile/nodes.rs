@@ -151,6 +151,7 @@ impl World {
                 http: format!("{host}:24920"),
             },
             uptime_ms: 1000,
+            logins: None,
         })
     }
 

@@ -397,6 +397,7 @@ impl Model {
             disk: DiskState::Ok,
             addresses: Addresses::default(),
             uptime_ms: 1,
+            logins: None,
         })
     }
 
