@@ -1,8 +1,9 @@
 //! `KvCluster.status`: what the operator saw last and what it is doing. Written by `report` only.
 //!
-//! Status is a cache of what was observed, with two exceptions that are write-ahead records: [`KvClusterStatus::cluster_id`]
-//! and [`KvClusterStatus::formation`] are written before the cluster is founded and never change afterwards, and
-//! [`KvClusterStatus::change`] names the pod of a running change, so that a stale view never picks a second one.
+//! Status is a cache of what was observed, with three exceptions that are records: [`KvClusterStatus::cluster_id`] and
+//! [`KvClusterStatus::formation`] are written before the cluster is founded and never change afterwards,
+//! [`KvClusterStatus::change`] names the pod of a running change, so that a stale view never picks a second one, and
+//! [`KvClusterStatus::doors`] remembers which locks a cluster was made with.
 //!
 //! Nothing here moves while the cluster rests (positions are left out, lag is rounded and only told when it matters),
 //! so that a healthy cluster causes no API writes.
@@ -12,6 +13,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::doors::Doors;
 use super::tls::TlsStatus;
 
 /// Status of a KvCluster.
@@ -76,6 +78,9 @@ pub struct KvClusterStatus {
     /// Backups, once they are configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupStatus>,
+    /// The locks in effect: of a cluster that is older than the defaults of spec.tls and spec.auth, those it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doors: Option<Doors>,
     /// The certificate in use, with spec.tls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
@@ -256,7 +261,7 @@ pub struct ChangeStatus {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoints {
-    /// Any node: what clients should use. Example: redis://cart.shop.svc:6379.
+    /// Any node: what clients should use. Example: rediss://cart.shop.svc:6380.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub any: Option<String>,
     /// The leader.

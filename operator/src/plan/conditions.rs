@@ -264,6 +264,11 @@ fn update(facts: &Facts<'_, '_>) -> Verdict {
         let message = "this version of the operator would make other pods; the next change of the spec takes it along, \
                        or set rollout.operatorUpgrade to RollPods";
         (Truth::Yes, Reason::NewerTemplate, message.into())
+    } else if facts.view.observed.doors.is_some_and(|seen| seen.kept_open) {
+        let message = "the cluster was made before TLS and passwords were the default, and stays open where \
+                       status.doors says so: for passwords set auth.enabled to false and then to true, for TLS restore \
+                       a backup into a new cluster; or say in the spec that it is meant to be open";
+        (Truth::Yes, Reason::KeptOpen, message.into())
     } else {
         (Truth::No, Reason::UpToDate, "the pods are as this operator makes them".into())
     }

@@ -62,7 +62,12 @@ acts![
     ],
     [backups::backups_and_restore, backups::buckets_that_refuse],
     [backups::backups_under_faults],
-    [safe::doors_are_locked, safe::secrets_rotate_under_load],
+    [
+        safe::doors_are_locked,
+        safe::secrets_rotate_under_load,
+        safe::authority_exchanged_under_load,
+        safe::cert_manager_is_asked,
+    ],
     [rollout::nodes_are_drained],
     [faults::operator_killed_while_scaling],
     [operators::two_operators_at_once],

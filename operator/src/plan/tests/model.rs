@@ -329,6 +329,7 @@ impl Model {
             volumes: self.volumes.iter().map(|(name, volume)| (name.clone(), volume.seen.clone())).collect(),
             hosts: Some(self.hosts.iter().map(host).collect()),
             taken: BTreeSet::new(),
+            doors: None,
             tls: None,
             handover: None,
         }
