@@ -21,7 +21,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "kvnode.clusterRules" -}}
 - apiGroups: [kvnode.dev]
   resources: [kvclusters]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [kvnode.dev]
   resources: [kvclusters/status]
   verbs: [patch]

@@ -161,6 +161,7 @@ fn restore(cluster: &Cluster, pod: &mut Value) {
         format!("--unless-formed={DATA_DIR}"),
         format!("--into={RESTORE_DIR}"),
         "--report-file=/dev/termination-log".to_owned(),
+        format!("--progress-addr=0.0.0.0:{}", job::PROGRESS_PORT),
     ];
     what.extend(source.cluster.iter().map(|name| format!("--cluster={name}")));
     what.extend(source.backup.iter().map(|name| format!("--backup={name}")));

@@ -194,6 +194,33 @@ words! {
 }
 
 words! {
+    /// Type of a condition about the backup that a cluster begins with; there while `spec.bootstrap` is.
+    RestoreCondition {
+        /// True: the cluster was founded with it, counted and digested.
+        Restored,
+    }
+}
+
+words! {
+    /// Reason of the condition about the backup that a cluster begins with.
+    RestoreReason {
+        /// Restored true.
+        RestoreComplete,
+        /// Restored unknown: it is fetched, or loaded; the message says what it is and what will be missing.
+        Restoring,
+        /// Restored false: it was refused, or cannot be had; the message says why. It is tried again.
+        RestoreFailed,
+    }
+}
+
+/// True for a condition of a KvCluster that the part which runs backups writes.
+#[must_use]
+pub fn is_of_backups(kind: &str) -> bool {
+    BackupCondition::ALL.iter().any(|own| own.as_str() == kind)
+        || RestoreCondition::ALL.iter().any(|own| own.as_str() == kind)
+}
+
+words! {
     /// Condition type of a KvBackup.
     DeletionCondition {
         /// What it stored is deleted. Only there while a KvBackup with `deletionPolicy: Delete` is being deleted.
@@ -222,6 +249,8 @@ words! {
         BackupNotDeleted,
         /// A run was given up.
         BackupFailed,
+        /// A KvCluster that was deleted stays, because its last backup failed; the message says why and what to do.
+        DeletionHeld,
         /// A backup was proved to be wrong.
         BackupWrong,
         /// The bucket cannot be used.

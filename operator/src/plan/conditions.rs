@@ -12,7 +12,7 @@ use super::formation::Identity;
 use super::membership::lag_text;
 use super::step::{Blocker, Step};
 use super::view::View;
-use crate::crd::reason::{BackupCondition, ConditionType, Reason};
+use crate::crd::reason::{BackupCondition, ConditionType, Reason, RestoreCondition};
 use crate::crd::status::{ChangeKind, MemberRole, MemberState, MemberStatus, Phase};
 
 /// A majority that has been silent for this long is called lost: shorter silences are restarts and elections.
@@ -66,10 +66,12 @@ pub(super) fn all(facts: &Facts<'_, '_>, now: Timestamp) -> (Vec<Condition>, Pha
     let generation = facts.view.cluster.generation;
     let conditions =
         verdicts.into_iter().map(|(kind, verdict)| condition(old, kind, verdict, generation, now));
-    // Conditions of backups are written by who runs them; they go with spec.backup.
+    // Conditions of backups are written by who runs them; they go with spec.backup and spec.bootstrap.
+    let spec = &facts.view.cluster.spec;
     let theirs = |condition: &&Condition| {
-        facts.view.cluster.spec.backup.is_some()
-            && BackupCondition::ALL.iter().any(|kind| kind.as_str() == condition.type_)
+        let is = |kind: &str| kind == condition.type_;
+        spec.backup.is_some() && BackupCondition::ALL.iter().any(|kind| is(kind.as_str()))
+            || spec.bootstrap.is_some() && RestoreCondition::ALL.iter().any(|kind| is(kind.as_str()))
     };
     (conditions.chain(old.iter().filter(theirs).cloned()).collect(), phase, summary)
 }

@@ -5,6 +5,7 @@
 mod backups;
 mod faults;
 mod install;
+mod last_resort;
 mod life;
 mod operators;
 mod plain;
@@ -68,6 +69,9 @@ acts![
         safe::authority_exchanged_under_load,
         safe::cert_manager_is_asked,
     ],
+    [last_resort::a_changed_object_is_refused, last_resort::a_last_backup_before_deletion],
+    [last_resort::backups_by_two_operators],
+    [last_resort::a_run_on_a_lost_node],
     [rollout::nodes_are_drained],
     [faults::operator_killed_while_scaling],
     [operators::two_operators_at_once],
