@@ -332,6 +332,8 @@ pub fn markdown() -> String {
         ("Their reasons", Reason::table()),
         ("Conditions about backups", BackupCondition::table()),
         ("Their reasons", BackupReason::table()),
+        ("Conditions about the backup that a cluster begins with", RestoreCondition::table()),
+        ("Their reasons", RestoreReason::table()),
         ("Conditions of a KvBackup", DeletionCondition::table()),
         ("Their reasons", DeletionReason::table()),
         ("Events", EventReason::table()),

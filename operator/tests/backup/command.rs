@@ -124,7 +124,7 @@ async fn verification_bites_on_the_command_line() -> Result<()> {
     counted.snapshot.keys[0] += 1;
     let meta_key = format!("{}meta.json", ours.place.dir);
     for (what, object, meta, says) in [
-        ("a changed byte", changed.into(), ours.meta_bytes.clone(), "SHA-256"),
+        ("a changed byte", changed.into(), ours.meta_bytes.clone(), "does not fit"),
         ("an object of another cluster", foreign, forged.write().into(), "of cluster"),
         ("a count off by one", good.clone(), counted.write().into(), "counts 30 keys"),
     ] {

@@ -61,7 +61,7 @@ fn the_readme_backs_up_and_restores_as_it_is_written() -> Result<()> {
 async fn inside() -> Result<()> {
     tool::run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     let s3 = S3Server::start().await?.context("an S3 server")?;
-    s3.make_bucket("kv").await?;
+    s3.make_bucket("backups").await?;
     let dir = tempfile::tempdir()?;
     let bin = dir.path().join("bin");
     std::fs::create_dir(&bin)?;
@@ -100,7 +100,7 @@ async fn inside() -> Result<()> {
     let mut restored = Client::connect("127.0.0.1:6920").await?;
     ensure!(content(&mut restored).await? == before, "the new cluster differs");
     ensure!(content(&mut client).await? == before, "what was loaded by commands differs");
-    let store = Settings { bucket: "kv".into(), ..settings(&s3) }.open().await?;
+    let store = Settings { bucket: "backups".into(), ..settings(&s3) }.open().await?;
     ensure!(store.list("cart/").await?.len() == 3, "state.bin, meta.json, verified.json");
     running.kill()?;
     running.wait()?;

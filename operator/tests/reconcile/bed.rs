@@ -157,6 +157,7 @@ fn strip(value: &mut Value) {
         "lastTransitionTime",
         "since",
         "formedAt",
+        "creationTimestamp",
         "notAfter",
         "podIP",
     ];

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use kvnode_operator::clock;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
@@ -110,7 +111,7 @@ impl Objects {
             object["metadata"]["namespace"] = json!(key.namespace);
         }
         object["metadata"]["uid"] = json!(format!("uid-{}", self.uids));
-        object["metadata"]["creationTimestamp"] = json!("2026-11-22T12:00:00Z");
+        object["metadata"]["creationTimestamp"] = json!(clock::wall().to_string());
         object["metadata"]["generation"] = json!(1);
         Ok(self.keep("ADDED", key, object))
     }
