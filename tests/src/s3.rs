@@ -24,12 +24,6 @@ pub const SECRET_KEY: &str = "kvnode-test-secret";
 /// Key id of an identity that may only read and list; the secret is the same.
 pub const READER_KEY: &str = "kvnode-test-reader";
 
-/// Key id of the identity that makes locked buckets and looks at versions; the secret is the same.
-const ADMIN_KEY: &str = "kvnode-test-admin";
-/// What is written into a locked bucket is kept for so long.
-const LOCK: &str = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
-                    <Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
-
 /// One installation at a time, whatever test needs it first.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
@@ -86,10 +80,9 @@ impl S3Server {
         // Not "Admin": whoever has it makes a bucket by writing into it.
         let everything = r#""Read","Write","List","Tagging""#;
         let config = format!(
-            r#"{{"identities":[{},{},{}]}}"#,
+            r#"{{"identities":[{},{}]}}"#,
             identity("all", ACCESS_KEY, everything),
-            identity("reader", READER_KEY, r#""Read","List""#),
-            identity("admin", ADMIN_KEY, r#""Admin""#)
+            identity("reader", READER_KEY, r#""Read","List""#)
         );
         let config_file = dir.path().join("s3.json");
         fs::write(&config_file, config)?;
@@ -150,34 +143,6 @@ impl S3Server {
             Ok(Some(()))
         })
         .await
-    }
-
-    /// Makes a bucket with versions and object lock, in which nobody can destroy what was written within a day.
-    ///
-    /// # Errors
-    /// There is no curl, or the server refuses.
-    pub fn make_locked_bucket(&self, bucket: &str) -> Result<()> {
-        self.curl(&["-X", "PUT", "-H", "x-amz-bucket-object-lock-enabled: true"], bucket)?;
-        self.curl(&["-X", "PUT", "--data", LOCK], &format!("{bucket}?object-lock="))?;
-        Ok(())
-    }
-
-    /// Keys of all versions below a prefix, one for each version.
-    ///
-    /// # Errors
-    /// As [`S3Server::make_locked_bucket`].
-    pub fn versions(&self, bucket: &str, prefix: &str) -> Result<Vec<String>> {
-        let listed = self.curl(&[], &format!("{bucket}?prefix={}&versions=", prefix.replace('/', "%2F")))?;
-        let versions = listed.split("<Version>").skip(1);
-        let key = |version: &str| Some(version.split_once("<Key>")?.1.split_once("</Key>")?.0.to_owned());
-        Ok(versions.filter_map(key).collect())
-    }
-
-    fn curl(&self, arguments: &[&str], path: &str) -> Result<String> {
-        let mut command = Command::new("curl");
-        command.args(["-sS", "--fail-with-body", "--aws-sigv4", "aws:amz:us-east-1:s3"]);
-        command.args(["--user", &format!("{ADMIN_KEY}:{SECRET_KEY}")]).args(arguments);
-        run(command.arg(format!("{}/{path}", self.endpoint())))
     }
 
     /// Writes a tiny file, or with a slash at its end makes a directory. The HTTP status.

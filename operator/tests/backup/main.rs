@@ -17,7 +17,6 @@
 mod bed;
 mod command;
 mod crash;
-mod identity;
 mod kinds;
 mod large;
 mod proofs;
