@@ -46,8 +46,8 @@ const ROW: Spec = Spec {
     keys: KeyRange::counted(3, 1, &["RW", "access", "update"]),
     reply: ReplyShape::Any,
     group: Group::Scripting,
-    difference: "Lua 5.1 without load and files; data commands of single keys, TIME and PUBLISH; the number of instructions is \
-                 bounded; in a transaction with a script the other commands are of single keys too",
+    difference: "Lua 5.1 without load and files; data commands of single keys, TIME and PUBLISH; a run is bounded in \
+                 instructions and ends after five seconds; in a transaction with a script the other commands are of single keys too",
     ..Spec::ROW
 };
 

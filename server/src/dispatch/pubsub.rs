@@ -329,9 +329,7 @@ impl<R: Replica> Dispatcher<R> {
 
     /// Names, and how many listen to each on all members that can be reached.
     async fn subscribers_everywhere(&self, kind: Kind, names: Vec<Bytes>) -> Reply {
-        let question = Question::Subscribers(kind, names);
-        let answers = self.ask_members(&question).await;
-        let Question::Subscribers(_, names) = question else { return Reply::Array(Vec::new()) };
+        let answers = self.ask_members(&Question::Subscribers(kind, names.clone())).await;
         let told = |at: usize| {
             let number =
                 |answer: &Vec<Bytes>| std::str::from_utf8(answer.get(at)?).ok()?.parse::<usize>().ok();

@@ -104,7 +104,7 @@ impl<R: Replica> Dispatcher<R> {
             None => Vec::new(),
             Some(Question::Scripts(shas)) => bounded(shas.iter().filter_map(|sha| self.scripts.text(sha))),
             Some(Question::Remember(text)) => {
-                self.scripts.remember(&text);
+                self.scripts.load(&text);
                 Vec::new()
             }
             Some(Question::Forget) => {

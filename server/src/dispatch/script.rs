@@ -91,7 +91,7 @@ impl Default for Scripts {
 
 impl Scripts {
     /// Remembers a script; the oldest are forgotten beyond the limits.
-    fn load(&self, text: &Bytes) -> String {
+    pub(super) fn load(&self, text: &Bytes) -> String {
         let sha = lua::sha1_hex(text);
         let mut known = self.known.lock();
         if !known.texts.contains_key(&sha) {
@@ -123,11 +123,6 @@ impl Scripts {
     /// The text of a script that is remembered.
     pub(super) fn text(&self, sha: &[u8]) -> Option<Bytes> {
         self.find(sha).map(|(_, text)| text)
-    }
-
-    /// Remembers what another member was told to.
-    pub(super) fn remember(&self, text: &Bytes) {
-        self.load(text);
     }
 
     pub(super) fn forget(&self) {

@@ -18,7 +18,7 @@ use sha1::{Digest, Sha1};
 
 use super::super::render;
 use super::json;
-use super::pattern::{self, Capture, Pattern, Spent, Steps};
+use super::pattern::{self, Capture, Found, Pattern, Spent, Steps};
 use crate::acl::{self, Denial, User};
 use crate::clock::{UnixMs, monotonic};
 use crate::command::{self, Action, Context, Eval, Flags, NodeOp, PubSubOp};
@@ -216,8 +216,8 @@ fn prepare(lua: &Lua, job: &Job, host: &Rc<RefCell<Host>>, meter: &Meter) -> mlu
     let sha1hex = lua.create_function(|_, text: mlua::LuaString| Ok(sha1_hex(&text.as_bytes())))?;
     let parsed = lua.create_function(|lua, text: mlua::LuaString| json::decode(lua, &text.as_bytes()))?;
     let encoded = lua.create_function(|_, value: Value| json::encode(&value))?;
-    let meter = meter.clone();
-    let searched = lua.create_function(move |lua, asked| search(lua, asked, &meter))?;
+    let searcher = Searcher { meter: meter.clone(), last: RefCell::default() };
+    let searched = lua.create_function(move |lua, asked| search(lua, asked, &searcher))?;
     let functions = (raw, sha1hex, parsed, encoded, Value::NULL, searched);
     lua.load(PRELUDE).set_name("=prelude").call(functions)
 }
@@ -226,23 +226,56 @@ fn prepare(lua: &Lua, job: &Job, host: &Rc<RefCell<Host>>, meter: &Meter) -> mlu
 /// is one if nothing in it is special), `match`, `gmatch` (a leading `^` is no anchor).
 type Asked = (mlua::LuaString, mlua::LuaString, usize, mlua::LuaString);
 
+/// What searches of one run share.
+struct Searcher {
+    meter: Meter,
+    /// The last pattern, and whether it could be anchored: gmatch and gsub come back with it for each match.
+    last: RefCell<Option<(Vec<u8>, bool, Pattern)>>,
+}
+
+impl Searcher {
+    /// Where a pattern fits first.
+    ///
+    /// # Errors
+    /// [`Spent`]; what is wrong with the pattern is an answer.
+    fn find(
+        &self,
+        (text, pattern): (&[u8], &[u8]),
+        from: usize,
+        may_anchor: bool,
+    ) -> Result<Result<Option<Found>, &'static str>, Spent> {
+        let mut last = self.last.borrow_mut();
+        let known = last.take().filter(|(known, anchor, _)| known == pattern && *anchor == may_anchor);
+        let (_, _, compiled) = match known {
+            Some(known) => last.insert(known),
+            None => {
+                self.meter.pay(pattern.len().saturating_mul(STEPS_PER_PATTERN_BYTE))?;
+                match Pattern::new(pattern, may_anchor) {
+                    Ok(compiled) => last.insert((pattern.to_vec(), may_anchor, compiled)),
+                    Err(problem) => return Ok(Err(problem)),
+                }
+            }
+        };
+        compiled.find(text, from, &self.meter).map(Ok)
+    }
+}
+
 /// The first and the last byte of the first match, counted from 1, and the captures; nothing; or false and what is wrong
 /// with the pattern.
-fn search(lua: &Lua, (text, pattern, from, how): Asked, meter: &Meter) -> mlua::Result<MultiValue> {
+fn search(lua: &Lua, (text, pattern, from, how): Asked, searcher: &Searcher) -> mlua::Result<MultiValue> {
     let (text, pattern, how) = (text.as_bytes(), pattern.as_bytes(), how.as_bytes());
     let place = |at: usize| Value::Number(at as f64);
     let Some(rest) = text.get(from..) else { return Ok(MultiValue::new()) };
-    meter.pay(pattern.len().saturating_mul(STEPS_PER_PATTERN_BYTE)).map_err(|Spent| too_long())?;
     if how == b"plain" || (how == b"find" && pattern::is_plain(&pattern)) {
-        meter.pay(rest.len()).map_err(|Spent| too_long())?;
+        searcher.meter.pay(rest.len().saturating_add(pattern.len())).map_err(|Spent| too_long())?;
         let found = memchr::memmem::find(rest, &pattern).map(|at| from + at);
         return Ok(found.into_iter().flat_map(|at| [place(at + 1), place(at + pattern.len())]).collect());
     }
-    let compiled = match Pattern::new(&pattern, how != b"gmatch") {
-        Ok(compiled) => compiled,
+    let found = searcher.find((&text, &pattern), from, how != b"gmatch").map_err(|Spent| too_long())?;
+    let found = match found {
+        Ok(found) => found,
         Err(problem) => return (false, problem).into_lua_multi(lua),
     };
-    let found = compiled.find(&text, from, meter).map_err(|Spent| too_long())?;
     let Some(found) = found else { return Ok(MultiValue::new()) };
     let mut values = MultiValue::from_iter([place(found.whole.start + 1), place(found.whole.end)]);
     for capture in found.captures {

@@ -276,6 +276,16 @@ fn a_pattern_ends_too_and_needs_no_stack() {
     assert!(error("return ('a'):find()").contains("bad argument #2 to 'find' (string expected, got nil)"));
 }
 
+/// 200,000 matches of a pattern of 40 bytes: compiling it for each would cost more than a run has.
+#[test]
+fn a_pattern_is_compiled_once_for_all_its_matches() {
+    let script = "local s = string.rep('ab', 200000) \
+                  local _, swapped = string.gsub(s, '[ac-eg-ik-mo-qs-uw-y][bdfhjlnprtvxz0-9]', '') \
+                  local seen = 0 for _ in string.gmatch(s, '[ac-eg-ik-mo-qs-uw-y][bdfhjlnprtvxz0-9]') do seen = seen + 1 end \
+                  return {swapped, seen}";
+    assert_eq!(reply(script), Reply::Array(vec![Reply::Integer(200_000), Reply::Integer(200_000)]));
+}
+
 #[test]
 fn functions_that_take_long_at_one_instruction_end_by_the_clock() {
     let copies = "local s = string.rep('a', 2^20) while true do local t = string.upper(s) end";
