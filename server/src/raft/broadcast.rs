@@ -167,6 +167,7 @@ mod tests {
         assert_eq!(*seen.lock(), [(true, Bytes::from_static(b"news"), Bytes::new())]);
         assert!(messages.arrived(false, body.slice(..body.len() - 1)).is_err());
     }
+
     #[test]
     fn a_question_is_answered_by_who_was_named_for_it() {
         let messages = Messages::default();

@@ -41,7 +41,7 @@ pub(super) const BATCH_END_BYTES: u64 = (HEAD_BYTES + END_BYTES) as u64;
 /// Size of a SEAL frame.
 pub(super) const SEAL_BYTES: u64 = (HEAD_BYTES + 8) as u64;
 /// No log gets there. An index beyond it is no index, so counting on from one that was read cannot overflow.
-const INDEX_MAX: u64 = u64::MAX / 2;
+pub(super) const INDEX_MAX: u64 = u64::MAX / 2;
 /// Payloads from this size on are handed to the kernel where they are; smaller ones are copied next to their head.
 const SHARE_BYTES_MIN: usize = 4096;
 

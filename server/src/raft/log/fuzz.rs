@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::disk::{Disk, DiskFile};
-use super::frame::{BatchEncoder, Kind};
+use super::frame::{BatchEncoder, INDEX_MAX, Kind};
 use super::recovery::replay;
 use super::segment::{Header, Marks, file_name};
 use crate::store::LogId;
@@ -117,8 +117,12 @@ pub(crate) fn log_frames(data: &[u8]) {
 /// `last index u8 x 2 | (kind u8 | length u8 | body) ...`; kind 0 ends a batch, whose `synced` is its length.
 fn sealed(input: &[u8]) -> Vec<u8> {
     let [index, has_last, frames @ ..] = input else { return head(Marks::default()) };
-    // The ends of the numbers are where additions go wrong.
-    let index = if *index == u8::MAX { u64::MAX - 1 } else { u64::from(*index) };
+    // The ends of the numbers are where additions go wrong: the last index there is, and one that is none.
+    let index = match *index {
+        u8::MAX => INDEX_MAX,
+        254 => u64::MAX - 1,
+        index => u64::from(index),
+    };
     let last = (has_last & 1 == 1).then_some(LogId { term: 1, node: 1, index });
     let mut out = head(Marks { last, purged: last, ..Marks::default() });
     let mut encoder = BatchEncoder::new(SALT, out.len() as u64);
