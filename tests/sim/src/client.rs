@@ -234,6 +234,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
+            // The pace of the load, in virtual time: nothing is waited for.
             sleep(Duration::from_millis(self.random.random_range(THINK_MS.0..=THINK_MS.1))).await;
             let Some(mut connection) = self.connection.take() else {
                 let node = self.random.random_range(0..self.nodes);
