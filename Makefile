@@ -43,7 +43,8 @@ DEBUG_LOAD = $(CARGO_TARGET_DIR)/debug/kube-load
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -E)
 KUBE    = KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_OPERATOR_BIN=$(DEBUG_OPERATOR) KVNODE_LOAD_BIN=$(DEBUG_LOAD)
 
-.PHONY: run demo test sim soak sim-build verify deny fix gen fixtures fuzz sbom bench clean build setup-build setup-test setup-bench
+.PHONY: run demo test sim soak sim-build verify deny fix gen fixtures fuzz sbom bench backup-trial clean build setup-build setup-test
+.PHONY: setup-bench
 .PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube
 
 build: setup-build
@@ -163,6 +164,12 @@ bench: setup-bench build
 	$(if $(findstring scan,$(TRIALS)),$(CARGO) build --release -p kvnode-server --example scan_cost)
 	KVNODE_SERVER_BIN=$(SERVER) $(if $(OTHER),KVNODE_OTHER_BIN=$(OTHER)) $(CARGO_TARGET_DIR)/release/bench $(if $(QUICK),--quick) \
 	  $(if $(TRIALS),--trials=$(TRIALS)) $(if $(ROUNDS),--rounds=$(ROUNDS)) '--cells=$(CELLS)' '--only=$(ONLY)'
+
+# A backup of MIB mebibytes and its restore: memory, rates beside a plain S3 client, the time until it serves again.
+backup-trial: setup-test
+	$(CARGO) build --release -p kvnode-server
+	KVNODE_SERVER_BIN=$(SERVER) KVNODE_BACKUP_MIB=$(or $(MIB),2048) $(CARGO) test --release -p kvnode-operator --test backup -- \
+	  memory_stays_flat --nocapture
 
 clean:
 	cargo clean

@@ -1,4 +1,4 @@
-//! The command line: `run`, `crd`, and `backup`, `restore`, `list`, `verify`, `delete` for buckets. Every flag of `run` can also be set in the environment, as a Deployment does.
+//! The command line: `run`, `crd`, `reasons`, and `backup`, `restore`, `list`, `verify`, `delete` for buckets. Every flag of `run` can also be set in the environment, as a Deployment does.
 
 use std::net::SocketAddr;
 
@@ -26,6 +26,8 @@ pub enum Command {
     Run(Run),
     /// Print the CustomResourceDefinitions, the form of deploy/crd.yaml
     Crd,
+    /// Print the words of conditions, reasons and Events, the form of deploy/REASONS.md
+    Reasons,
     /// Back a cluster up into a bucket and prove what was stored; needs no Kubernetes
     Backup(Box<BackupArgs>),
     /// Fetch a backup as files, proved; needs no Kubernetes

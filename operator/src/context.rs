@@ -13,6 +13,7 @@ use crate::events::Recorder;
 use crate::health::Probes;
 use crate::metrics::Metrics;
 use crate::name::ClusterName;
+use crate::observe::secrets;
 use crate::observe::surroundings::Surroundings;
 use crate::stores::Stores;
 use crate::validate::Operator;
@@ -40,6 +41,8 @@ pub struct Context {
     pub operator: Operator,
     /// What the watches have brought.
     pub stores: Stores,
+    /// Certificates and passwords of clusters at rest.
+    pub secrets: secrets::Kept,
     /// Kubernetes nodes, volumes and classes, as they were last read.
     pub surroundings: Surroundings,
     /// Children, as they were after they were last applied.
@@ -69,6 +72,7 @@ impl Context {
             probes,
             operator,
             stores: Stores::default(),
+            secrets: secrets::Kept::default(),
             surroundings: Surroundings::default(),
             memory: Memory::default(),
             failures: Failures::default(),
@@ -80,6 +84,7 @@ impl Context {
         self.watches.forget(cluster);
         self.trust.forget(cluster);
         self.sessions.forget(cluster);
+        self.secrets.forget(cluster);
         self.memory.forget(cluster);
         self.failures.forget(cluster);
     }

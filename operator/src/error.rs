@@ -33,6 +33,17 @@ pub enum Error {
     /// A certificate cannot be made.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// `spec.tls.mode: CertManager`, and the API server knows no Certificate.
+    #[error(
+        "this Kubernetes knows no Certificate of cert-manager.io: install cert-manager, or choose another spec.tls.mode"
+    )]
+    NoCertManager,
+    /// What is to be written has the name of something else.
+    #[error("{what} belongs to something else: rename or delete it")]
+    NameTaken {
+        /// `kind/name`.
+        what: String,
+    },
     /// A step names a pod that is not there any more.
     #[error("{doing}: {pod} has no address")]
     NoAddress {
@@ -83,7 +94,8 @@ impl Error {
             },
             Error::Late { .. } => "api_late",
             Error::Node(error) => error.kind(),
-            Error::Pki(_) => "certificate",
+            Error::Pki(_) | Error::NoCertManager => "certificate",
+            Error::NameTaken { .. } => "name_taken",
             Error::NoAddress { .. } => "no_address",
         }
     }

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     };
     let ended = match &cli.command {
         Command::Crd => crd(),
+        Command::Reasons => reasons(),
         Command::Run(args) => operate(args),
         Command::Backup(args) => handle(command::backup(args)),
         Command::Restore(args) => handle(command::restore(args)),
@@ -65,7 +66,14 @@ fn complain(line: &str) {
 }
 
 fn crd() -> Result<(), Failure> {
-    let text = kvnode_operator::crd::yaml().map_err(|error| (IO, format!("write the schemas: {error}")))?;
+    print(&kvnode_operator::crd::yaml().map_err(|error| (IO, format!("write the schemas: {error}")))?)
+}
+
+fn reasons() -> Result<(), Failure> {
+    print(&kvnode_operator::crd::reason::markdown())
+}
+
+fn print(text: &str) -> Result<(), Failure> {
     let written = std::io::stdout().write_all(text.as_bytes());
     written.map_err(|error| (IO, format!("write to standard output: {error}: look at the reader")))
 }

@@ -21,6 +21,7 @@ use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kvnode_api::status::NodeStatus;
 
+use crate::crd::doors::Doors;
 use crate::crd::status::KvClusterStatus;
 
 /// Role that a pod is made for. Each has a StatefulSet of its own, so that scaling one never changes the other.
@@ -69,10 +70,21 @@ pub struct Observed {
     pub hosts: Option<BTreeMap<String, HostSeen>>,
     /// Objects with the name of a child, as `kind/name`, that another object controls. Nothing is applied over them.
     pub taken: BTreeSet<String>,
+    /// The locks in effect; the spec of the pass says the same.
+    pub doors: Option<DoorsSeen>,
     /// Certificates, with `spec.tls`.
     pub tls: Option<TlsSeen>,
     /// The newest change of leader, if the watch streams saw one.
     pub handover: Option<Handover>,
+}
+
+/// The locks in effect, and whether the spec asks for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorsSeen {
+    /// In effect.
+    pub doors: Doors,
+    /// The spec has locks by default that the cluster was made without.
+    pub kept_open: bool,
 }
 
 /// The certificate of a cluster, and how many pods showed it to the operator.

@@ -9,6 +9,7 @@
 //!
 //! Invariants
 //! - A private key is in its Secret and in this process, nowhere else: no text of an error or a log has it.
+//! - Another authority is trusted by all before it signs anything ([`Chain`]; `apply/authority.rs` has the steps).
 //! - A certificate is renewed when two thirds of its life are over, when its authority or its names are others, and when
 //!   it cannot be read.
 
@@ -45,6 +46,27 @@ pub struct Pair {
 impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Pair(..)")
+    }
+}
+
+/// What signs, and what is trusted beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Signs.
+    pub current: Pair,
+    /// Signs next.
+    pub next: Option<Pair>,
+    /// Certificate of the one that signed before.
+    pub previous: Option<String>,
+}
+
+impl Chain {
+    /// What is trusted: `ca.crt`.
+    #[must_use]
+    pub fn trusted(&self) -> String {
+        let next = self.next.as_ref().map(|next| next.cert.as_str());
+        let all = [Some(self.current.cert.as_str()), next, self.previous.as_deref()];
+        all.into_iter().flatten().collect()
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::crd::KvCluster;
-use crate::crd::reason::EventReason;
+use crate::crd::reason::{EventReason, is_of_backups};
 use crate::crd::status::KvClusterStatus;
 use crate::error::{Error, asked};
 use crate::name::ClusterName;
@@ -40,7 +40,7 @@ pub async fn status(
         "apiVersion": KvCluster::api_version(&()),
         "kind": KvCluster::kind(&()),
         "metadata": { "name": name.name, "resourceVersion": seen.metadata.resource_version },
-        "status": status,
+        "status": own(status),
     });
     let params = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(&patch);
@@ -48,6 +48,18 @@ pub async fn status(
     asked(format!("write the status of KvCluster {}", name.name), call).await?;
     ctx.metrics.status_writes.inc();
     Ok(())
+}
+
+/// The part that is written here. A field with two owners stays when one of them takes it away, so what the backups write
+/// is left to them, although the status that is compared has it.
+fn own(status: &KvClusterStatus) -> KvClusterStatus {
+    let conditions = status.conditions.iter().filter(|condition| !is_of_backups(&condition.type_));
+    KvClusterStatus {
+        backup: None,
+        restore: None,
+        conditions: conditions.cloned().collect(),
+        ..status.clone()
+    }
 }
 
 /// Tells that a step was taken.

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
+use crate::backup::arguments::span;
 use crate::backup::duty::job::Images;
 use crate::backup::schedule::Cron;
 use crate::build::{acl, labels};
@@ -57,7 +58,7 @@ impl Cluster {
     pub fn tls_secret(&self) -> Option<String> {
         match self.spec.tls.mode {
             TlsMode::Disabled => None,
-            TlsMode::Managed => Some(labels::tls_secret(&self.name)),
+            TlsMode::Managed | TlsMode::CertManager => Some(labels::tls_secret(&self.name)),
             TlsMode::Secret => self.spec.tls.secret_name.clone(),
         }
     }
@@ -97,6 +98,9 @@ pub fn validate(object: &KvCluster, operator: &Operator) -> Result<Cluster, Inva
     if (spec.tls.mode == TlsMode::Secret) != spec.tls.secret_name.is_some() {
         faults.push("spec.tls.secretName: goes with spec.tls.mode Secret, and only with it".to_owned());
     }
+    if (spec.tls.mode == TlsMode::CertManager) != spec.tls.issuer_ref.is_some() {
+        faults.push("spec.tls.issuerRef: goes with spec.tls.mode CertManager, and only with it".to_owned());
+    }
     users(spec, &mut faults);
     let storage_bytes = storage(spec, &mut faults);
     settings(spec, &mut faults);
@@ -121,6 +125,17 @@ pub fn validate(object: &KvCluster, operator: &Operator) -> Result<Cluster, Inva
 
 fn users(spec: &KvClusterSpec, faults: &mut Vec<String>) {
     let users = &spec.auth.users;
+    if let Some(rotation) = &spec.auth.rotation {
+        match (span(&rotation.every), span(&rotation.overlap)) {
+            (Ok(every), Ok(overlap)) if every > overlap => {}
+            (Ok(_), Ok(_)) => faults.push(format!(
+                "spec.auth.rotation.every: {} is not longer than overlap, {}",
+                rotation.every, rotation.overlap
+            )),
+            (Err(what), _) => faults.push(format!("spec.auth.rotation.every: {what}")),
+            (_, Err(what)) => faults.push(format!("spec.auth.rotation.overlap: {what}")),
+        }
+    }
     if !users.is_empty() && spec.config.contains_key("acl_file") {
         faults.push("spec.config.acl_file: cannot go with spec.auth.users, which are such a file".to_owned());
     }

@@ -1,8 +1,10 @@
-//! A KvCluster as a user handles it: kubectl for the object, redis-cli in a pod for the data.
+//! A KvCluster as a user handles it: kubectl for the object, redis-cli in a pod for the data, by what its Secret says.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use kvnode_tests::tool;
 use kvnode_tests::wait::{eventually, until};
 use serde_json::{Value as Json, json};
 
@@ -19,13 +21,41 @@ pub(crate) struct Kv {
 }
 
 impl Kv {
-    /// Makes one, and the pod of clients beside it, and waits until it is ready.
+    /// Makes one, and its client beside it, and waits until it is ready.
     pub(crate) async fn create(stage: &Stage, name: &str, spec: &Json) -> Result<Self> {
-        stage.clients()?;
         let cluster = Self { name: name.to_owned(), kubectl: stage.kubectl() };
         cluster.apply(spec)?;
+        cluster.admit(stage)?;
         cluster.ready(spec["replicas"].as_u64().unwrap_or(3)).await?;
         Ok(cluster)
+    }
+
+    /// Starts the pod that commands to it come from: one with its Secrets, as they are now.
+    pub(crate) fn admit(&self, stage: &Stage) -> Result<()> {
+        let pod = self.client();
+        let gone = ["delete", "pod", &pod, "--ignore-not-found", "--force", "--grace-period=0"];
+        self.kubectl.run(&gone)?;
+        self.kubectl.apply(&stage.manifest("client.yaml", &[("CLUSTER_NAME", &self.name)])?)?;
+        self.kubectl
+            .run(&["wait", &format!("pod/{pod}"), "--for=condition=Ready", "--timeout=120s"])
+            .map(drop)
+    }
+
+    /// Name of that pod.
+    pub(crate) fn client(&self) -> String {
+        format!("{}-client", self.name)
+    }
+
+    /// Asks the admin API of a pod, with the certificate that it wants to see.
+    pub(crate) fn admin(&self, pod: &str, path: &str, more: &[&str]) -> Result<Json> {
+        let url = format!("https://{pod}.{}-raft.{}.svc:24920{path}", self.name, self.kubectl.namespace);
+        let mut args =
+            vec!["curl", "-sf", "-m", "10", "--cacert", "/admin/ca.crt", "--cert", "/admin/tls.crt"];
+        args.extend(["--key", "/admin/tls.key"]);
+        args.extend(more);
+        args.push(&url);
+        let text = self.kubectl.exec(&self.client(), &args)?;
+        serde_json::from_str(&text).with_context(|| text.clone())
     }
 
     /// Applies the object with this spec.
@@ -102,11 +132,33 @@ impl Kv {
         Ok(lives)
     }
 
-    /// Runs a command by redis-cli in the pod of clients, through the Service.
+    /// Runs a command by redis-cli in the pod of its client, by the URI of the Secret.
     pub(crate) fn redis(&self, words: &str) -> Result<String> {
-        let mut args = vec!["redis-cli", "-h", self.name.as_str()];
-        args.extend(words.split(' '));
-        Ok(self.kubectl.exec("clients", &args)?.trim().to_owned())
+        self.redis_with("-u \"$(cat /bind/uri)\"", words)
+    }
+
+    /// The same through another of its Services.
+    pub(crate) fn redis_at(&self, host: &str, words: &str) -> Result<String> {
+        let login = format!("--tls -h {host} -p 6380 -a \"$(cat /bind/password)\"");
+        self.redis_with(&login, words)
+    }
+
+    fn redis_with(&self, login: &str, words: &str) -> Result<String> {
+        let script = format!("redis-cli --no-auth-warning {login} --cacert /bind/ca.crt {words}");
+        Ok(self.kubectl.exec(&self.client(), &["sh", "-c", &script])?.trim().to_owned())
+    }
+
+    /// What a client needs that runs outside of Kubernetes.
+    pub(crate) fn door(&self) -> Result<Door> {
+        let key = |key: &str| {
+            let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
+            self.kubectl.run(&["get", "secret", &format!("{}-auth", self.name), "--output", &template])
+        };
+        let ca = tempfile::NamedTempFile::new()?;
+        std::fs::write(ca.path(), key("ca.crt")?)?;
+        let service = self.kubectl.get(&format!("service {}", self.name))?;
+        let ip = service["spec"]["clusterIP"].as_str().context("clusterIP")?.to_owned();
+        Ok(Door { ca, ip, password: key("password")? })
     }
 
     /// The pod that leads, as the nodes say.
@@ -140,6 +192,23 @@ impl Kv {
     pub(crate) fn uid(&self, pod: &str) -> Result<String> {
         let found = self.kubectl.get(&format!("pod {pod}"))?;
         found["metadata"]["uid"].as_str().map(str::to_owned).context("uid")
+    }
+}
+
+/// The Service of a cluster, and what it asks for, read beforehand: it needs no API server.
+pub(crate) struct Door {
+    ca: tempfile::NamedTempFile,
+    ip: String,
+    password: String,
+}
+
+impl Door {
+    /// Runs a command by redis-cli on this machine; what takes longer than so many seconds is an error.
+    pub(crate) fn redis(&self, seconds: u32, words: &[&str]) -> Result<String> {
+        let mut command = Command::new("timeout");
+        command.args([&seconds.to_string(), "redis-cli", "--no-auth-warning", "--tls", "--cacert"]);
+        command.arg(self.ca.path()).args(["-h", &self.ip, "-p", "6380", "-a", &self.password]).args(words);
+        Ok(tool::run(&mut command)?.trim().to_owned())
     }
 }
 

@@ -54,14 +54,14 @@ impl Phase {
 }
 
 impl Load {
-    /// Starts writing to an address.
-    pub(crate) async fn start(stage: &Stage, addr: &str) -> Result<Self> {
+    /// Starts writing to an address, in the clear and without a password.
+    pub(crate) async fn plain(stage: &Stage, addr: &str) -> Result<Self> {
         Self::begin(stage, addr, "none").await
     }
 
-    /// Starts writing with what a Secret says.
-    pub(crate) async fn bound(stage: &Stage, secret: &str) -> Result<Self> {
-        Self::begin(stage, "bind:/bind", secret).await
+    /// Starts writing to a cluster, as the Secret of its user default says.
+    pub(crate) async fn start(stage: &Stage, cluster: &str) -> Result<Self> {
+        Self::begin(stage, "bind:/bind", &format!("{cluster}-auth")).await
     }
 
     async fn begin(stage: &Stage, addr: &str, secret: &str) -> Result<Self> {

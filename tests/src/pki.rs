@@ -76,7 +76,11 @@ impl Authority {
         self.sign(&params)
     }
 
-    fn leaf_until(&self, names: &[&str], year: i32) -> Result<Leaf> {
+    /// A certificate that ends with the beginning of that year.
+    ///
+    /// # Errors
+    /// A name that no certificate can have.
+    pub fn leaf_until(&self, names: &[&str], year: i32) -> Result<Leaf> {
         self.sign(&params(names, year)?)
     }
 

@@ -25,6 +25,16 @@ pub struct Seen {
     pub method: String,
     /// With the query.
     pub path: String,
+    /// The whole head, names in lower case.
+    pub head: String,
+}
+
+impl Seen {
+    /// Value of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
 }
 
 /// What happens to a request.
@@ -85,6 +95,14 @@ impl Proxy {
     }
 }
 
+fn lower_names(head: &str) -> String {
+    let lower = |line: &str| match line.split_once(':') {
+        Some((name, value)) => format!("{}: {}", name.to_lowercase(), value.trim()),
+        None => line.to_owned(),
+    };
+    head.lines().map(lower).collect::<Vec<_>>().join("\n")
+}
+
 async fn connection(mut client: TcpStream, server: &str, rule: &Rule, numbers: &AtomicUsize) -> Result<()> {
     let mut upstream = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
@@ -97,6 +115,7 @@ async fn connection(mut client: TcpStream, server: &str, rule: &Rule, numbers: &
             number: numbers.fetch_add(1, Ordering::SeqCst),
             method: words.next().unwrap_or_default().to_owned(),
             path: words.next().unwrap_or_default().to_owned(),
+            head: lower_names(&text),
         };
         let deed = rule(&seen);
         match &deed {

@@ -21,7 +21,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "kvnode.clusterRules" -}}
 - apiGroups: [kvnode.dev]
   resources: [kvclusters]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [kvnode.dev]
   resources: [kvclusters/status]
   verbs: [patch]
@@ -44,6 +44,10 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch, delete]
+# What clusters with spec.tls.mode CertManager ask cert-manager for.
+- apiGroups: [cert-manager.io]
+  resources: [certificates]
+  verbs: [get, create, patch]
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]

@@ -39,9 +39,15 @@ impl Sessions {
         secrets: &Secrets,
         now: Timestamp,
     ) -> Result<Arc<ClientConfig>, String> {
-        let source = if secrets.managed { &secrets.authority } else { &secrets.pods };
-        let source = source.as_ref().ok_or("the Secret with the certificate is not there yet")?;
-        let mark = hash(&serde_json::json!([source.pair.cert, source.pair.key, source.ca]));
+        let missing = "the Secret with the certificate is not there yet";
+        let (signs, trusted) = if secrets.managed {
+            let authority = secrets.authority.as_ref().ok_or(missing)?;
+            (&authority.chain.current, authority.chain.trusted())
+        } else {
+            let pods = secrets.pods.as_ref().ok_or(missing)?;
+            (&pods.pair, pods.ca.clone())
+        };
+        let mark = hash(&serde_json::json!([signs.cert, signs.key, trusted]));
         let mut sessions = self.0.lock();
         if let Some(session) = sessions.get(cluster).filter(|session| session.mark == mark)
             && now.as_second() - session.made_at.as_second() < RENEW_AFTER
@@ -49,11 +55,11 @@ impl Sessions {
             return Ok(session.client.clone());
         }
         let own = if secrets.managed {
-            pki::of_operator(&source.pair, now).map_err(|error| error.to_string())?
+            pki::of_operator(signs, now).map_err(|error| error.to_string())?
         } else {
-            source.pair.clone()
+            signs.clone()
         };
-        let client = trust::client(&source.ca, &own)?;
+        let client = trust::client(&trusted, &own)?;
         sessions.insert(cluster.clone(), Session { mark, made_at: now, client: client.clone() });
         Ok(client)
     }

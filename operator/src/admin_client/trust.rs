@@ -63,6 +63,12 @@ impl Trust {
         self.0.lock().get(addr)?.shown
     }
 
+    /// The same admin ports, with another certificate of ours; what they show is not noted.
+    #[must_use]
+    pub fn shown_as(&self, client: Arc<ClientConfig>) -> impl Dial + use<> {
+        Otherwise { trust: self.clone(), client }
+    }
+
     fn way(&self, addr: &str) -> Option<(String, Option<Arc<ClientConfig>>)> {
         let known = self.0.lock();
         let one = known.get(addr)?;
@@ -87,6 +93,23 @@ impl Dial for Trust {
             if let Some([own, ..]) = stream.get_ref().1.peer_certificates() {
                 self.note(to, &host, fingerprint_of(own));
             }
+            Ok(Box::new(stream) as Box<dyn Io>)
+        })
+    }
+}
+
+/// See [`Trust::shown_as`].
+struct Otherwise {
+    trust: Trust,
+    client: Arc<ClientConfig>,
+}
+
+impl Dial for Otherwise {
+    fn dial<'a>(&'a self, to: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
+        Box::pin(async move {
+            let (host, _) = self.trust.way(to).ok_or_else(|| io::Error::other("not a node of a cluster"))?;
+            let name = ServerName::try_from(host).map_err(io::Error::other)?;
+            let stream = TlsConnector::from(self.client.clone()).connect(name, Tcp.dial(to).await?).await?;
             Ok(Box::new(stream) as Box<dyn Io>)
         })
     }

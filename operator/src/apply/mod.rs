@@ -1,7 +1,8 @@
 //! What a plan says, done: children, volumes, labels, live settings, and at most one step.
 //!
 //! ```text
-//! secrets     authority and certificate of a Managed cluster, when they are missing or due; passwords, the ACL file
+//! secrets     authority and certificate of a Managed cluster, when they are missing or due, or what cert-manager is asked
+//!             for; passwords, the ACL file
 //! children    server-side apply, forced, by the manager kvnode-operator; none that is as it was applied
 //! volumes     merge patches with the uid
 //! labels      merge patches with the uid
@@ -14,6 +15,8 @@
 //!   nothing instead of harm.
 //! - In a settled cluster nothing is written.
 
+mod authority;
+mod cert_manager;
 mod manifest;
 pub mod memory;
 mod patch;

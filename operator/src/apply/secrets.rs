@@ -1,9 +1,12 @@
 //! The Secrets of a Managed cluster: made when they are missing, the certificate anew when it is due. Passwords are in
 //! users.rs.
 //!
-//! They are no children like the others: what they hold is not made from the spec alone. The authority is created and
-//! never written again; who deletes it gets a new one, and certificates of that.
+//! They are no children like the others: what they hold is not made from the spec alone. The authority is exchanged step by
+//! step (authority.rs); who deletes it gets a new one, and certificates of that, at once.
 
+use std::sync::Arc;
+
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -12,16 +15,20 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Resource as _};
 use serde_json::json;
 
-use super::users;
+use super::rotation::Spread;
+use super::{authority, cert_manager, users};
+use crate::admin_client::{AdminClient, Deadlines, trust};
 use crate::build::labels::{self, MANAGER};
 use crate::context::Context;
 use crate::crd::KvCluster;
+use crate::crd::reason::EventReason;
 use crate::crd::tls::{ClientTls, TlsMode};
 use crate::error::{Error, asked};
 use crate::name::ClusterName;
 use crate::observe::Sight;
 use crate::observe::secrets::PairSeen;
-use crate::pki::{self, Pair};
+use crate::pki::{self, Chain, Pair};
+use crate::plan::Note;
 
 /// Sees to it that the Secrets are there and good for a while.
 ///
@@ -34,8 +41,13 @@ pub(super) async fn keep(
     now: Timestamp,
 ) -> Result<(), Error> {
     let mut ca = sight.secrets.pods.as_ref().map(|seen| seen.ca.clone()).filter(|ca| !ca.is_empty());
-    if sight.object.spec.tls.mode == TlsMode::Managed {
-        ca = certificates(ctx, name, sight, now).await?.or(ca);
+    match sight.object.spec.tls.mode {
+        TlsMode::Managed => ca = certificates(ctx, name, sight, now).await?.or(ca),
+        TlsMode::CertManager => {
+            let names = names(&sight.object, name);
+            cert_manager::ask(ctx, name, &sight.object, &names).await?;
+        }
+        TlsMode::Secret | TlsMode::Disabled => {}
     }
     // Made once, so what clients trust must be known by then.
     let is_complete = ca.is_some() || !by_tls(&sight.object);
@@ -53,34 +65,103 @@ async fn certificates(
     now: Timestamp,
 ) -> Result<Option<String>, Error> {
     let seen = &sight.secrets;
-    if [&seen.authority, &seen.pods].into_iter().flatten().any(|seen| seen.anothers) {
+    if seen.authority.as_ref().is_some_and(|seen| seen.anothers)
+        || seen.pods.as_ref().is_some_and(|seen| seen.anothers)
+    {
         return Ok(None);
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
-    let authority = if let Some(seen) = &seen.authority {
-        seen.pair.clone()
-    } else {
-        let made = pki::authority(name, now)?;
-        let secret = labels::ca_secret(&name.name);
-        let object = secret_of(&sight.object, name, &secret, &made, (&made.cert, None));
-        // Created, not applied: of two operators one makes it, and the other finds it.
-        asked(format!("create Secret {secret}"), api.create(&PostParams::default(), &object)).await?;
-        tracing::info!(cluster = %name, secret, "authority made");
-        made
-    };
+    let chain = chain(ctx, name, sight, (&api, now)).await?;
+    let trusted = chain.trusted();
     let names = names(&sight.object, name);
-    let signed_for = signed_for(&authority, &names);
-    if !is_due(seen.pods.as_ref(), &signed_for, now) {
-        return Ok(Some(authority.cert));
+    let signed_for = signed_for(&chain.current, &names);
+    let old = seen.pods.as_ref().filter(|seen| !is_due(Some(seen), &signed_for, now));
+    if old.is_some_and(|seen| seen.ca == trusted) {
+        return Ok(Some(trusted));
     }
-    let made = pki::of_pods(&authority, names, now)?;
+    let pair = match old {
+        Some(seen) => seen.pair.clone(),
+        None => pki::of_pods(&chain.current, names, now)?,
+    };
     let secret = labels::tls_secret(&name.name);
-    let body = secret_of(&sight.object, name, &secret, &made, (&authority.cert, Some(signed_for)));
+    let body = secret_of(&sight.object, name, &secret, &pair, (&trusted, Some(signed_for)));
     let params = PatchParams { field_manager: Some(MANAGER.into()), force: true, ..PatchParams::default() };
+    ctx.secrets.forget(name);
     asked(format!("apply Secret {secret}"), api.patch(&secret, &params, &Patch::Apply(&body))).await?;
     ctx.metrics.child_writes.inc();
-    tracing::info!(cluster = %name, secret, "certificate made");
-    Ok(Some(authority.cert))
+    tracing::info!(cluster = %name, secret, renewed = old.is_none(), "certificate written");
+    Ok(Some(trusted))
+}
+
+/// The authority, made if there is none, and one step further if it is being exchanged.
+async fn chain(
+    ctx: &Context,
+    name: &ClusterName,
+    sight: &Sight,
+    (api, now): (&Api<Secret>, Timestamp),
+) -> Result<Chain, Error> {
+    let secret = labels::ca_secret(&name.name);
+    let Some(seen) = &sight.secrets.authority else {
+        let current = pki::authority(name, now)?;
+        let object = secret_of(&sight.object, name, &secret, &current, (&current.cert, None));
+        // Created, not applied: of two operators one makes it, and the other finds it.
+        ctx.secrets.forget(name);
+        asked(format!("create Secret {secret}"), api.create(&PostParams::default(), &object)).await?;
+        tracing::info!(cluster = %name, secret, "authority made");
+        return Ok(Chain { current, next: None, previous: None });
+    };
+    let moment = authority::Moment {
+        time: now,
+        accepted: accepted(ctx, sight, &seen.chain, now).await?,
+        served: is_served(sight, name, &seen.chain),
+    };
+    let turned = authority::next(seen.rotate.as_deref(), &seen.chain, moment, || pki::authority(name, now))?;
+    let Some((chain, word)) = turned else { return Ok(seen.chain.clone()) };
+    let text = |text: &str| json!(ByteString(text.as_bytes().to_vec()));
+    let patch = json!({
+        "metadata": { "resourceVersion": seen.version, "annotations": { labels::ROTATE: word } },
+        "data": {
+            "tls.crt": text(&chain.current.cert),
+            "tls.key": text(&chain.current.key),
+            "ca.crt": text(&chain.trusted()),
+            "next.crt": chain.next.as_ref().map(|next| text(&next.cert)),
+            "next.key": chain.next.as_ref().map(|next| text(&next.key)),
+            "previous.crt": chain.previous.as_deref().map(text),
+        },
+    });
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    ctx.secrets.forget(name);
+    asked(format!("change Secret {secret}"), api.patch(&secret, &params, &Patch::Merge(&patch))).await?;
+    ctx.metrics.child_writes.inc();
+    let message = authority::told(&secret, word.as_deref());
+    let note = Note { reason: EventReason::AuthorityRotating, warning: false, message };
+    ctx.recorder.tell(&*sight.object, &[note]).await;
+    Ok(chain)
+}
+
+/// Which pods let a certificate in that the next authority signed: tried by a handshake and a question, for its word alone
+/// would not tell.
+async fn accepted(ctx: &Context, sight: &Sight, chain: &Chain, now: Timestamp) -> Result<Spread, Error> {
+    let Some(next) = &chain.next else { return Ok(Spread::Behind) };
+    let own = pki::of_operator(next, now)?;
+    let Ok(client) = trust::client(&chain.trusted(), &own) else { return Ok(Spread::Behind) };
+    let asks = AdminClient::new(Arc::new(ctx.trust.shown_as(client)), Deadlines::default());
+    let pods = sight.observed.pods.values().filter(|pod| !pod.deleting);
+    let asked = pods.map(async |pod| {
+        let addr = sight.addresses.get(&pod.name).filter(|_| pod.node.status().is_some())?;
+        Some(asks.status(addr).await.is_ok())
+    });
+    Ok(Spread::of(&join_all(asked).await))
+}
+
+/// Every pod that answers showed the certificate of the Secret, and the authority that signs now has signed that.
+fn is_served(sight: &Sight, name: &ClusterName, chain: &Chain) -> bool {
+    let signed_for = signed_for(&chain.current, &names(&sight.object, name));
+    let is_new =
+        sight.secrets.pods.as_ref().is_some_and(|seen| seen.signed_for.as_ref() == Some(&signed_for));
+    let shown =
+        sight.observed.tls.as_ref().is_some_and(|seen| seen.running > 0 && seen.served == seen.running);
+    is_new && shown
 }
 
 /// Whether clients can connect by TLS.

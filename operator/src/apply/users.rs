@@ -9,15 +9,19 @@
 //! Order: a Secret is written before the ACL file that accepts what it holds. Who is gone is known from the old file, so
 //! their Secrets are deleted before it is written anew. Killed in between, the next pass goes on.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kvnode_api::logins;
 use rand::distr::{Alphanumeric, Distribution as _};
 use serde_json::json;
 
-use super::rotation::{Keys, next};
+use super::rotation::{Keys, Moment, Policy, Spread, Turn, Turned, next};
 use super::secrets::{by_tls, metadata};
 use crate::build::acl;
 use crate::build::config_map::ACL_FILE;
@@ -33,7 +37,8 @@ use crate::plan::Note;
 /// User that clients are without a name.
 const DEFAULT: &str = "default";
 
-/// Sees to it that every user has a Secret, and the pods know them.
+/// Sees to it that every user has a Secret, and the pods know them; where the doors have just been opened, that the users
+/// are gone.
 ///
 /// # Errors
 /// The API server refused, or did not answer.
@@ -44,10 +49,12 @@ pub(super) async fn keep(
     (ca, now): (Option<&str>, Timestamp),
 ) -> Result<(), Error> {
     let auth = &sight.object.spec.auth;
+    let (spread, policy) = (spread(sight), Policy::of(auth.rotation.as_ref()));
+    let api = Api::namespaced(ctx.client.clone(), &name.namespace);
+    let here = Here { ctx, name, sight, ca, now, spread, policy, api };
     if !auth.enabled {
-        return Ok(());
+        return if sight.secrets.acl.is_some() { here.acl("").await } else { Ok(()) };
     }
-    let here = Here { ctx, name, sight, ca, now, api: Api::namespaced(ctx.client.clone(), &name.namespace) };
     let default = labels::auth_secret(&name.name);
     here.login(DEFAULT, &default, sight.secrets.auth.as_ref()).await?;
     let mut file = String::new();
@@ -59,6 +66,34 @@ pub(super) async fn keep(
     here.acl(&file).await
 }
 
+/// How far what the Secrets hold has come: by what each pod says that it has read.
+fn spread(sight: &Sight) -> Spread {
+    let (seen, spec) = (&sight.secrets, &sight.object.spec);
+    let Some(auth) = &seen.auth else { return Spread::Untold };
+    if spec.config.contains_key("acl_file") {
+        // The users come from somewhere else, and nobody but the nodes knows that file.
+        return Spread::Untold;
+    }
+    let lines = spec.auth.users.iter().map(|user| {
+        let valid = &seen.users.get(&user.name)?.valid;
+        Some(acl::line(&user.name, valid, &user.acl))
+    });
+    let Some(wanted) = lines.collect::<Option<String>>() else { return Spread::Behind };
+    let file = seen.acl.as_ref().map(|seen| seen.file.as_str()).unwrap_or_default();
+    if file != wanted {
+        // The file is not written yet that the pods should read.
+        return Spread::Behind;
+    }
+    let held = logins::contents(auth.passwords.as_bytes(), file.as_bytes());
+    let pods = sight.observed.pods.values().filter(|pod| !pod.deleting);
+    let told = pods.map(|pod| {
+        let status = pod.node.status()?;
+        Some(*status.logins.as_ref()? == logins::mark(status.node_id?, &held))
+    });
+    let told: Vec<Option<bool>> = told.collect();
+    Spread::of(&told)
+}
+
 /// What one pass looks at.
 struct Here<'a> {
     ctx: &'a Context,
@@ -66,44 +101,78 @@ struct Here<'a> {
     sight: &'a Sight,
     ca: Option<&'a str>,
     now: Timestamp,
+    spread: Spread,
+    policy: Option<Policy>,
     api: Api<Secret>,
 }
 
 impl Here<'_> {
-    /// The Secret of a user, made or rotated; the passwords that are valid then.
+    /// The Secret of a user, made, rotated, or put right; the passwords that are valid then.
     async fn login(&self, user: &str, secret: &str, seen: Option<&LoginSeen>) -> Result<Vec<String>, Error> {
         let Some(seen) = seen else {
             let password = password();
             let object = self.secret(user, secret, &password);
+            self.ctx.secrets.forget(self.name);
             asked(format!("create Secret {secret}"), self.api.create(&PostParams::default(), &object))
                 .await?;
             tracing::info!(cluster = %self.name, secret, "password made");
             return Ok(vec![password]);
         };
         let keys = Keys { password: seen.password.clone(), valid: seen.valid.clone() };
-        let turned = seen.rotate.as_deref().and_then(|word| next(word, keys, self.now, password));
-        let Some((keys, word)) = turned else { return Ok(seen.valid.clone()) };
-        let uri = seen.uri.replacen(&format!(":{}@", seen.password), &format!(":{}@", keys.password), 1);
-        let lines = keys.valid.join("\n") + "\n";
-        let data = [("password", &keys.password), ("uri", &uri), ("passwords", &lines)];
-        let data: serde_json::Map<String, serde_json::Value> =
-            data.into_iter().map(|(key, text)| (key.to_owned(), json!(bytes(text)))).collect();
+        let moment = Moment { time: self.now, since: seen.since, spread: self.spread, policy: self.policy };
+        let turn = next(seen.rotate.as_deref(), keys, moment, password);
+        let valid = turn.as_ref().map_or(&seen.valid, |turn| &turn.keys.valid).clone();
+        let password = turn.as_ref().map_or(&seen.password, |turn| &turn.keys.password);
+        // Where clients connect and whom they trust may change as well.
+        let mut data: BTreeMap<&str, String> = self.binding(user, password).into();
+        data.extend(self.ca().map(|ca| ("ca.crt", ca)));
+        data.retain(|key, text| seen.told.get(*key) != Some(&*text));
+        let mut notes = serde_json::Map::new();
+        if let Some(turn) = &turn {
+            if valid != seen.valid {
+                data.insert("passwords", valid.join("\n") + "\n");
+            }
+            notes.insert(labels::ROTATE.to_owned(), json!(turn.word));
+            if turn.turned == Turned::HandedOut {
+                notes.insert(labels::PASSWORD_SINCE.to_owned(), json!(self.now.to_string()));
+            }
+        }
+        if data.is_empty() && notes.is_empty() {
+            return Ok(valid);
+        }
+        self.change(secret, seen, &data, notes).await?;
+        if let Some(turn) = &turn {
+            self.tell(user, secret, turn).await;
+        }
+        Ok(valid)
+    }
+
+    async fn change(
+        &self,
+        secret: &str,
+        seen: &LoginSeen,
+        data: &BTreeMap<&str, String>,
+        notes: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<(), Error> {
+        let data: BTreeMap<&str, ByteString> = data.iter().map(|(key, text)| (*key, bytes(text))).collect();
         let patch = json!({
-            "metadata": { "resourceVersion": seen.version, "annotations": { labels::ROTATE: word } },
+            "metadata": { "resourceVersion": seen.version, "annotations": notes },
             "data": data,
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        self.ctx.secrets.forget(self.name);
         let patch = Patch::Merge(&patch);
         let call = self.api.patch(secret, &params, &patch);
-        asked(format!("rotate the password in Secret {secret}"), call).await?;
+        asked(format!("change the password in Secret {secret}"), call).await?;
         self.ctx.metrics.child_writes.inc();
-        let note = Note {
-            reason: EventReason::PasswordRotating,
-            warning: false,
-            message: told(user, secret, word.as_deref()),
-        };
+        Ok(())
+    }
+
+    async fn tell(&self, user: &str, secret: &str, turn: &Turn) {
+        let Some(message) = told(user, secret, turn, self.policy.is_some()) else { return };
+        let warning = turn.turned == Turned::Full;
+        let note = Note { reason: EventReason::PasswordRotating, warning, message };
         self.ctx.recorder.tell(&*self.sight.object, &[note]).await;
-        Ok(keys.valid)
     }
 
     /// The ACL file; and users who are not in it any more lose their Secret.
@@ -120,6 +189,7 @@ impl Here<'_> {
                 data: Some([(ACL_FILE.to_owned(), bytes(file))].into()),
                 ..Secret::default()
             };
+            self.ctx.secrets.forget(self.name);
             asked(format!("create Secret {secret}"), self.api.create(&PostParams::default(), &object))
                 .await?;
             return Ok(());
@@ -132,6 +202,7 @@ impl Here<'_> {
             "data": { ACL_FILE: bytes(file) },
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        self.ctx.secrets.forget(self.name);
         for user in acl::names(&seen.file).difference(&acl::names(file)) {
             self.forget(user).await?;
         }
@@ -155,25 +226,39 @@ impl Here<'_> {
         Ok(())
     }
 
+    /// The authority that clients are to trust; `None` where they cannot come by TLS.
+    fn ca(&self) -> Option<String> {
+        self.ca.filter(|_| by_tls(&self.sight.object)).map(str::to_owned)
+    }
+
     /// In the form of the Service Binding specification.
-    fn secret(&self, user: &str, secret: &str, password: &str) -> Secret {
-        let by_tls = by_tls(&self.sight.object);
+    fn binding(&self, user: &str, password: &str) -> [(&'static str, String); 7] {
         let host = format!("{}.{}.svc", self.name.name, self.name.namespace);
-        let (scheme, port) =
-            if by_tls { ("rediss", labels::SERVICE_TLS_PORT) } else { ("redis", labels::SERVICE_PORT) };
-        let mut data = vec![
+        let (scheme, port) = if by_tls(&self.sight.object) {
+            ("rediss", labels::SERVICE_TLS_PORT)
+        } else {
+            ("redis", labels::SERVICE_PORT)
+        };
+        [
             ("type", "redis".to_owned()),
             ("provider", "kvnode".to_owned()),
-            ("uri", format!("{scheme}://{user}:{password}@{host}:{port}")),
+            ("uri", format!("{scheme}://{user}:{}@{host}:{port}", escaped(password))),
             ("host", host),
             ("port", port.to_string()),
             ("username", user.to_owned()),
             ("password", password.to_owned()),
-            ("passwords", format!("{password}\n")),
-        ];
-        data.extend(self.ca.filter(|_| by_tls).map(|ca| ("ca.crt", ca.to_owned())));
+        ]
+    }
+
+    fn secret(&self, user: &str, secret: &str, password: &str) -> Secret {
+        let mut data: BTreeMap<&str, String> = self.binding(user, password).into();
+        data.insert("passwords", format!("{password}\n"));
+        data.extend(self.ca().map(|ca| ("ca.crt", ca)));
+        let mut metadata = metadata(&self.sight.object, self.name, secret);
+        let since = (labels::PASSWORD_SINCE.to_owned(), self.now.to_string());
+        metadata.annotations = Some([since].into());
         Secret {
-            metadata: metadata(&self.sight.object, self.name, secret),
+            metadata,
             type_: Some("servicebinding.io/redis".to_owned()),
             data: Some(data.into_iter().map(|(key, text)| (key.to_owned(), bytes(&text))).collect()),
             ..Secret::default()
@@ -185,22 +270,55 @@ fn bytes(text: &str) -> ByteString {
     ByteString(text.as_bytes().to_vec())
 }
 
-fn told(user: &str, secret: &str, word: Option<&str>) -> String {
-    match word {
-        None => format!("User {user} has one valid password: the one in Secret {secret}."),
-        Some("moving") => format!(
-            "Secret {secret} hands out the new password of user {user}; the old one is valid until: kubectl annotate \
-             secret {secret} {}=finish --overwrite",
-            labels::ROTATE
-        ),
-        Some(_) => format!(
-            "User {user} gets a second password; Secret {secret} hands it out once every pod knows it, in three minutes."
-        ),
+/// As a URI has it. Ours need no escape; those that people write may.
+fn escaped(password: &str) -> String {
+    let mut text = String::new();
+    for byte in password.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            // Writing into a String does not fail.
+            let _ = write!(text, "%{byte:02X}");
+        }
     }
+    text
+}
+
+fn told(user: &str, secret: &str, turn: &Turn, by_itself: bool) -> Option<String> {
+    let finish = format!("kubectl annotate secret {secret} {}=finish --overwrite", labels::ROTATE);
+    let message = match turn.turned {
+        Turned::Began => format!(
+            "User {user} gets a second password; Secret {secret} hands it out once every pod says that it has read it."
+        ),
+        Turned::Full => format!(
+            "User {user} has {} valid passwords and gets no further one. Make the old ones invalid first: {finish}",
+            turn.keys.valid.len()
+        ),
+        Turned::HandedOut if by_itself => format!(
+            "Secret {secret} hands out the new password of user {user}; the old one ends with auth.rotation.overlap, or by: {finish}"
+        ),
+        Turned::HandedOut => format!(
+            "Secret {secret} hands out the new password of user {user}; the old one is valid until: {finish}"
+        ),
+        Turned::Done => format!("User {user} has one valid password: the one in Secret {secret}."),
+        Turned::Put => return None,
+    };
+    Some(message)
 }
 
 /// 190 bits of letters and digits, which need no escape in a URI.
 fn password() -> String {
     let mut rng = rand::rng();
     (0..32).map(|_| char::from(Alphanumeric.sample(&mut rng))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_that_a_person_wrote_is_escaped_in_the_uri() {
+        assert_eq!(escaped("a-Z_0.~"), "a-Z_0.~");
+        assert_eq!(escaped("p@ss:w/rd%"), "p%40ss%3Aw%2Frd%25");
+    }
 }

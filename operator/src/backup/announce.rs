@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::arguments::Telling;
 use super::command::{Failure, IO};
+use super::preview::Preview;
 use super::progress::{Progress, Report, Reporter};
 
 /// Path of the progress.
@@ -29,6 +30,9 @@ pub struct End {
     /// What there is to say of anything else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// What was restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Preview>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -62,21 +66,26 @@ async fn told(State(progress): State<watch::Receiver<Progress>>) -> Json<Progres
 /// The file cannot be written.
 pub(super) fn report(telling: &Telling, ended: &Result<Report, Failure>) -> Result<(), Failure> {
     let end = match ended {
-        Ok(report) => End { report: Some(report.clone()), text: None, error: None },
-        Err((_, error)) => End { report: None, text: None, error: Some(short(error)) },
+        Ok(report) => End { report: Some(report.clone()), ..End::default() },
+        Err((_, error)) => End { error: Some(short(error)), ..End::default() },
     };
     telling.report_file.as_deref().map_or(Ok(()), |file| write(file, &end))
 }
 
-/// Writes the end of anything else.
+/// Writes the end of anything else; `preview` is what a restore was about.
 ///
 /// # Errors
 /// The file cannot be written.
-pub(super) fn line(telling: &Telling, ended: &Result<String, Failure>) -> Result<(), Failure> {
-    let end = match ended {
-        Ok(text) => End { report: None, text: Some(short(text)), error: None },
-        Err((_, error)) => End { report: None, text: None, error: Some(short(error)) },
+pub(super) fn line(
+    telling: &Telling,
+    ended: &Result<String, Failure>,
+    preview: Option<Preview>,
+) -> Result<(), Failure> {
+    let (text, error) = match ended {
+        Ok(text) => (Some(short(text)), None),
+        Err((_, error)) => (None, Some(short(error))),
     };
+    let end = End { text, error, preview, ..End::default() };
     telling.report_file.as_deref().map_or(Ok(()), |file| write(file, &end))
 }
 

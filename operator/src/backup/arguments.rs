@@ -24,7 +24,7 @@ pub struct Bucket {
     #[arg(long, value_name = "REGION", env = "AWS_REGION")]
     pub region: Option<String>,
     /// Endpoint of a store other than AWS: scheme, host and port
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
     pub endpoint: Option<String>,
     /// ENDPOINT/BUCKET/KEY instead of BUCKET.ENDPOINT/KEY
     #[arg(long)]
@@ -251,6 +251,12 @@ pub struct RestoreArgs {
     /// Only say what would be restored
     #[arg(long)]
     pub preview: bool,
+    /// Admin addresses of the living cluster, to say how much it has that the backup has not
+    #[arg(long = "node", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub nodes: Vec<String>,
+    /// Directory with tls.crt, tls.key and ca.crt, where the nodes' admin ports speak TLS
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
     #[command(flatten)]
     pub founder: Founder,
     #[command(flatten)]

@@ -81,6 +81,7 @@ mod tests {
             bytes_total: 2048 * 1024 * 1024,
             attempts: 1,
             source: None,
+            preview: None,
         };
         let text = line(&progress, Duration::from_secs(4));
         assert_eq!(text, "Uploading  [######                  ]  25 %  512.0 MiB of 2.0 GiB  128.0 MiB/s");

@@ -24,9 +24,10 @@ use super::arguments::{Bucket, ChecksumWord, Proving, VerifyWord};
 use super::catalog::{Backup, Listing, Target, choose, list};
 use super::cleanup::{RemoveError, remove};
 use super::crypt::Key;
-use super::fetch::{FetchError, age, fetch, fetch_bare, preview};
+use super::fetch::{FetchError, fetch, fetch_bare};
 use super::inspect::key_for;
 use super::layout::{Layout, STATE_FILE, good_run};
+use super::preview::{Preview, age};
 use super::progress::Reporter;
 use super::retention::Policy;
 use super::run::{Order, RunError, described, run};
@@ -130,10 +131,7 @@ pub async fn backup(args: &BackupArgs) -> Result<(), Failure> {
             age_max: args.max_age,
         },
     };
-    let admin = match &args.tls_dir {
-        None => AdminClient::tcp(),
-        Some(dir) => AdminClient::new(Arc::new(by_name(dir)?), Deadlines::default()),
-    };
+    let admin = admin(args.tls_dir.as_deref())?;
     let reporter = Reporter::default();
     let proof = proof(args.verify, key.as_ref(), &args.proving);
     let running = run(&store, &admin, &order, &proof, &reporter);
@@ -154,6 +152,13 @@ pub async fn backup(args: &BackupArgs) -> Result<(), Failure> {
         }
         Verified::No | Verified::Checksum | Verified::Content | Verified::Restored => Ok(()),
     }
+}
+
+fn admin(tls_dir: Option<&Path>) -> Result<AdminClient, Failure> {
+    Ok(match tls_dir {
+        None => AdminClient::tcp(),
+        Some(dir) => AdminClient::new(Arc::new(by_name(dir)?), Deadlines::default()),
+    })
 }
 
 /// Mutual TLS with the files of a directory.
@@ -212,7 +217,7 @@ pub async fn verify_one(args: &VerifyArgs) -> Result<(), Failure> {
 /// An exit code and why.
 pub async fn probe(args: &ProbeArgs) -> Result<(), Failure> {
     let ended = probed(args).await;
-    announce::line(&args.telling, &ended)?;
+    announce::line(&args.telling, &ended, None)?;
     ended.and_then(|text| say(&text))
 }
 
@@ -229,7 +234,7 @@ async fn probed(args: &ProbeArgs) -> Result<String, Failure> {
 /// An exit code and why.
 pub async fn delete(args: &DeleteArgs) -> Result<(), Failure> {
     let ended = deleted(args).await;
-    announce::line(&args.telling, &ended)?;
+    announce::line(&args.telling, &ended, None)?;
     ended.and_then(|text| say(&text))
 }
 
@@ -300,12 +305,14 @@ fn row(backup: &Backup, now: Timestamp) -> [String; 8] {
 /// # Errors
 /// An exit code and why.
 pub async fn restore(args: &RestoreArgs) -> Result<(), Failure> {
-    let ended = Box::pin(restored(args)).await;
-    announce::line(&args.telling, &ended)?;
+    let reporter = Reporter::default();
+    let ended = Box::pin(restored(args, &reporter)).await;
+    let preview = reporter.subscribe().borrow().preview.clone();
+    announce::line(&args.telling, &ended, preview)?;
     ended.and_then(|text| say(&text))
 }
 
-async fn restored(args: &RestoreArgs) -> Result<String, Failure> {
+async fn restored(args: &RestoreArgs, reporter: &Reporter) -> Result<String, Failure> {
     if let Some(excuse) = args.founder.excuse() {
         // What was fetched for the founding is of no more use.
         if let Some(into) = args.into.as_ref().filter(|into| into.exists()) {
@@ -315,24 +322,10 @@ async fn restored(args: &RestoreArgs) -> Result<String, Failure> {
         return Ok(format!("nothing to restore: {excuse}"));
     }
     let (store, layout, key) = args.bucket.open().await?;
-    let reporter = Reporter::default();
-    let _telling = announce::progress(&args.telling, &reporter).await?;
+    let _telling = announce::progress(&args.telling, reporter).await?;
     let into = args.into.clone().unwrap_or_default();
     if let Some(key) = &args.key {
-        if args.preview {
-            return Ok(format!(
-                "{}: a bare state.bin; what it holds is known when it is read",
-                store.uri(key)
-            ));
-        }
-        let fetched = Box::pin(bar::shown(fetch_bare(&store, key, &into, &reporter), &reporter)).await;
-        let (state, found) = fetched.map_err(fetch_failure)?;
-        return Ok(format!(
-            "{}: {} bytes, SHA-256 {}",
-            state.display(),
-            found.plain.size_bytes,
-            found.plain.sha256
-        ));
+        return restored_bare(args, &store, key, &into, reporter).await;
     }
     let listing = listed(&store, &layout, args.cluster.as_deref()).await?;
     let target = match (&args.backup, args.at) {
@@ -342,19 +335,54 @@ async fn restored(args: &RestoreArgs) -> Result<String, Failure> {
     };
     let (backup, warning) = choose(&listing.backups, &target).map_err(|what| (WRONG, what))?;
     backup.check_place().map_err(|what| (WRONG, what))?;
-    if let Some(warning) = warning {
-        complain(&warning);
-    }
-    let told = preview(backup, clock::wall());
+    let preview = Preview::of(backup, warning);
+    reporter.previewed(&preview);
+    let told = told(args, &preview).await?;
     if args.preview {
         return Ok(told);
     }
     complain(&told);
     let key = key_for(&backup.meta, key.as_ref()).map_err(|what| (CONFIG, what))?;
-    let fetched = Box::pin(bar::shown(fetch(&store, backup, key, &into, &reporter), &reporter)).await;
+    let fetched = Box::pin(bar::shown(fetch(&store, backup, key, &into, reporter), reporter)).await;
     let state = fetched.map_err(fetch_failure)?;
     let run = &backup.meta.run;
     Ok(format!("{}: {run}, proved; go on with kvnode-server --restore {STATE_FILE}", state.display()))
+}
+
+/// What a restore means, in lines; what a living cluster has beyond it, if one is named.
+async fn told(args: &RestoreArgs, preview: &Preview) -> Result<String, Failure> {
+    preview.warnings.iter().for_each(|warning| complain(warning));
+    let mut told = preview.told(clock::wall());
+    if args.nodes.is_empty() {
+        return Ok(told);
+    }
+    let admin = admin(args.tls_dir.as_deref())?;
+    let asked = args.nodes.iter().map(|node| admin.status(node));
+    let answers = futures_util::future::join_all(asked).await;
+    // term-node-index
+    let index = |id: &String| id.rsplit('-').next().and_then(|index| index.parse::<u64>().ok());
+    let committed = answers.iter().flatten().filter_map(|status| index(status.log.committed.as_ref()?)).max();
+    told.push('\n');
+    match committed {
+        Some(committed) => told.push_str(&preview.missing(committed)),
+        None => told.push_str("no node of the living cluster answers: what it has beyond that is not known"),
+    }
+    Ok(told)
+}
+
+async fn restored_bare(
+    args: &RestoreArgs,
+    store: &Store,
+    key: &str,
+    into: &Path,
+    reporter: &Reporter,
+) -> Result<String, Failure> {
+    if args.preview {
+        return Ok(format!("{}: a bare state.bin; what it holds is known when it is read", store.uri(key)));
+    }
+    let fetched = Box::pin(bar::shown(fetch_bare(store, key, into, reporter), reporter)).await;
+    let (state, found) = fetched.map_err(fetch_failure)?;
+    Ok(format!("{}: {} bytes, SHA-256 {}", state.display(), found.plain.size_bytes, found.plain.sha256))
 }
 
 fn fetch_failure(error: FetchError) -> Failure {

@@ -8,13 +8,10 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
 use super::catalog::Backup;
 use super::crypt::Key;
 use super::inspect::{InspectError, Inspected, Work, inspect, judge};
 use super::layout::{META_FILE, STATE_FILE};
-use super::meta::sha256;
 use super::progress::Reporter;
 use crate::s3::{S3Error, Store};
 
@@ -116,52 +113,4 @@ fn remove(path: &Path) -> Result<(), FetchError> {
 fn io(doing: &str, path: &Path) -> impl FnOnce(std::io::Error) -> FetchError {
     let text = format!("{doing} {}", path.display());
     move |error| FetchError::File(format!("{text}: {error}"))
-}
-
-/// What a restore of this backup means, for people, before anything starts.
-#[must_use]
-pub fn preview(backup: &Backup, now: Timestamp) -> String {
-    let snapshot = &backup.meta.snapshot;
-    let log_time =
-        i64::try_from(snapshot.log_time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    let until = log_time.unwrap_or_else(|| backup.created());
-    let second = until.round(jiff::Unit::Second).unwrap_or(until);
-    let quorum = if snapshot.quorum { "" } else { "; taken without a quorum, the newest writes may lack" };
-    format!(
-        "{}: {} keys, {} bytes, {} old, digest {}; nothing after {second}, index {}{quorum}",
-        backup.meta.run,
-        snapshot.keys_total(),
-        snapshot.size_bytes,
-        age(now.duration_since(until)),
-        sha256(snapshot.digest.as_bytes()).get(..8).unwrap_or_default(),
-        snapshot.index,
-    )
-}
-
-/// `3d 4h`, `4h 10m`, `10m 5s`, `5s`.
-#[must_use]
-pub fn age(age: jiff::SignedDuration) -> String {
-    let seconds = age.as_secs().max(0);
-    let (days, hours, minutes, rest) =
-        (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    match (days, hours, minutes) {
-        (1.., _, _) => format!("{days}d {hours}h"),
-        (0, 1.., _) => format!("{hours}h {minutes}m"),
-        (0, 0, 1..) => format!("{minutes}m {rest}s"),
-        _ => format!("{rest}s"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_short() {
-        let text = |seconds| age(jiff::SignedDuration::from_secs(seconds));
-        assert_eq!(
-            [text(5), text(605), text(15_000), text(273_600), text(-9)],
-            ["5s", "10m 5s", "4h 10m", "3d 4h", "0s"]
-        );
-    }
 }

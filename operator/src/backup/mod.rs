@@ -8,7 +8,7 @@
 //!         run        all of it, in order            progress   how far it is, and its report
 //! proof   inspect    an object read to its end      verify     compared, and the mark stored
 //! back    catalog    what is in a bucket, choice    fetch      a backup as files
-//!         cleanup    what may go goes
+//!         cleanup    what may go goes               preview    what a restore means
 //! people  command    backup, restore, list, verify  bar        progress on a terminal
 //!         arguments  what they take
 //! a Job   announce   progress and end of a Job
@@ -29,6 +29,7 @@ pub mod fetch;
 pub mod inspect;
 pub mod layout;
 pub mod meta;
+pub mod preview;
 pub mod progress;
 pub mod retention;
 pub mod run;

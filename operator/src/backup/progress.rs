@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::preview::Preview;
 use crate::crd::backup::{BackupPhase, Verified};
 
 /// A moment of a run.
@@ -19,11 +20,21 @@ pub struct Progress {
     /// Node that it is taken from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// What is being restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Preview>,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { phase: BackupPhase::Running, bytes: 0, bytes_total: 0, attempts: 0, source: None }
+        Self {
+            phase: BackupPhase::Running,
+            bytes: 0,
+            bytes_total: 0,
+            attempts: 0,
+            source: None,
+            preview: None,
+        }
     }
 }
 
@@ -67,6 +78,11 @@ impl Reporter {
             progress.source = Some(source.to_owned());
             (progress.phase, progress.bytes, progress.bytes_total) = (BackupPhase::Running, 0, 0);
         });
+    }
+
+    /// What is being restored.
+    pub fn previewed(&self, preview: &Preview) {
+        self.0.send_modify(|progress| progress.preview = Some(preview.clone()));
     }
 
     /// More bytes are done.

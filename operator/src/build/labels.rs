@@ -53,6 +53,10 @@ pub const APPROVE: &str = "kvnode.dev/approve-rollout";
 pub const CONTAINER: &str = "server";
 /// Name of the volume claim template; a claim is `data-<pod>`.
 pub const VOLUME: &str = "data";
+/// Name of the pod's volume with the certificate.
+pub const TLS_VOLUME: &str = "tls";
+/// Name of the pod's volume with the passwords.
+pub const AUTH_VOLUME: &str = "auth";
 /// Client port of a pod.
 pub const CLIENT_PORT: i32 = 4920;
 /// Peer port of a pod.
@@ -83,6 +87,9 @@ pub fn tls_secret(cluster: &str) -> String {
 
 /// Annotation of a Secret with a password: how far its rotation is; `begin` and `finish` are set by people.
 pub const ROTATE: &str = "kvnode.dev/rotate";
+
+/// Annotation of a Secret with a password: since when it has been handed out.
+pub const PASSWORD_SINCE: &str = "kvnode.dev/password-since";
 
 /// Name of the Secret with the ACL file of the users.
 #[must_use]

@@ -113,14 +113,16 @@ fn pod_spec(cluster: &Cluster, role: SetRole) -> Value {
         && let Some(Value::Array(volumes)) = pod.get_mut("volumes")
     {
         // Readable for the group that the server runs in, and for nobody else.
-        volumes.push(json!({ "name": "tls", "secret": { "secretName": secret, "defaultMode": 0o440 } }));
+        volumes.push(
+            json!({ "name": labels::TLS_VOLUME, "secret": { "secretName": secret, "defaultMode": 0o440 } }),
+        );
     }
     if cluster.spec.auth.enabled
         && let Some(Value::Array(volumes)) = pod.get_mut("volumes")
     {
         let items = json!([{ "key": "passwords", "path": "passwords" }]);
         let secret = labels::auth_secret(&cluster.name);
-        volumes.push(json!({ "name": "auth", "secret": { "secretName": secret, "defaultMode": 0o440, "items": items } }));
+        volumes.push(json!({ "name": labels::AUTH_VOLUME, "secret": { "secretName": secret, "defaultMode": 0o440, "items": items } }));
     }
     if config_map::has_users(cluster)
         && let Some(Value::Array(volumes)) = pod.get_mut("volumes")
@@ -159,6 +161,7 @@ fn restore(cluster: &Cluster, pod: &mut Value) {
         format!("--unless-formed={DATA_DIR}"),
         format!("--into={RESTORE_DIR}"),
         "--report-file=/dev/termination-log".to_owned(),
+        format!("--progress-addr=0.0.0.0:{}", job::PROGRESS_PORT),
     ];
     what.extend(source.cluster.iter().map(|name| format!("--cluster={name}")));
     what.extend(source.backup.iter().map(|name| format!("--backup={name}")));
@@ -210,11 +213,11 @@ fn spread(cluster: &Cluster, role: SetRole, pod: &mut Value) {
     put(pod, "topologySpreadConstraints", json!([constraint]));
 }
 
-/// The name of the pod; and, unless the spec says otherwise, clients from other pods although there is no password yet.
-/// In the environment, since an older server ignores there what it does not know.
+/// The name of the pod; and, where clients have no password and the spec says nothing else, that they may come from other
+/// pods all the same. In the environment, since an older server ignores there what it does not know.
 fn env(cluster: &Cluster) -> Vec<Value> {
     let open = json!({ "name": "KVNODE_PROTECTED_MODE", "value": "false" });
-    let is_told = cluster.spec.config.contains_key("protected_mode");
+    let is_told = cluster.spec.auth.enabled || cluster.spec.config.contains_key("protected_mode");
     std::iter::once(pod_name()).chain((!is_told).then_some(open)).collect()
 }
 
@@ -247,12 +250,15 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
     if cluster.tls_secret().is_some()
         && let Some(Value::Array(mounts)) = container.get_mut("volumeMounts")
     {
-        mounts.push(json!({ "name": "tls", "mountPath": config_map::TLS_DIR, "readOnly": true }));
+        mounts
+            .push(json!({ "name": labels::TLS_VOLUME, "mountPath": config_map::TLS_DIR, "readOnly": true }));
     }
     if cluster.spec.auth.enabled
         && let Some(Value::Array(mounts)) = container.get_mut("volumeMounts")
     {
-        mounts.push(json!({ "name": "auth", "mountPath": config_map::AUTH_DIR, "readOnly": true }));
+        mounts.push(
+            json!({ "name": labels::AUTH_VOLUME, "mountPath": config_map::AUTH_DIR, "readOnly": true }),
+        );
     }
     if config_map::has_users(cluster)
         && let Some(Value::Array(mounts)) = container.get_mut("volumeMounts")

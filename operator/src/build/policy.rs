@@ -5,7 +5,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 
 use super::{Named, labels, metadata, typed};
-use crate::backup::duty::job::BACKUP_OF;
+use crate::backup::duty::job::{BACKUP_OF, PROGRESS_PORT};
 use crate::crd::tls::ClientTls;
 use crate::observed::SetRole;
 use crate::validate::Cluster;
@@ -29,7 +29,8 @@ pub(super) fn disruption_budget(cluster: &Cluster) -> Named<PodDisruptionBudget>
     Named { name, manifest: Some(manifest) }
 }
 
-/// Clients from everywhere, peers from the cluster, the admin port from the cluster, the operator and who may scrape.
+/// Clients from everywhere, peers from the cluster, the admin port from the cluster, the operator and who may scrape; the
+/// progress of a restore for the operator.
 pub(super) fn network(cluster: &Cluster) -> Named<NetworkPolicy> {
     let name = cluster.name.clone();
     if !cluster.spec.network_policy.enabled {
@@ -47,16 +48,22 @@ pub(super) fn network(cluster: &Cluster) -> Named<NetworkPolicy> {
         ClientTls::Optional => vec![port("redis"), port("redis-tls")],
         ClientTls::Required => vec![port("redis-tls")],
     };
+    let mut ingress = vec![
+        json!({ "ports": clients }),
+        json!({ "ports": [port("peer")], "from": [own] }),
+        json!({ "ports": [port("admin")], "from": admin }),
+    ];
+    if cluster.spec.bootstrap.is_some() && !cluster.formed {
+        // How far the founder is with what it fetches. No container of it has the port by name.
+        let progress = json!({ "protocol": "TCP", "port": PROGRESS_PORT });
+        ingress.push(json!({ "ports": [progress], "from": [from_operator(cluster)] }));
+    }
     let manifest = typed(json!({
         "metadata": metadata(cluster, &name),
         "spec": {
             "podSelector": { "matchLabels": labels::selector(&cluster.name) },
             "policyTypes": ["Ingress"],
-            "ingress": [
-                { "ports": clients },
-                { "ports": [port("peer")], "from": [own] },
-                { "ports": [port("admin")], "from": admin },
-            ],
+            "ingress": ingress,
         },
     }));
     Named { name, manifest: Some(manifest) }

@@ -32,6 +32,10 @@ fn built(spec: Value, voters: i32, learners: Option<i32>) -> Built {
     build(&cluster(spec), &BTreeMap::new(), Sizes { voters, learners })
 }
 
+fn open() -> Value {
+    json!({ "tls": { "mode": "Disabled" }, "auth": { "enabled": false } })
+}
+
 /// Everything that an interface of the spec can turn.
 fn production() -> Value {
     json!({
@@ -110,6 +114,15 @@ fn golden_all(prefix: &str, built: &Built) {
 #[test]
 fn golden_of_an_empty_spec() {
     golden_all("minimal", &built(json!({}), 3, None));
+}
+
+/// A cluster without locks. These files do not change: a cluster that was made before there were any would restart.
+#[test]
+fn golden_of_an_open_cluster() {
+    let children = built(open(), 3, None).children;
+    golden("open-stateful-set.yaml", &children.voters);
+    golden("open-config-map.yaml", &children.config_map);
+    golden_named("open-service-any.yaml", &children.any_service);
 }
 
 #[test]
@@ -299,7 +312,7 @@ fn only_the_voters_of_a_cluster_that_begins_with_a_backup_fetch_it_and_only_unti
 }
 
 #[test]
-fn tls_reaches_pods_services_and_probes_and_nothing_changes_without_it() {
+fn tls_reaches_pods_services_and_probes_and_no_pod_that_has_none() {
     let ports = |service: &k8s_openapi::api::core::v1::Service| -> Vec<(i32, String)> {
         let spec = service.spec.as_ref().unwrap();
         let target = |port: &k8s_openapi::api::core::v1::ServicePort| {
@@ -341,24 +354,22 @@ fn tls_reaches_pods_services_and_probes_and_nothing_changes_without_it() {
     }
     let of_secret = built(json!({ "tls": { "mode": "Secret", "secretName": "bought" } }), 3, None);
     assert!(pod(&of_secret)["spec"]["volumes"].to_string().contains(r#""secretName":"bought""#));
-    let off = |spec| {
-        let built = built(spec, 3, None);
-        (built.children.voters.clone(), built.children.config_map.clone())
-    };
-    assert_eq!(off(json!({})), off(json!({ "tls": { "mode": "Disabled" } })));
-    let plain = built(json!({}), 3, None);
-    assert!(!pod(&plain).to_string().contains("tls"));
+    let of_cert_manager =
+        built(json!({ "tls": { "mode": "CertManager", "issuerRef": { "name": "cart" } } }), 3, None);
+    assert_eq!(pod(&of_cert_manager)["spec"]["volumes"], pod(&built(json!({}), 3, None))["spec"]["volumes"]);
+    assert!(!pod(&built(open(), 3, None)).to_string().contains("tls"));
 }
 
 #[test]
-fn a_password_file_reaches_the_pods_only_if_asked_for() {
-    let built = built(json!({ "auth": { "enabled": true } }), 3, None);
+fn a_password_file_reaches_the_pods_unless_the_door_is_open() {
+    let built = built(json!({}), 3, None);
     let pod = serde_json::to_value(&built.children.voters.spec.as_ref().unwrap().template).unwrap();
     assert!(pod["spec"]["volumes"].to_string().contains(r#""secretName":"cart-auth""#));
     assert!(pod["spec"]["volumes"].to_string().contains(r#""key":"passwords""#), "pods need no more of it");
     let settings = built.children.config_map.data.as_ref().unwrap()[config_map::FILE].clone();
     let settings: Value = serde_json::from_str(&settings).unwrap();
     assert_eq!(settings["requirepass_file"], "/etc/kvnode-auth/passwords");
+    assert!(!pod.to_string().contains("KVNODE_PROTECTED_MODE"), "without its password it lets nobody in");
 }
 
 #[test]

@@ -122,9 +122,23 @@ pub struct Backup {
     /// backups. Example: {name: kv-backup-key}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption_key: Option<SecretKey>,
+    /// What happens before the KvCluster goes: Nothing, or FinalBackup, which holds it and its pods until one more backup
+    /// is complete. May be changed at any time, also while it is held. Default: Nothing.
+    #[serde(default)]
+    pub on_delete: OnDelete,
     /// No runs by schedule while true. Default: false.
     #[serde(default)]
     pub suspend: bool,
+}
+
+/// What happens before a cluster goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnDelete {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// One more backup.
+    FinalBackup,
 }
 
 /// When a run is due.

@@ -3,7 +3,9 @@
 //! ```text
 //! crd/mod.rs     spec of KvCluster        what the user wants; every field has a default, `spec: {}` is complete
 //! crd/status.rs  status of KvCluster      what the operator saw and does; written in one place (`report`)
+//! crd/auth.rs    spec.auth
 //! crd/tls.rs     spec.tls, status.tls
+//! crd/doors.rs   status.doors: what of both is in effect
 //! crd/reason.rs  condition types, reasons, event reasons: the closed lists
 //! crd/bucket.rs  spec.backup, spec.bootstrap of KvCluster: buckets, schedules, what a cluster begins with
 //! crd/backup.rs  KvBackup                 one run of a backup
@@ -26,6 +28,7 @@
 pub mod auth;
 pub mod backup;
 pub mod bucket;
+pub mod doors;
 pub mod reason;
 pub mod status;
 pub mod tls;
@@ -79,7 +82,9 @@ pub const GROUP: &str = "kvnode.dev";
     validation = Rule::new("self.metadata.name.size() <= 45 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be at most 45 characters of a-z, 0-9 and '-', and begin with a letter: pods and Services are named after it"),
     validation = Rule::new("!(self.metadata.name.endsWith('-leader') || self.metadata.name.endsWith('-read') || self.metadata.name.endsWith('-raft') || self.metadata.name.endsWith('-learner') || self.metadata.name.endsWith('-config'))")
-        .message("metadata.name must not end in -leader, -read, -raft, -learner or -config: objects of another cluster could have that name")
+        .message("metadata.name must not end in -leader, -read, -raft, -learner or -config: objects of another cluster could have that name"),
+    validation = Rule::new("self.spec.tls.mode == oldSelf.spec.tls.mode || (has(self.status) && has(self.status.doors) && self.status.doors.tls == self.spec.tls.mode)")
+        .message("spec.tls.mode cannot be changed: pods in the clear and pods with TLS would not find each other. Where the manifest does not name it, name the one in status.doors")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -147,10 +152,10 @@ pub struct KvClusterSpec {
     /// Who may reach the pods.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,
-    /// Passwords of clients.
+    /// Passwords of clients. On unless turned off.
     #[serde(default)]
     pub auth: AuthSpec,
-    /// Certificates and encryption.
+    /// Certificates and encryption. On unless turned off.
     #[serde(default)]
     pub tls: TlsSpec,
     /// Stops all pods and keeps volumes and membership; false starts them again with all data. Default: false.
@@ -335,8 +340,8 @@ pub struct ServiceSpec {
     /// False removes the Service. Default: true.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// ClusterIP, NodePort or LoadBalancer. The client port has no password yet: think before it leaves the cluster.
-    /// Default: ClusterIP.
+    /// ClusterIP, NodePort or LoadBalancer. Before it leaves the Kubernetes cluster, set tls.clients to Required: else the
+    /// port in the clear leaves with it, and passwords cross it readable. Default: ClusterIP.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
     /// Annotations of the Service, for a cloud's load balancer, say. Example:

@@ -5,10 +5,10 @@
 use std::fmt;
 
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$note:meta])* $word:ident),+ $(,)? }) => {
-        $(#[$doc])*
+    ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $note:literal])* $word:ident),+ $(,)? }) => {
+        $(#[doc = $doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$note])* $word),+ }
+        pub enum $name { $($(#[doc = $note])* $word),+ }
 
         impl $name {
             /// All, in the order of this list.
@@ -18,6 +18,19 @@ macro_rules! words {
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$word => stringify!($word)),+ }
+            }
+
+            /// What it says.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$word => concat!($($note),*).trim_ascii()),+ }
+            }
+
+            /// All of them as a table of Markdown.
+            fn table() -> String {
+                let rows = Self::ALL.iter().map(|word| format!("| `{word}` | {} |\n", word.meaning()));
+                let head = concat!($($doc),*).trim_ascii();
+                format!("{head}\n\n| word | meaning |\n| --- | --- |\n{}", rows.collect::<String>())
             }
         }
 
@@ -43,7 +56,7 @@ words! {
         Degraded,
         /// True: what the nodes hold is what this KvCluster recorded. False stops everything that could lose data.
         DataSafe,
-        /// True: this operator would make other pods than those that run; see `rollout.operatorUpgrade`.
+        /// True: this operator would make other pods than those that run; see `rollout.operatorUpgrade` and `status.doors`.
         UpdateAvailable,
         /// True: `spec.paused`.
         Paused,
@@ -116,6 +129,8 @@ words! {
         AllMembersEmpty,
         /// UpdateAvailable true.
         NewerTemplate,
+        /// UpdateAvailable true: the cluster is older than the defaults of `spec.tls` and `spec.auth`, and stays open.
+        KeptOpen,
         /// UpdateAvailable false.
         UpToDate,
         /// Paused true.
@@ -179,6 +194,33 @@ words! {
 }
 
 words! {
+    /// Type of a condition about the backup that a cluster begins with; there while `spec.bootstrap` is.
+    RestoreCondition {
+        /// True: the cluster was founded with it, counted and digested.
+        Restored,
+    }
+}
+
+words! {
+    /// Reason of the condition about the backup that a cluster begins with.
+    RestoreReason {
+        /// Restored true.
+        RestoreComplete,
+        /// Restored unknown: it is fetched, or loaded; the message says what it is and what will be missing.
+        Restoring,
+        /// Restored false: it was refused, or cannot be had; the message says why. It is tried again.
+        RestoreFailed,
+    }
+}
+
+/// True for a condition of a KvCluster that the part which runs backups writes.
+#[must_use]
+pub fn is_of_backups(kind: &str) -> bool {
+    BackupCondition::ALL.iter().any(|own| own.as_str() == kind)
+        || RestoreCondition::ALL.iter().any(|own| own.as_str() == kind)
+}
+
+words! {
     /// Condition type of a KvBackup.
     DeletionCondition {
         /// What it stored is deleted. Only there while a KvBackup with `deletionPolicy: Delete` is being deleted.
@@ -207,6 +249,8 @@ words! {
         BackupNotDeleted,
         /// A run was given up.
         BackupFailed,
+        /// A KvCluster that was deleted stays, because its last backup failed; the message says why and what to do.
+        DeletionHeld,
         /// A backup was proved to be wrong.
         BackupWrong,
         /// The bucket cannot be used.
@@ -229,6 +273,8 @@ words! {
         LeaderChanged,
         /// The operator asked the leader to hand over.
         HandoverRequested,
+        /// The authority of a Managed cluster is being exchanged; the message says how far it is.
+        AuthorityRotating,
         /// A password is being changed; the message says how far it is and what a person does next.
         PasswordRotating,
         /// A pod was deleted to be made anew.
@@ -276,4 +322,26 @@ words! {
         /// A step was refused or failed; it is tried again.
         StepFailed,
     }
+}
+
+/// `deploy/REASONS.md`: all lists for people.
+#[must_use]
+pub fn markdown() -> String {
+    let parts = [
+        ("Conditions of a KvCluster", ConditionType::table()),
+        ("Their reasons", Reason::table()),
+        ("Conditions about backups", BackupCondition::table()),
+        ("Their reasons", BackupReason::table()),
+        ("Conditions about the backup that a cluster begins with", RestoreCondition::table()),
+        ("Their reasons", RestoreReason::table()),
+        ("Conditions of a KvBackup", DeletionCondition::table()),
+        ("Their reasons", DeletionReason::table()),
+        ("Events", EventReason::table()),
+    ];
+    let parts = parts.into_iter().map(|(title, table)| format!("\n## {title}\n\n{table}"));
+    format!(
+        "# Words that the operator uses\n\nClosed lists: alerts and tools may rely on them. A word keeps its meaning; texts \
+         beside it may change. Generated by\n`kvnode-operator reasons`; do not edit.\n{}",
+        parts.collect::<String>()
+    )
 }

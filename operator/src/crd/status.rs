@@ -1,8 +1,9 @@
 //! `KvCluster.status`: what the operator saw last and what it is doing. Written by `report` only.
 //!
-//! Status is a cache of what was observed, with two exceptions that are write-ahead records: [`KvClusterStatus::cluster_id`]
-//! and [`KvClusterStatus::formation`] are written before the cluster is founded and never change afterwards, and
-//! [`KvClusterStatus::change`] names the pod of a running change, so that a stale view never picks a second one.
+//! Status is a cache of what was observed, with three exceptions that are records: [`KvClusterStatus::cluster_id`] and
+//! [`KvClusterStatus::formation`] are written before the cluster is founded and never change afterwards,
+//! [`KvClusterStatus::change`] names the pod of a running change, so that a stale view never picks a second one, and
+//! [`KvClusterStatus::doors`] remembers which locks a cluster was made with.
 //!
 //! Nothing here moves while the cluster rests (positions are left out, lag is rounded and only told when it matters),
 //! so that a healthy cluster causes no API writes.
@@ -12,6 +13,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::doors::Doors;
 use super::tls::TlsStatus;
 
 /// Status of a KvCluster.
@@ -76,6 +78,12 @@ pub struct KvClusterStatus {
     /// Backups, once they are configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupStatus>,
+    /// The locks in effect: of a cluster that is older than the defaults of spec.tls and spec.auth, those it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doors: Option<Doors>,
+    /// How the content that the cluster begins with comes in, with spec.bootstrap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreStatus>,
     /// The certificate in use, with spec.tls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
@@ -256,7 +264,7 @@ pub struct ChangeStatus {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoints {
-    /// Any node: what clients should use. Example: redis://cart.shop.svc:6379.
+    /// Any node: what clients should use. Example: rediss://cart.shop.svc:6380.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub any: Option<String>,
     /// The leader.
@@ -296,6 +304,53 @@ pub struct BackupStatus {
     /// What the bucket allowed when it was tried last, by the hash of its settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeStatus>,
+}
+
+/// The restore that the cluster begins with. Written by the part of the operator that runs backups.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreStatus {
+    /// Part of its life.
+    #[serde(default)]
+    pub phase: RestorePhase,
+    /// How much is fetched, in per cent. Example: 43%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
+    /// Name of the run that is restored; absent for a bare state.bin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+    /// Time of the last write in it: nothing later will be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+    /// Index of the last entry in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<i64>,
+    /// Keys of all databases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<i64>,
+    /// Bytes of state.bin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
+    /// What else one must know of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Why it does not get on, one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Part of its life that a restore is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RestorePhase {
+    /// The founder's pod has not begun.
+    #[default]
+    Waiting,
+    /// It is fetched and proved.
+    Fetching,
+    /// The founder loads it and counts what it then holds.
+    Loading,
+    /// The cluster was founded with it.
+    Complete,
 }
 
 /// One good backup.

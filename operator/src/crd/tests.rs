@@ -157,8 +157,13 @@ fn the_examples_are_valid() {
         include_str!("../../../deploy/examples/backup.yaml"),
         include_str!("../../../deploy/examples/restore.yaml"),
         include_str!("../../../deploy/examples/tls.yaml"),
+        include_str!("../../../deploy/examples/open.yaml"),
+        include_str!("../../../deploy/examples/minimal.yaml"),
+        include_str!("../../../deploy/examples/production.yaml"),
+        include_str!("../../../deploy/examples/cert-manager.yaml"),
     ] {
-        let example: KvCluster = serde_yaml::from_str(text).unwrap();
+        let ours = text.split("\n---\n").last().unwrap();
+        let example: KvCluster = serde_yaml::from_str(ours).unwrap();
         example.validate_cel().unwrap();
         let operator = crate::validate::Operator {
             image: "server".into(),
@@ -260,6 +265,12 @@ fn defaults_are_in_the_schema() {
     assert_eq!(spec["storage"]["default"]["size"], json!("10Gi"));
     assert_eq!(spec["storage"]["properties"]["whenDeleted"]["default"], json!("Retain"));
     assert_eq!(spec["services"]["properties"]["any"]["properties"]["type"]["default"], json!("ClusterIP"));
+    // What nobody says a word about is locked.
+    assert_eq!(spec["tls"]["default"], json!({ "mode": "Managed", "clients": "Optional" }));
+    assert_eq!(spec["tls"]["properties"]["mode"]["default"], json!("Managed"));
+    assert_eq!(spec["auth"]["default"], json!({ "enabled": true }));
+    assert_eq!(spec["auth"]["properties"]["enabled"]["default"], json!(true));
+    assert_eq!(spec["networkPolicy"]["default"], json!({ "enabled": true }));
 }
 
 #[test]
@@ -270,9 +281,24 @@ fn tls_rules() {
     refused(tls(json!({ "mode": "Secret" })).validate_cel(), "tls.secretName");
     refused(tls(json!({ "mode": "Managed", "secretName": "bought" })).validate_cel(), "tls.secretName");
     refused(tls(json!({ "mode": "Secret", "secretName": "s", "names": ["a"] })).validate_cel(), "tls.names");
-    refused(tls(json!({ "clients": "Required" })).validate_cel(), "tls.clients");
-    let (off, on) = (spec(json!({})), tls(json!({ "mode": "Managed" })));
+    refused(tls(json!({ "mode": "Disabled", "clients": "Required" })).validate_cel(), "tls.clients");
+    assert!(tls(json!({ "clients": "Required" })).validate_cel().is_ok());
+    let issuer = json!({ "mode": "CertManager", "issuerRef": { "name": "cart" } });
+    assert!(tls(issuer).validate_cel().is_ok());
+    refused(tls(json!({ "mode": "CertManager" })).validate_cel(), "tls.issuerRef");
+    refused(tls(json!({ "issuerRef": { "name": "cart" } })).validate_cel(), "tls.issuerRef");
+    let (off, on) = (tls(json!({ "mode": "Disabled" })), spec(json!({})));
     refused(on.validate_cel_update(&off), "tls.mode cannot be changed");
+    refused(off.validate_cel_update(&on), "tls.mode cannot be changed");
+    // The spec of a cluster that is older than the default may say what it has always been.
+    let recorded = |object: &KvCluster, mode: &str| {
+        let mut object = object.clone();
+        let doors = json!({ "doors": { "tls": mode, "auth": "KeptOpen" } });
+        object.status = Some(serde_json::from_value(doors).unwrap());
+        object
+    };
+    recorded(&off, "Disabled").validate_cel_update(&recorded(&on, "Disabled")).unwrap();
+    refused(recorded(&off, "Managed").validate_cel_update(&recorded(&on, "Managed")), "cannot be changed");
 }
 
 #[test]

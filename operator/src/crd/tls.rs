@@ -11,17 +11,19 @@ use serde::{Deserialize, Serialize};
 #[x_kube(
     validation = Rule::new("has(self.secretName) == (self.mode == 'Secret')")
         .message("tls.secretName goes with tls.mode Secret, and only with it"),
-    validation = Rule::new("self.mode == oldSelf.mode")
-        .message("tls.mode cannot be changed: pods in the clear and pods with TLS would not find each other"),
-    validation = Rule::new("self.mode == 'Managed' || !has(self.names) || self.names.size() == 0")
-        .message("tls.names is for certificates of the operator: set tls.mode to Managed"),
+    validation = Rule::new("has(self.issuerRef) == (self.mode == 'CertManager')")
+        .message("tls.issuerRef goes with tls.mode CertManager, and only with it"),
+    validation = Rule::new("self.mode in ['Managed', 'CertManager'] || !has(self.names) || self.names.size() == 0")
+        .message("tls.names is for certificates that the operator makes or asks for: set tls.mode to Managed or CertManager"),
     validation = Rule::new("self.mode != 'Disabled' || self.clients == 'Optional'")
-        .message("tls.clients needs tls.mode Managed or Secret")
+        .message("tls.clients needs another tls.mode than Disabled")
 )]
 pub struct TlsSpec {
     /// Managed: the operator has an authority for this cluster (Secret `<name>-ca`), signs a certificate with it (Secret
-    /// `<name>-tls`) and renews that after two thirds of its life. Secret: the certificate is in the Secret secretName,
-    /// kept by somebody else, such as cert-manager. Disabled: everything is in the clear. Cannot be changed. Default: Disabled.
+    /// `<name>-tls`) and renews that after two thirds of its life. CertManager: the operator asks cert-manager for that
+    /// certificate (Certificate `<name>-tls`), by the issuer issuerRef. Secret: the certificate is in the Secret secretName,
+    /// kept by somebody else. Disabled: everything is in the clear. Cannot be changed; a cluster that was made before
+    /// Managed was the default stays as it is, see status.doors. Example: CertManager. Default: Managed.
     #[serde(default)]
     pub mode: TlsMode,
     /// Secret with tls.crt, tls.key and ca.crt (kubernetes.io/tls). The certificate must be valid for
@@ -30,12 +32,16 @@ pub struct TlsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
+    /// Who signs, with mode CertManager: an issuer of cert-manager that signs nothing but this cluster's certificates, and
+    /// writes its own into ca.crt. Whoever has a certificate of it may take part. Example: {name: cart, kind: Issuer}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_ref: Option<IssuerRef>,
     /// How clients connect: Optional, at port 6379 in the clear or at 6380 by TLS; Required, only at 6380; Disabled, only at
     /// 6379. Pods and operator always talk by mutual TLS. Default: Optional.
     #[serde(default)]
     pub clients: ClientTls,
-    /// Further names and addresses that a Managed certificate is valid for: of a load balancer, say. Example:
-    /// [cart.example.com].
+    /// Further names and addresses that a certificate of mode Managed or CertManager is valid for: of a load balancer, say.
+    /// Example: [cart.example.com].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub names: Vec<TlsName>,
@@ -50,12 +56,39 @@ pub struct TlsName(#[schemars(length(min = 1, max = 253))] pub String);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TlsMode {
     /// There are none.
-    #[default]
     Disabled,
     /// The operator makes them.
+    #[default]
     Managed,
     /// A Secret of somebody else.
     Secret,
+    /// cert-manager makes them, as the operator asks.
+    CertManager,
+}
+
+/// An issuer of cert-manager.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuerRef {
+    /// Its name. Example: cart.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Issuer, of the same namespace; ClusterIssuer; or a kind of the group. Example: ClusterIssuer. Default: Issuer.
+    #[serde(default = "issuer")]
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// API group of the kind. Example: awspca.cert-manager.io. Default: cert-manager.io.
+    #[serde(default = "cert_manager")]
+    #[schemars(length(min = 1, max = 253))]
+    pub group: String,
+}
+
+fn issuer() -> String {
+    "Issuer".to_owned()
+}
+
+fn cert_manager() -> String {
+    "cert-manager.io".to_owned()
 }
 
 /// How clients connect.

@@ -16,6 +16,7 @@
 //!   answer that is of another pod (an address that was given to somebody else) is none.
 
 mod children;
+mod doors;
 mod origin;
 pub mod read;
 pub mod secrets;
@@ -54,14 +55,14 @@ use crate::stores::{self, Scoped};
 /// What one look found.
 #[derive(Debug)]
 pub struct Sight {
-    /// The KvCluster as it is now.
+    /// The KvCluster as it is now; its spec says which backup it begins with and which locks are in effect.
     pub object: Arc<KvCluster>,
     /// What plans are made of.
     pub observed: Observed,
     /// The children that exist, for the comparison with what should.
     pub children: Children,
-    /// Certificates.
-    pub secrets: Secrets,
+    /// Certificates and passwords.
+    pub secrets: Arc<Secrets>,
     /// `host:port` of the admin API of each pod that has an address.
     pub addresses: BTreeMap<String, String>,
 }
@@ -75,6 +76,7 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
     let object = asked_opt(format!("get KvCluster {}", name.name), api.get(&name.name)).await?;
     let Some(mut object) = object else { return Ok(None) };
     origin::resolve(ctx, name, &mut object).await?;
+    let doors = doors::resolve(ctx, name, &mut object).await?;
     let object = Arc::new(object);
     ctx.probes.api_answered();
     let labelled = ListParams::default().labels(&labels::selector_text(&labels::selector(&name.name)));
@@ -85,7 +87,7 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
         source.list("pods", |kept| &kept.pods),
         source.list("volume claims", |kept| &kept.claims),
         children::others(&source, &object),
-        secrets::read(ctx, name, &object),
+        secrets::read(ctx, name, &object, look == Look::Usual && rests(&object)),
     )?;
     children.add_sets(ctx, &object, name, &sets).await?;
     let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -110,6 +112,7 @@ pub async fn observe(ctx: &Context, name: &ClusterName, look: Look) -> Result<Op
         volumes,
         hosts,
         taken: children.taken().into_iter().chain(secrets.taken(name)).collect(),
+        doors: Some(doors),
         tls,
         handover: ctx.watches.handover(name),
     };

@@ -1,21 +1,30 @@
 //! The Secrets of a cluster with TLS or passwords: read by name, one by one, so that the operator needs no list of all
-//! Secrets.
+//! Secrets. No watch tells of them either; those of a cluster at rest are read once a minute.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+use parking_lot::Mutex;
 
 use super::children::is_anothers;
 use crate::build::config_map::ACL_FILE;
 use crate::build::labels;
+use crate::clock;
 use crate::context::Context;
 use crate::crd::KvCluster;
+use crate::crd::doors::AuthDoor;
 use crate::crd::tls::TlsMode;
 use crate::error::{Error, asked_opt};
 use crate::name::ClusterName;
-use crate::pki::Pair;
+use crate::pki::{Chain, Pair};
+
+/// How long the Secrets of a cluster at rest are believed to be as they were.
+const KEPT: Duration = Duration::from_mins(1);
 
 /// A Secret with a certificate.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,13 +39,26 @@ pub struct PairSeen {
     pub anothers: bool,
 }
 
+/// `<name>-ca`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthoritySeen {
+    /// What signs, and what is trusted.
+    pub chain: Chain,
+    /// Annotation [`labels::ROTATE`].
+    pub rotate: Option<String>,
+    /// Resource version.
+    pub version: Option<String>,
+    /// Belongs to something else than this cluster.
+    pub anothers: bool,
+}
+
 /// What there is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Secrets {
     /// The operator makes them.
     pub managed: bool,
     /// `<name>-ca`, of a Managed cluster.
-    pub authority: Option<PairSeen>,
+    pub authority: Option<AuthoritySeen>,
     /// What the pods mount.
     pub pods: Option<PairSeen>,
     /// `<name>-auth`, with `spec.auth`.
@@ -52,10 +74,14 @@ pub struct Secrets {
 pub struct LoginSeen {
     /// Key `password`.
     pub password: String,
-    /// Key `uri`.
-    pub uri: String,
-    /// Lines of the key `passwords`.
+    /// Every key but `passwords`: what clients are told.
+    pub told: BTreeMap<String, String>,
+    /// Key `passwords`.
+    pub passwords: String,
+    /// Its lines.
     pub valid: Vec<String>,
+    /// Annotation [`labels::PASSWORD_SINCE`], or when the Secret was made.
+    pub since: Option<Timestamp>,
     /// Annotation [`labels::ROTATE`].
     pub rotate: Option<String>,
     /// Resource version.
@@ -88,13 +114,19 @@ impl std::fmt::Debug for AclSeen {
 }
 
 impl Secrets {
+    /// Something about them is under way.
+    fn is_rotating(&self) -> bool {
+        let authority = self.authority.as_ref().is_some_and(|seen| seen.rotate.is_some());
+        authority || self.auth.iter().chain(self.users.values()).any(|login| login.rotate.is_some())
+    }
+
     /// Names that something else has, as `kind/name`.
     pub(super) fn taken(&self, cluster: &ClusterName) -> Vec<String> {
         let is_taken = |seen: &Option<PairSeen>| seen.as_ref().is_some_and(|seen| seen.anothers);
         let all = [
             (labels::auth_secret(&cluster.name), self.auth.as_ref().is_some_and(|seen| seen.anothers)),
             (labels::acl_secret(&cluster.name), self.acl.as_ref().is_some_and(|seen| seen.anothers)),
-            (labels::ca_secret(&cluster.name), is_taken(&self.authority)),
+            (labels::ca_secret(&cluster.name), self.authority.as_ref().is_some_and(|seen| seen.anothers)),
             // That of somebody else is meant to be.
             (labels::tls_secret(&cluster.name), self.managed && is_taken(&self.pods)),
         ];
@@ -111,36 +143,82 @@ impl Secrets {
 /// Name of the Secret that pods mount; `None` without TLS.
 #[must_use]
 pub fn mounted(object: &KvCluster) -> Option<String> {
-    match object.spec.tls.mode {
+    match object.tls_mode() {
         TlsMode::Disabled => None,
-        TlsMode::Managed => Some(labels::tls_secret(object.metadata.name.as_deref().unwrap_or_default())),
+        TlsMode::Managed | TlsMode::CertManager => {
+            Some(labels::tls_secret(object.metadata.name.as_deref().unwrap_or_default()))
+        }
         TlsMode::Secret => object.spec.tls.secret_name.clone(),
     }
 }
 
-/// Reads them.
-pub(super) async fn read(ctx: &Context, name: &ClusterName, object: &KvCluster) -> Result<Secrets, Error> {
+/// Secrets of clusters at rest, so that these cost no further reads.
+#[derive(Default)]
+pub struct Kept(Mutex<BTreeMap<ClusterName, (Instant, Arc<Secrets>)>>);
+
+impl Kept {
+    /// They are about to be written, or the cluster is gone.
+    pub fn forget(&self, cluster: &ClusterName) {
+        self.0.lock().remove(cluster);
+    }
+
+    fn of(&self, cluster: &ClusterName) -> Option<Arc<Secrets>> {
+        let all = self.0.lock();
+        let (since, secrets) = all.get(cluster)?;
+        (clock::monotonic().duration_since(*since) < KEPT).then(|| secrets.clone())
+    }
+}
+
+/// Reads them; `at_rest` takes what was read less than a minute ago.
+pub(super) async fn read(
+    ctx: &Context,
+    name: &ClusterName,
+    object: &KvCluster,
+    at_rest: bool,
+) -> Result<Arc<Secrets>, Error> {
+    if let Some(kept) = ctx.secrets.of(name).filter(|_| at_rest) {
+        return Ok(kept);
+    }
+    let found = Arc::new(read_anew(ctx, name, object).await?);
+    if found.is_rotating() {
+        ctx.secrets.forget(name);
+    } else {
+        ctx.secrets.0.lock().insert(name.clone(), (clock::monotonic(), found.clone()));
+    }
+    Ok(found)
+}
+
+async fn read_anew(ctx: &Context, name: &ClusterName, object: &KvCluster) -> Result<Secrets, Error> {
     let logins = logins(ctx, name, object).await?;
     let Some(mounted) = mounted(object) else { return Ok(logins) };
     let managed = object.spec.tls.mode == TlsMode::Managed;
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
-    let get = async |secret: String| -> Result<Option<PairSeen>, Error> {
-        let found = asked_opt(format!("get Secret {secret}"), api.get(&secret)).await?;
-        Ok(found.map(|found| pair(object, &found)))
-    };
+    let get = async |secret: String| asked_opt(format!("get Secret {secret}"), api.get(&secret)).await;
     let authority = async { if managed { get(labels::ca_secret(&name.name)).await } else { Ok(None) } };
     let (authority, pods) = tokio::try_join!(authority, get(mounted))?;
-    Ok(Secrets { managed, authority, pods, ..logins })
+    let authority = authority.map(|found| authority_of(object, &found));
+    Ok(Secrets { managed, authority, pods: pods.map(|found| pair(object, &found)), ..logins })
 }
 
 /// Passwords and the ACL file.
 async fn logins(ctx: &Context, name: &ClusterName, object: &KvCluster) -> Result<Secrets, Error> {
     let auth = &object.spec.auth;
-    if !auth.enabled {
-        return Ok(Secrets::default());
-    }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
     let get = async |secret: String| asked_opt(format!("get Secret {secret}"), api.get(&secret)).await;
+    let acl_seen = |found: &Secret| AclSeen {
+        file: text(found, ACL_FILE),
+        version: found.metadata.resource_version.clone(),
+        anothers: is_anothers(&found.metadata, object),
+    };
+    if !auth.enabled {
+        // The status still says that there were locks: users may be left.
+        let recorded = object.status.as_ref().and_then(|status| status.doors);
+        if recorded.is_none_or(|doors| doors.auth != AuthDoor::Required) {
+            return Ok(Secrets::default());
+        }
+        let acl = get(labels::acl_secret(&name.name)).await?;
+        return Ok(Secrets { acl: acl.as_ref().map(acl_seen), ..Secrets::default() });
+    }
     let users = join_all(auth.users.iter().map(async |user| {
         let found = get(labels::user_secret(&name.name, &user.name)).await?;
         Ok::<_, Error>(found.map(|found| (user.name.clone(), login(object, &found))))
@@ -151,22 +229,23 @@ async fn logins(ctx: &Context, name: &ClusterName, object: &KvCluster) -> Result
     Ok(Secrets {
         auth: default?.map(|found| login(object, &found)),
         users: users?.into_iter().flatten().collect(),
-        acl: acl?.map(|found| AclSeen {
-            file: text(&found, ACL_FILE),
-            version: found.metadata.resource_version.clone(),
-            anothers: is_anothers(&found.metadata, object),
-        }),
+        acl: acl?.as_ref().map(acl_seen),
         ..Secrets::default()
     })
 }
 
 fn login(object: &KvCluster, secret: &Secret) -> LoginSeen {
-    let lines = text(secret, "passwords");
-    let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
+    let passwords = text(secret, "passwords");
+    let lines = passwords.lines().map(str::trim).filter(|line| !line.is_empty());
+    let keys = secret.data.iter().flatten().map(|(key, _)| key).filter(|key| *key != "passwords");
+    let annotations = secret.metadata.annotations.as_ref();
+    let since = annotations.and_then(|all| all.get(labels::PASSWORD_SINCE)?.parse().ok());
     LoginSeen {
         password: text(secret, "password"),
-        uri: text(secret, "uri"),
+        told: keys.map(|key| (key.clone(), text(secret, key))).collect(),
         valid: lines.map(str::to_owned).collect(),
+        passwords,
+        since: since.or_else(|| secret.metadata.creation_timestamp.as_ref().map(|made| made.0)),
         rotate: secret.metadata.annotations.as_ref().and_then(|all| all.get(labels::ROTATE)).cloned(),
         version: secret.metadata.resource_version.clone(),
         anothers: is_anothers(&secret.metadata, object),
@@ -177,6 +256,21 @@ fn login(object: &KvCluster, secret: &Secret) -> LoginSeen {
 fn text(secret: &Secret, key: &str) -> String {
     let bytes = secret.data.as_ref().and_then(|data| data.get(key));
     bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default()
+}
+
+fn authority_of(object: &KvCluster, secret: &Secret) -> AuthoritySeen {
+    let some = |key: &str| Some(text(secret, key)).filter(|text| !text.is_empty());
+    let next = some("next.crt").zip(some("next.key"));
+    AuthoritySeen {
+        chain: Chain {
+            current: Pair { cert: text(secret, "tls.crt"), key: text(secret, "tls.key") },
+            next: next.map(|(cert, key)| Pair { cert, key }),
+            previous: some("previous.crt"),
+        },
+        rotate: secret.metadata.annotations.as_ref().and_then(|all| all.get(labels::ROTATE)).cloned(),
+        version: secret.metadata.resource_version.clone(),
+        anothers: is_anothers(&secret.metadata, object),
+    }
 }
 
 fn pair(object: &KvCluster, secret: &Secret) -> PairSeen {

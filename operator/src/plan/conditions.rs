@@ -12,7 +12,7 @@ use super::formation::Identity;
 use super::membership::lag_text;
 use super::step::{Blocker, Step};
 use super::view::View;
-use crate::crd::reason::{BackupCondition, ConditionType, Reason};
+use crate::crd::reason::{BackupCondition, ConditionType, Reason, RestoreCondition};
 use crate::crd::status::{ChangeKind, MemberRole, MemberState, MemberStatus, Phase};
 
 /// A majority that has been silent for this long is called lost: shorter silences are restarts and elections.
@@ -66,10 +66,12 @@ pub(super) fn all(facts: &Facts<'_, '_>, now: Timestamp) -> (Vec<Condition>, Pha
     let generation = facts.view.cluster.generation;
     let conditions =
         verdicts.into_iter().map(|(kind, verdict)| condition(old, kind, verdict, generation, now));
-    // Conditions of backups are written by who runs them; they go with spec.backup.
+    // Conditions of backups are written by who runs them; they go with spec.backup and spec.bootstrap.
+    let spec = &facts.view.cluster.spec;
     let theirs = |condition: &&Condition| {
-        facts.view.cluster.spec.backup.is_some()
-            && BackupCondition::ALL.iter().any(|kind| kind.as_str() == condition.type_)
+        let is = |kind: &str| kind == condition.type_;
+        spec.backup.is_some() && BackupCondition::ALL.iter().any(|kind| is(kind.as_str()))
+            || spec.bootstrap.is_some() && RestoreCondition::ALL.iter().any(|kind| is(kind.as_str()))
     };
     (conditions.chain(old.iter().filter(theirs).cloned()).collect(), phase, summary)
 }
@@ -264,6 +266,11 @@ fn update(facts: &Facts<'_, '_>) -> Verdict {
         let message = "this version of the operator would make other pods; the next change of the spec takes it along, \
                        or set rollout.operatorUpgrade to RollPods";
         (Truth::Yes, Reason::NewerTemplate, message.into())
+    } else if facts.view.observed.doors.is_some_and(|seen| seen.kept_open) {
+        let message = "the cluster was made before TLS and passwords were the default, and stays open where \
+                       status.doors says so: for passwords set auth.enabled to false and then to true, for TLS restore \
+                       a backup into a new cluster; or say in the spec that it is meant to be open";
+        (Truth::Yes, Reason::KeptOpen, message.into())
     } else {
         (Truth::No, Reason::UpToDate, "the pods are as this operator makes them".into())
     }

@@ -51,6 +51,8 @@ pub(super) fn status(view: &View<'_>, built: &Built, decision: &Decision, now: T
         plan: Vec::new(),
         endpoints: Some(endpoints(view)),
         backup: old.backup.clone().filter(|_| view.cluster.spec.backup.is_some()),
+        doors: view.observed.doors.map(|seen| seen.doors).or(old.doors),
+        restore: old.restore.clone().filter(|_| view.cluster.spec.bootstrap.is_some()),
         tls: view.observed.tls.as_ref().map(tls),
         conditions,
     }

@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering::SeqCst;
 use anyhow::{Context as _, Result, ensure};
 use kvnode_operator::backup::cleanup::remove;
 use kvnode_operator::backup::layout::Name;
+use kvnode_operator::backup::meta::sha256;
 use kvnode_operator::backup::retention::Policy;
 use kvnode_operator::backup::run::Order;
 use kvnode_operator::s3::Settings;
+use kvnode_tests::cluster::Cluster;
 use kvnode_tests::proxy::{Deed, Proxy};
 
 use crate::bed::{Bed, settings, text};
@@ -64,6 +66,9 @@ async fn backup_list_verify_preview_and_restore_by_hand() -> Result<()> {
 
     let preview = said(&operator(&bed, "restore", &["--cluster", "cart", "--preview"])?);
     ensure!(preview.contains("40 keys") && preview.contains("nothing after"), "{preview}");
+    bed.fill("later", 3, 10).await?;
+    let preview = said(&operator(&bed, "restore", &["--cluster", "cart", "--preview", "--node", &node])?);
+    ensure!(preview.contains("entries since then are not in the backup"), "{preview}");
     let dir = bed.scratch("into").display().to_string();
     let restored = operator(&bed, "restore", &["--cluster", "cart", "--into", &dir])?;
     ensure!(restored.status.success(), "{}", said(&restored));
@@ -89,6 +94,55 @@ async fn backup_list_verify_preview_and_restore_by_hand() -> Result<()> {
         );
         ensure!(String::from_utf8_lossy(&output.stderr).lines().count() == 1, "{}", said(&output));
     }
+    Ok(())
+}
+
+/// The transcript that a person sees: each of the three faults ends as `VERIFIED=Failed`, and is never restored.
+#[tokio::test(flavor = "multi_thread")]
+async fn verification_bites_on_the_command_line() -> Result<()> {
+    let Some(mut bed) = Bed::start(1).await? else { return Ok(()) };
+    bed.fill("k", 30, 500).await?;
+    bed.run(&bed.order("ours")).await?;
+    let other = Cluster::start(1, &[]).await?;
+    let nodes = vec![other.nodes[0].http().to_owned()];
+    bed.run(&Order { nodes, cluster: "other".into(), ..bed.order("theirs") }).await?;
+    let listing = bed.listing().await?;
+    let of =
+        |run: &str| listing.backups.iter().find(|backup| backup.meta.run == run).cloned().context("listed");
+    let (ours, theirs) = (of("ours")?, of("theirs")?);
+    let good = bed.store.get(&ours.object_key(), 10_000_000).await?;
+    let foreign = bed.store.get(&theirs.object_key(), 10_000_000).await?;
+    let mut changed = good.to_vec();
+    changed[5000] ^= 1;
+    // Their object, under a description that was made to fit its bytes.
+    let mut forged = ours.meta.clone();
+    forged.object.sha256 = sha256(&foreign);
+    forged.object.size_bytes = foreign.len() as u64;
+    (forged.snapshot.sha256, forged.snapshot.size_bytes) =
+        (forged.object.sha256.clone(), forged.object.size_bytes);
+    let mut counted = ours.meta.clone();
+    counted.snapshot.keys[0] += 1;
+    let meta_key = format!("{}meta.json", ours.place.dir);
+    for (what, object, meta, says) in [
+        ("a changed byte", changed.into(), ours.meta_bytes.clone(), "does not fit"),
+        ("an object of another cluster", foreign, forged.write().into(), "of cluster"),
+        ("a count off by one", good.clone(), counted.write().into(), "counts 30 keys"),
+    ] {
+        bed.store.put(&ours.object_key(), object).await?;
+        bed.store.put(&meta_key, meta).await?;
+        let verified = operator(&bed, "verify", &["--cluster", "cart"])?;
+        let listed = said(&operator(&bed, "list", &["--cluster", "cart"])?);
+        println!("# {what}\n$ kvnode-operator verify\n{}$ kvnode-operator list\n{listed}", said(&verified));
+        ensure!(verified.status.code() == Some(65) && said(&verified).contains(says), "{}", said(&verified));
+        ensure!(listed.lines().any(|row| row.starts_with("ours") && row.contains("Failed")), "{listed}");
+        let dir = bed.scratch("never").display().to_string();
+        let restored = operator(&bed, "restore", &["--cluster", "cart", "--into", &dir])?;
+        ensure!(restored.status.code() == Some(65), "{what} was restored: {}", said(&restored));
+    }
+    bed.store.put(&ours.object_key(), good).await?;
+    bed.store.put(&meta_key, ours.meta_bytes.clone()).await?;
+    let verified = operator(&bed, "verify", &["--cluster", "cart"])?;
+    ensure!(verified.status.success(), "it is good again: {}", said(&verified));
     Ok(())
 }
 

@@ -9,13 +9,18 @@
 //! restores.rs   the choice, files that a server takes, damaged and foreign ones
 //! command.rs    the program itself, by hand
 //! large.rs      memory and rates
+//! identity.rs   web identity
+//! kinds.rs      kinds of stores: encryption, storage classes, locks, no trailers, full or read-only ones
+//! readme.rs     the README's way by hand
 //! ```
 
 mod bed;
 mod command;
 mod crash;
+mod kinds;
 mod large;
 mod proofs;
+mod readme;
 mod restores;
 mod runs;
 mod store;

@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use kvnode_operator::backup::catalog::{Target, choose};
-use kvnode_operator::backup::fetch::{FetchError, fetch, fetch_bare, preview};
+use kvnode_operator::backup::fetch::{FetchError, fetch, fetch_bare};
+use kvnode_operator::backup::preview::Preview;
 use kvnode_operator::backup::progress::Reporter;
 use kvnode_operator::backup::run::Order;
 use kvnode_operator::s3::Settings;
@@ -24,7 +25,7 @@ async fn a_restored_cluster_holds_what_the_old_one_held_while_that_writes_on() -
     let listing = bed.listing().await?;
     let (backup, warning) = choose(&listing.backups, &Target::Newest).map_err(anyhow::Error::msg)?;
     ensure!(warning.is_none());
-    let told = preview(backup, jiff::Timestamp::now());
+    let told = Preview::of(backup, warning).told(jiff::Timestamp::now());
     ensure!(told.contains("300 keys") && told.contains("nothing after"), "{told}");
     // The way is cut twice; then it is there, and a repeat does not fetch it again.
     let cut = Proxy::start(&bed.s3.addr, |seen| match seen.number {

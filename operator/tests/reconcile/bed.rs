@@ -66,6 +66,11 @@ impl Bed {
         ended
     }
 
+    /// A minute goes by: the operator looks at the Secrets of a cluster at rest again.
+    pub(crate) fn minute(ctx: &Context) {
+        ctx.secrets.forget(&name());
+    }
+
     pub(crate) fn turn(&self) {
         kubelet::turn(&mut self.server.objects.lock(), &self.nodes);
     }
@@ -116,7 +121,8 @@ impl Bed {
         events.iter().map(|event| kubelet::text(&event["reason"])).collect()
     }
 
-    /// Every object, without what differs from run to run: versions, times, addresses, Events.
+    /// Every object, without what differs from run to run: versions, times, addresses, Events; of Secrets only which keys
+    /// they have.
     pub(crate) fn state(&self) -> Vec<String> {
         let resources = [
             CLUSTERS,
@@ -131,11 +137,15 @@ impl Bed {
         ];
         let objects = self.server.objects.lock();
         let all = resources.iter().flat_map(|resource| objects.list(resource, "", &[]));
-        all.map(|mut object| {
+        let all = all.map(|mut object| {
             strip(&mut object);
             object.to_string()
-        })
-        .collect()
+        });
+        let secrets = objects.list("/secrets", "", &[]).into_iter().map(|secret| {
+            let keys = secret["data"].as_object().map(|data| data.keys().cloned().collect::<Vec<_>>());
+            format!("{} {keys:?}", secret["metadata"]["name"])
+        });
+        all.chain(secrets).collect()
     }
 }
 
@@ -147,6 +157,8 @@ fn strip(value: &mut Value) {
         "lastTransitionTime",
         "since",
         "formedAt",
+        "creationTimestamp",
+        "notAfter",
         "podIP",
     ];
     match value {

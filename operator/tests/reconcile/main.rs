@@ -7,6 +7,7 @@
 //!             ->  admin client ->  nodes.rs  <---  kubelet.rs (between passes)
 //! ```
 
+mod backups;
 mod bed;
 mod controller;
 mod crash;

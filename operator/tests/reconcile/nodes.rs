@@ -71,6 +71,8 @@ struct World {
     groups: BTreeMap<Id, Group>,
     /// Nodes that run.
     up: BTreeSet<Id>,
+    /// Contents of the files of passwords and users that all nodes have read; `None`: nodes that do not tell.
+    logins: Option<String>,
 }
 
 impl World {
@@ -151,6 +153,7 @@ impl World {
                 http: format!("{host}:24920"),
             },
             uptime_ms: 1000,
+            logins: self.logins.as_ref().map(|held| kvnode_api::logins::mark(disk.node, held)),
         })
     }
 
@@ -206,6 +209,12 @@ impl Nodes {
     pub(crate) fn stop(&self, host: &str) {
         self.world.lock().running.remove(host);
         self.touch();
+    }
+
+    /// All nodes have read these files of passwords and users, and tell so from now on.
+    pub(crate) fn read_logins(&self, passwords: &str, rules: &str) {
+        let held = kvnode_api::logins::contents(passwords.as_bytes(), rules.as_bytes());
+        self.world.lock().logins = Some(held);
     }
 
     pub(crate) fn hosts(&self) -> Vec<String> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use kvnode_operator::clock;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
@@ -110,7 +111,7 @@ impl Objects {
             object["metadata"]["namespace"] = json!(key.namespace);
         }
         object["metadata"]["uid"] = json!(format!("uid-{}", self.uids));
-        object["metadata"]["creationTimestamp"] = json!("2026-11-22T12:00:00Z");
+        object["metadata"]["creationTimestamp"] = json!(clock::wall().to_string());
         object["metadata"]["generation"] = json!(1);
         Ok(self.keep("ADDED", key, object))
     }
@@ -179,7 +180,9 @@ impl Objects {
             check_uid(key, &old, patch["metadata"]["uid"].as_str())?;
             let mut new = old.clone();
             if let Some(before) = self.applied.get(&owner) {
-                disown(&mut new, before, &only);
+                let others = self.applied.iter().filter(|(other, _)| other.0 == owner.0 && **other != owner);
+                let others: Vec<&Value> = others.map(|(_, applied)| applied).collect();
+                disown(&mut new, before, &only, &others);
             }
             lay_over(&mut new, &only);
             put(&mut new["metadata"], "resourceVersion", old["metadata"].get("resourceVersion").cloned());
@@ -305,24 +308,49 @@ fn merge_patch(target: &mut Value, patch: &Value) {
 }
 
 /// Applied over what is there: maps deeply, everything else as a whole.
+/// The one list here whose elements have owners of their own, by type.
+const CONDITIONS: &str = "conditions";
+
 fn lay_over(target: &mut Value, applied: &Value) {
     match (target.is_object(), applied) {
         (true, Value::Object(fields)) => {
             for (field, value) in fields {
-                lay_over(&mut target[field], value);
+                match (field.as_str(), target[field].as_array_mut(), value.as_array()) {
+                    (CONDITIONS, Some(there), Some(ours)) => {
+                        there.retain(|one| !ours.iter().any(|own| own["type"] == one["type"]));
+                        there.extend(ours.iter().cloned());
+                    }
+                    _ => lay_over(&mut target[field], value),
+                }
             }
         }
         _ => *target = applied.clone(),
     }
 }
 
-/// What was applied before and is not any more leaves the object.
-fn disown(target: &mut Value, before: &Value, now: &Value) {
+/// What was applied before and is not any more leaves the object, unless somebody else has applied it, too.
+fn disown(target: &mut Value, before: &Value, now: &Value, others: &[&Value]) {
     let Value::Object(before) = before else { return };
     for (field, value) in before {
+        let others: Vec<&Value> = others.iter().filter_map(|other| other.get(field)).collect();
         match now.get(field) {
-            None => put(target, field, None),
-            Some(now) => disown(&mut target[field], value, now),
+            Some(now) if field == CONDITIONS => leave_conditions(&mut target[field], value, now, &others),
+            None if field == CONDITIONS && !others.is_empty() => {
+                leave_conditions(&mut target[field], value, &Value::Null, &others);
+            }
+            Some(now) => disown(&mut target[field], value, now, &others),
+            None if others.is_empty() => put(target, field, None),
+            None => {}
         }
+    }
+}
+
+fn leave_conditions(target: &mut Value, before: &Value, now: &Value, others: &[&Value]) {
+    let has =
+        |list: &Value, kind: &Value| list.as_array().into_iter().flatten().any(|one| one["type"] == *kind);
+    let leaves =
+        |kind: &Value| has(before, kind) && !has(now, kind) && !others.iter().any(|other| has(other, kind));
+    if let Some(there) = target.as_array_mut() {
+        there.retain(|one| !leaves(&one["type"]));
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn text(secret: &Secret, key: &str) -> String {
 }
 
 fn managed() -> Value {
-    json!({ "tls": { "mode": "Managed", "clients": "Required" } })
+    json!({ "tls": { "clients": "Required" } })
 }
 
 #[tokio::test]
@@ -71,13 +71,16 @@ async fn a_certificate_that_is_lost_or_of_another_authority_is_made_anew() {
         bed.server.objects.lock().delete(&Key::new("/secrets", "shop", name), &json!(null)).expect("deleted");
     };
     delete("cart-tls");
+    Bed::minute(&operator);
     bed.settle(&operator).await;
     let second = secret(&bed, "cart-tls");
     assert_ne!(text(&second, "tls.crt"), first);
     assert_eq!(text(&second, "ca.crt"), authority);
     delete("cart-ca");
+    Bed::minute(&operator);
     bed.settle(&operator).await;
     let third = secret(&bed, "cart-tls");
+    assert_eq!(text(&secret(&bed, "cart-auth"), "ca.crt"), text(&third, "ca.crt"), "clients are told");
     assert_ne!(text(&third, "ca.crt"), authority);
     assert_eq!(text(&third, "ca.crt"), text(&secret(&bed, "cart-ca"), "tls.crt"));
 }
@@ -98,8 +101,8 @@ async fn a_secret_of_somebody_else_is_not_written_over() {
 }
 
 #[tokio::test]
-async fn without_tls_no_secret_is_asked_for() {
-    let bed = Bed::new(&json!({}));
+async fn an_open_cluster_needs_no_secret() {
+    let bed = Bed::new(&json!({ "tls": { "mode": "Disabled" }, "auth": { "enabled": false } }));
     let operator = bed.operator(false);
     bed.server.wire.start(None);
     bed.settle(&operator).await;
@@ -107,4 +110,92 @@ async fn without_tls_no_secret_is_asked_for() {
     assert!(calls.iter().all(|call| !call.path.contains("/secrets")), "the operator may have no right to");
     assert!(bed.cluster()["status"].get("tls").is_none());
     assert_eq!(bed.condition("TlsValid"), "", "there is nothing to say");
+}
+
+/// What an older operator left behind: no word about locks in the spec, none recorded, and pods without any.
+fn older(bed: &Bed) {
+    let mut objects = bed.server.objects.lock();
+    let spec = json!({ "spec": { "tls": null, "auth": null }, "status": { "doors": null } });
+    objects.merge(&super::bed::cart(), &spec, false).expect("as it was stored");
+    objects
+        .merge(&super::bed::cart(), &json!({ "status": { "doors": null } }), true)
+        .expect("as it was stored");
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_older_than_its_locks_stays_open_and_restarts_no_pod() {
+    let bed = Bed::new(&json!({ "tls": { "mode": "Disabled" }, "auth": { "enabled": false } }));
+    let operator = bed.operator(false);
+    bed.settle(&operator).await;
+    older(&bed);
+    let pods = |bed: &Bed| {
+        let pods = bed.server.objects.lock().list(super::kubelet::PODS, "shop", &[]);
+        pods.iter().map(|pod| super::kubelet::text(&pod["metadata"]["uid"])).collect::<Vec<_>>()
+    };
+    let before = pods(&bed);
+    let newer = bed.operator(false);
+    bed.settle(&newer).await;
+    let doors = || bed.cluster()["status"]["doors"].clone();
+    assert_eq!(doors(), json!({ "tls": "Disabled", "auth": "KeptOpen" }));
+    assert_eq!(bed.condition("UpdateAvailable"), "True");
+    // Whatever else is changed: it stays as it is.
+    bed.edit(&json!({ "replicas": 5 }));
+    bed.settle(&newer).await;
+    assert_eq!(pods(&bed).iter().filter(|uid| before.contains(uid)).count(), 3, "no pod was restarted");
+    assert_eq!(doors()["auth"], "KeptOpen");
+    assert!(bed.server.objects.lock().get(&Key::new("/secrets", "shop", "cart-auth")).is_err());
+    // Until somebody wants passwords: off, then on.
+    for (enabled, door) in [(false, "Open"), (true, "Required")] {
+        bed.edit(&json!({ "auth": { "enabled": enabled } }));
+        bed.settle(&newer).await;
+        assert_eq!(doors(), json!({ "tls": "Disabled", "auth": door }));
+    }
+    assert!(
+        text(&secret(&bed, "cart-auth"), "uri").starts_with("redis://default:"),
+        "there is no TLS to go with it"
+    );
+    assert!(pods(&bed).iter().all(|uid| !before.contains(uid)), "passwords come by a rolling restart");
+}
+
+#[tokio::test]
+async fn an_empty_spec_is_locked() {
+    let bed = Bed::new(&json!({}));
+    bed.settle(&bed.operator(false)).await;
+    assert_eq!(bed.cluster()["status"]["doors"], json!({ "tls": "Managed", "auth": "Required" }));
+    let auth = secret(&bed, "cart-auth");
+    assert!(text(&auth, "uri").starts_with("rediss://default:"));
+    assert_eq!(text(&auth, "ca.crt"), text(&secret(&bed, "cart-ca"), "tls.crt"));
+    assert_eq!(bed.condition("UpdateAvailable"), "False");
+}
+
+#[tokio::test]
+async fn cert_manager_is_asked_once_and_the_pods_mount_what_it_writes() {
+    let bed = Bed::new(&json!({ "tls": { "mode": "CertManager", "issuerRef": { "name": "cart" } } }));
+    let operator = bed.operator(false);
+    let key = Key::new("cert-manager.io/certificates", "shop", "cart-tls");
+    for _ in 0..2 {
+        bed.pass(&operator).await.expect("a pass");
+    }
+    let asked = bed.server.objects.lock().get(&key).expect("asked for");
+    assert_eq!(asked["spec"]["issuerRef"]["kind"], "Issuer");
+    assert!(asked["spec"]["dnsNames"].to_string().contains("*.cart-raft.shop.svc"), "{asked}");
+    assert_eq!(bed.condition("TlsValid"), "False");
+    // Nothing to trust yet, so no password is handed out.
+    assert!(bed.server.objects.lock().get(&Key::new("/secrets", "shop", "cart-auth")).is_err());
+    let now = Timestamp::now();
+    let authority = pki::authority(&super::bed::name(), now).expect("an authority");
+    let pair = pki::of_pods(&authority, vec!["*.cart-raft.shop.svc".into()], now).expect("a certificate");
+    let bytes = |text: &str| serde_json::to_value(k8s_openapi::ByteString(text.into())).expect("bytes");
+    let written = json!({ "data": {
+        "tls.crt": bytes(&pair.cert), "tls.key": bytes(&pair.key), "ca.crt": bytes(&authority.cert),
+    }});
+    bed.server.objects.lock().create(&Key::new("/secrets", "shop", "cart-tls"), written).expect("created");
+    bed.settle(&operator).await;
+    assert_eq!(text(&secret(&bed, "cart-auth"), "ca.crt"), authority.cert);
+    bed.server.wire.start(None);
+    for _ in 0..3 {
+        bed.pass(&operator).await.expect("a pass");
+    }
+    let writes: Vec<Call> = bed.server.wire.calls().into_iter().filter(Call::is_write).collect();
+    assert!(writes.is_empty(), "{writes:?}");
 }

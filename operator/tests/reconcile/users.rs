@@ -31,7 +31,7 @@ fn writes(bed: &Bed) -> Vec<Call> {
 }
 
 fn users(users: &Value) -> Value {
-    json!({ "auth": { "enabled": true, "users": users } })
+    json!({ "auth": { "users": users } })
 }
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn users_have_secrets_and_a_line_each_and_go_again() {
     let app = secret(&bed, "cart-user-app");
     assert_eq!(app.type_.as_deref(), Some("servicebinding.io/redis"));
     let password = text(&app, "password");
-    assert_eq!(text(&app, "uri"), format!("redis://app:{password}@cart.shop.svc:6379"));
+    assert_eq!(text(&app, "uri"), format!("rediss://app:{password}@cart.shop.svc:6380"));
     assert_ne!(password, text(&secret(&bed, "cart-user-reporting"), "password"));
     let file = text(&secret(&bed, "cart-acl"), "users.acl");
     let lines: Vec<&str> = file.lines().collect();
@@ -70,6 +70,7 @@ async fn users_have_secrets_and_a_line_each_and_go_again() {
     assert_eq!(text(&secret(&bed, "cart-user-app"), "password"), password);
     // Who deletes the Secret gets another password at once.
     bed.server.objects.lock().delete(&key("cart-user-app"), &Value::Null).expect("deleted");
+    Bed::minute(&operator);
     bed.settle(&operator).await;
     assert_ne!(text(&secret(&bed, "cart-user-app"), "password"), password);
     assert_ne!(text(&secret(&bed, "cart-acl"), "users.acl"), file);
@@ -103,6 +104,7 @@ async fn two_passwords_are_valid_while_one_takes_the_place_of_the_other() {
         let first = text(&secret(&bed, name), "password");
         let hashes = |bed: &Bed| text(&secret(bed, "cart-acl"), "users.acl").matches('#').count();
         rotate(&bed, name, "begin");
+        Bed::minute(&operator);
         bed.settle(&operator).await;
         let both = secret(&bed, name);
         assert_eq!(text(&both, "password"), first, "handed out once every pod knows it");
@@ -118,10 +120,12 @@ async fn two_passwords_are_valid_while_one_takes_the_place_of_the_other() {
         rotate(&bed, name, &format!("spreading {}", began - SignedDuration::from_mins(4)));
         bed.settle(&operator).await;
         let moved = secret(&bed, name);
-        assert_eq!((text(&moved, "password"), word(&bed, name)), (second.clone(), "moving".to_owned()));
+        assert_eq!(text(&moved, "password"), second);
+        assert!(word(&bed, name).starts_with("moving "), "{}", word(&bed, name));
         assert!(text(&moved, "uri").contains(&format!(":{second}@")), "{}", text(&moved, "uri"));
         assert_eq!(text(&moved, "passwords"), format!("{second}\n{first}\n"), "nodes log in with the first");
         rotate(&bed, name, "finish");
+        Bed::minute(&operator);
         bed.settle(&operator).await;
         assert_eq!(
             (text(&secret(&bed, name), "passwords"), word(&bed, name)),
@@ -135,10 +139,9 @@ async fn two_passwords_are_valid_while_one_takes_the_place_of_the_other() {
 
 #[tokio::test]
 async fn a_password_is_made_once_and_never_shown() {
-    for (spec, scheme, port) in [
-        (json!({ "auth": { "enabled": true } }), "redis", "6379"),
-        (json!({ "auth": { "enabled": true }, "tls": { "mode": "Managed" } }), "rediss", "6380"),
-    ] {
+    for (spec, scheme, port) in
+        [(json!({ "tls": { "mode": "Disabled" } }), "redis", "6379"), (json!({}), "rediss", "6380")]
+    {
         let bed = Bed::new(&spec);
         let operator = bed.operator(false);
         bed.settle(&operator).await;
@@ -164,4 +167,95 @@ async fn a_password_is_made_once_and_never_shown() {
         }
         assert_eq!(text(&secret(&bed, "cart-auth"), "passwords"), "old\nnew\n");
     }
+}
+
+#[tokio::test]
+async fn a_new_password_is_handed_out_once_every_pod_says_that_it_has_read_it() {
+    let bed = Bed::new(&users(&json!([{ "name": "app", "acl": "+@read" }])));
+    let operator = bed.operator(false);
+    bed.settle(&operator).await;
+    for name in ["cart-auth", "cart-user-app"] {
+        let read = || {
+            let passwords = text(&secret(&bed, "cart-auth"), "passwords");
+            (passwords, text(&secret(&bed, "cart-acl"), "users.acl"))
+        };
+        let first = text(&secret(&bed, name), "password");
+        let before = read();
+        bed.nodes.read_logins(&before.0, &before.1);
+        rotate(&bed, name, "begin");
+        Bed::minute(&operator);
+        bed.settle(&operator).await;
+        for _ in 0..3 {
+            bed.pass(&operator).await.expect("a pass");
+        }
+        assert!(
+            word(&bed, name).starts_with("spreading "),
+            "the pods have the old files: {}",
+            word(&bed, name)
+        );
+        assert_eq!(text(&secret(&bed, name), "password"), first);
+        let now = read();
+        assert_ne!(now, before);
+        bed.nodes.read_logins(&now.0, &now.1);
+        bed.settle(&operator).await;
+        assert!(word(&bed, name).starts_with("moving "), "{}", word(&bed, name));
+        assert_ne!(text(&secret(&bed, name), "password"), first);
+        rotate(&bed, name, "finish");
+        Bed::minute(&operator);
+        bed.settle(&operator).await;
+    }
+}
+
+#[tokio::test]
+async fn passwords_change_by_themselves_where_the_spec_says_so() {
+    let mut spec = users(&json!([{ "name": "app", "acl": "+@read" }]));
+    spec["auth"]["rotation"] = json!({ "every": "30d", "overlap": "12h" });
+    let bed = Bed::new(&spec);
+    let operator = bed.operator(false);
+    bed.settle(&operator).await;
+    let ago = |hours: i64| (Timestamp::now() - SignedDuration::from_hours(hours)).to_string();
+    let date = |name: &str, annotation: &str, value: &str| {
+        let patch = json!({ "metadata": { "annotations": { annotation: value } } });
+        bed.server.objects.lock().merge(&key(name), &patch, false).expect("annotated");
+        Bed::minute(&operator);
+    };
+    for name in ["cart-auth", "cart-user-app"] {
+        let first = text(&secret(&bed, name), "password");
+        date(name, "kvnode.dev/password-since", &ago(29 * 24));
+        bed.settle(&operator).await;
+        assert_eq!(word(&bed, name), "", "not yet");
+        date(name, "kvnode.dev/password-since", &ago(30 * 24));
+        bed.settle(&operator).await;
+        assert!(word(&bed, name).starts_with("spreading "));
+        date(name, "kvnode.dev/rotate", &format!("spreading {}", ago(1)));
+        bed.settle(&operator).await;
+        assert!(word(&bed, name).starts_with("moving "));
+        assert_ne!(text(&secret(&bed, name), "password"), first);
+        date(name, "kvnode.dev/rotate", &format!("moving {}", ago(12)));
+        bed.settle(&operator).await;
+        assert_eq!(word(&bed, name), "");
+        assert_eq!(text(&secret(&bed, name), "passwords").lines().count(), 1);
+    }
+    // The new ones are young.
+    Bed::minute(&operator);
+    bed.server.wire.start(None);
+    bed.pass(&operator).await.expect("a pass");
+    assert!(writes(&bed).is_empty(), "{:?}", writes(&bed));
+}
+
+#[tokio::test]
+async fn where_the_door_is_opened_again_the_users_go() {
+    let bed = Bed::new(&users(&json!([{ "name": "app", "acl": "+@read" }])));
+    let operator = bed.operator(false);
+    bed.settle(&operator).await;
+    assert!(there(&bed, "cart-user-app"));
+    bed.edit(&json!({ "auth": { "enabled": false, "users": null } }));
+    bed.settle(&operator).await;
+    assert!(!there(&bed, "cart-user-app"));
+    assert_eq!(text(&secret(&bed, "cart-acl"), "users.acl"), "");
+    assert_eq!(bed.cluster()["status"]["doors"]["auth"], "Open");
+    bed.server.wire.start(None);
+    bed.pass(&operator).await.expect("a pass");
+    let calls = bed.server.wire.calls();
+    assert!(calls.iter().all(|call| !call.path.contains("/secrets/cart-acl")), "it is over: {calls:?}");
 }

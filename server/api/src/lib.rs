@@ -16,6 +16,7 @@ pub mod acl;
 pub mod error;
 pub mod health;
 pub mod id;
+pub mod logins;
 pub mod members;
 pub mod snapshot;
 pub mod status;

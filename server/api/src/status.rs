@@ -163,4 +163,7 @@ pub struct NodeStatus {
     pub addresses: Addresses,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
+    /// Which passwords and users are in force, as [`crate::logins::mark`]; absent where they come from no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logins: Option<String>,
 }

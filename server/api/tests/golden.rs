@@ -9,7 +9,7 @@ use kvnode_api::status::{
     Addresses, DiskState, LeaderInfo, LogPositions, MemberInfo, Membership, NodeStatus, Phase, Role,
 };
 use kvnode_api::watch::LeaderEvent;
-use kvnode_api::{CONTRACT, Id, LogFilter};
+use kvnode_api::{CONTRACT, Id, LogFilter, logins};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -57,6 +57,7 @@ fn status() -> NodeStatus {
         disk: DiskState::Ok,
         addresses: Addresses { client: "a:4920".into(), peer: "a:14920".into(), http: "a:24920".into() },
         uptime_ms: 5,
+        logins: None,
     }
 }
 
@@ -75,6 +76,14 @@ fn status_json() {
             r#""disk":"ok","addresses":{"client":"a:4920","peer":"a:14920","http":"a:24920"},"uptime_ms":5}"#,
         ),
     );
+}
+
+/// A node and an operator of different versions make the same mark.
+#[test]
+fn status_json_with_logins() {
+    let mark = logins::mark(Id(0x1f), &logins::contents(b"one\n", b"user a on\n"));
+    let text = serde_json::to_string(&NodeStatus { logins: Some(mark), ..status() }).unwrap();
+    assert!(text.ends_with(r#""uptime_ms":5,"logins":"d5d64e4824fa5d4e"}"#), "{text}");
 }
 
 #[test]

@@ -305,6 +305,13 @@ fn what_is_disabled_no_rule_gives_back() {
     assert!(error.starts_with("commands_disabled nonsense: "), "{error}");
 }
 
+/// What the operator makes of the files that it wrote is what a node makes of those that it read.
+#[test]
+fn a_change_is_noticed_by_what_the_contract_says() {
+    let held = source::Contents::of_both(b"one\ntwo\n", b"user a on\n").digest();
+    assert_eq!(held.hex(), kvnode_api::logins::contents(b"one\ntwo\n", b"user a on\n"));
+}
+
 proptest! {
     /// What is written is read back as the same user.
     #[test]

@@ -26,6 +26,8 @@ pub struct NodeFacts {
     pub addresses: Addresses,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
+    /// Which passwords and users are in force.
+    pub logins: Option<String>,
 }
 
 /// The status of a node whose files are not open yet.
@@ -46,6 +48,7 @@ pub fn starting(facts: NodeFacts) -> NodeStatus {
         disk: facts.disk,
         addresses: facts.addresses,
         uptime_ms: facts.uptime_ms,
+        logins: facts.logins,
     }
 }
 
@@ -166,7 +169,13 @@ mod tests {
     }
 
     fn facts(stopping: bool) -> NodeFacts {
-        NodeFacts { stopping, disk: DiskState::Ok, addresses: Addresses::default(), uptime_ms: 1 }
+        NodeFacts {
+            stopping,
+            disk: DiskState::Ok,
+            addresses: Addresses::default(),
+            uptime_ms: 1,
+            logins: None,
+        }
     }
 
     #[test]

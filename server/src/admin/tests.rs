@@ -37,6 +37,7 @@ pub(super) fn status() -> NodeStatus {
         disk: DiskState::Ok,
         addresses: Addresses::default(),
         uptime_ms: 1,
+        logins: None,
     };
     NodeStatus {
         node_id: Some(Id(2)),

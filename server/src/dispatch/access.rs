@@ -79,7 +79,6 @@ impl Refused {
 /// What is known of the files.
 #[derive(Debug)]
 struct Seen {
-    in_force: Option<Digest>,
     /// Of files with a fault that was told already.
     faulty: Option<Result<Digest, SourceError>>,
 }
@@ -107,6 +106,8 @@ pub struct Access {
     /// Changes with the users.
     generation: AtomicU64,
     seen: Mutex<Seen>,
+    /// What the files held that the users are from. Locked for moments only: the status is asked for it.
+    in_force: Mutex<Option<Digest>>,
     log: Mutex<AclLog>,
     logins_failed: AtomicU64,
     denied: [AtomicU64; Reason::ALL.len()],
@@ -142,7 +143,8 @@ impl Access {
             source,
             users: ArcSwap::from_pointee(users),
             generation: AtomicU64::new(0),
-            seen: Mutex::new(Seen { in_force, faulty: None }),
+            seen: Mutex::new(Seen { faulty: None }),
+            in_force: Mutex::new(in_force),
             log: Mutex::default(),
             logins_failed: AtomicU64::new(0),
             denied: Default::default(),
@@ -157,6 +159,13 @@ impl Access {
     #[must_use]
     pub fn has_files(&self) -> bool {
         self.source.is_set()
+    }
+
+    /// Which files the users are from, as the status shows it; `None` where they are from none.
+    #[must_use]
+    pub fn mark(&self, node: u64) -> Option<String> {
+        let in_force = (*self.in_force.lock())?;
+        Some(kvnode_api::logins::mark(kvnode_api::Id(node), &in_force.hex()))
     }
 
     /// The users now.
@@ -177,7 +186,7 @@ impl Access {
             Ok(contents) => Ok(contents.digest()),
             Err(error) => Err(error.clone()),
         };
-        if digest.as_ref().is_ok_and(|digest| seen.in_force == Some(*digest)) {
+        if digest.as_ref().is_ok_and(|digest| *self.in_force.lock() == Some(*digest)) {
             if self.faulty.swap(false, Ordering::Relaxed) {
                 tracing::info!("users: the files are again as they are in force");
             }
@@ -189,7 +198,6 @@ impl Access {
         }
         match read.and_then(|contents| self.source.parse(&contents)) {
             Ok(users) => {
-                seen.in_force = digest.ok();
                 seen.faulty = None;
                 self.faulty.store(false, Ordering::Relaxed);
                 self.reloads.fetch_add(1, Ordering::Relaxed);
@@ -197,6 +205,8 @@ impl Access {
                 let users = Arc::new(users);
                 self.users.store(Arc::clone(&users));
                 self.generation.fetch_add(1, Ordering::Release);
+                // Behind the users: who reads it may hand their passwords out.
+                *self.in_force.lock() = digest.ok();
                 Ok(Some(users))
             }
             Err(error) => {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::status::{NodeFacts, describe, leader_event};
 use crate::admin::{Answer, ControlError, NodeControl};
 use crate::clock;
+use crate::dispatch::access::Access;
 use crate::raft::{Group, MemberError};
 use crate::store::LogId;
 
@@ -26,6 +27,7 @@ pub struct Control {
     http_addr: SocketAddr,
     shutdown: CancellationToken,
     started: Instant,
+    access: Arc<Access>,
     events: watch::Receiver<LeaderEvent>,
 }
 
@@ -43,7 +45,12 @@ fn log_id(text: Option<&str>) -> Result<Option<LogId>, ControlError> {
 impl Control {
     /// Begins to watch the group.
     #[must_use]
-    pub fn new(group: Group, http_addr: SocketAddr, shutdown: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        group: Group,
+        http_addr: SocketAddr,
+        access: Arc<Access>,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         let (tx, events) = watch::channel(leader_event(&group.status()));
         let (watched, ended) = (group.clone(), shutdown.clone());
         group.spawn(async move {
@@ -61,7 +68,7 @@ impl Control {
                 }
             }
         });
-        Arc::new(Self { group, http_addr, shutdown, started: clock::monotonic(), events })
+        Arc::new(Self { group, http_addr, shutdown, started: clock::monotonic(), access, events })
     }
 
     /// Runs a membership verb and says whether it changed the membership.
@@ -81,6 +88,7 @@ impl Control {
 
 impl NodeControl for Control {
     fn status(&self) -> NodeStatus {
+        let status = self.group.status();
         let disk = match (self.group.disk_problem(), self.group.log_stats().disk_full) {
             (None, _) => DiskState::Ok,
             (Some(_), None) => DiskState::Quota,
@@ -95,8 +103,9 @@ impl NodeControl for Control {
                 http: self.http_addr.to_string(),
             },
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            logins: self.access.mark(status.node_id),
         };
-        describe(&self.group.status(), facts)
+        describe(&status, facts)
     }
 
     fn watch(&self) -> watch::Receiver<LeaderEvent> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kube-load run ADDR PORT       writes w:1, w:2, ... to ADDR; answers questions on 127.0.0.1:PORT. ADDR is HOST:PORT, or
-//!                               bind:DIR where a Secret with host, password and authority is mounted
+//!                               bind:DIR where a Secret with host, password and authority is mounted (bind:DIR@HOST)
 //! kube-load ask PORT WORD       one question, one line of JSON: count | mark | verify
 //! kube-load fill ADDR MIB       MIB mebibytes in values of 64 KiB, once
 //! ```
@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use kvnode_tests::client::Client;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -41,7 +40,7 @@ async fn main() -> Result<()> {
 
 async fn run(addr: &str, port: u16) -> Result<()> {
     let shared = Arc::new(Shared::default());
-    let target = Target::open(addr).await?;
+    let target = Target::open(addr)?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     tokio::select! {
         () = write(&target, &shared) => Ok(()),
@@ -103,7 +102,8 @@ async fn ask(port: u16, word: &str) -> Result<()> {
 
 /// Values that do not compress, or a store of blocks would hold far less than was asked for.
 async fn fill(addr: &str, mebibytes: usize) -> Result<()> {
-    let mut client = Client::connect(addr).await?.with_patience(Duration::from_mins(2));
+    let target = Target::open(addr)?;
+    let mut client = target.client(Duration::from_mins(2)).await?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let values = mebibytes * 1024 * 1024 / VALUE_BYTES;
     for first in (0..values).step_by(32) {

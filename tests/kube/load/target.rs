@@ -1,46 +1,73 @@
 //! Where the writer connects to: an address, or what a Secret in the form of the Service Binding specification says, which
-//! is mounted in a directory. Login and password are read anew for each connection, as clients do that follow a rotation.
+//! is mounted in a directory. Login, password and authority are read anew for each connection, as clients do that follow a
+//! rotation.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kvnode_tests::client::Client;
 use kvnode_tests::pki::{self, Tunnel};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 /// A target.
 pub(crate) struct Target {
     addr: String,
-    secret: Option<PathBuf>,
-    _tunnel: Option<Tunnel>,
+    bound: Option<Bound>,
+}
+
+/// What is mounted.
+struct Bound {
+    dir: PathBuf,
+    by_tls: bool,
+    /// By the authority that each trusts. Connections live on while another one is told.
+    tunnels: Mutex<BTreeMap<String, Tunnel>>,
+}
+
+impl Bound {
+    fn read(&self, key: &str) -> Result<String> {
+        std::fs::read_to_string(self.dir.join(key)).with_context(|| key.to_owned())
+    }
 }
 
 impl Target {
-    /// `host:port`, or `bind:DIRECTORY`.
-    pub(crate) async fn open(text: &str) -> Result<Self> {
-        let Some(dir) = text.strip_prefix("bind:") else {
-            return Ok(Self { addr: text.to_owned(), secret: None, _tunnel: None });
+    /// `host:port`, or `bind:DIRECTORY`, or `bind:DIRECTORY@host` where another host than the Secret's is meant.
+    pub(crate) fn open(text: &str) -> Result<Self> {
+        let Some(bound) = text.strip_prefix("bind:") else {
+            return Ok(Self { addr: text.to_owned(), bound: None });
         };
-        let dir = PathBuf::from(dir);
-        let read = |key: &str| std::fs::read_to_string(dir.join(key)).with_context(|| key.to_owned());
-        let addr = format!("{}:{}", read("host")?, read("port")?);
-        let by_tls = read("uri")?.starts_with("rediss:");
-        let tunnel = if by_tls {
-            Some(Tunnel::open(&addr, pki::client(&read("ca.crt")?, None)?).await?)
-        } else {
-            None
+        let (dir, host) = bound.split_once('@').map_or((bound, None), |(dir, host)| (dir, Some(host)));
+        let mut bound = Bound { dir: dir.into(), by_tls: false, tunnels: Mutex::default() };
+        bound.by_tls = bound.read("uri")?.starts_with("rediss:");
+        let host = host.map_or_else(|| bound.read("host"), |host| Ok(host.to_owned()))?;
+        Ok(Self { addr: format!("{host}:{}", bound.read("port")?), bound: Some(bound) })
+    }
+
+    /// Where a plain client connects now.
+    async fn way(&self) -> Result<String> {
+        let Some(bound) = self.bound.as_ref().filter(|bound| bound.by_tls) else {
+            return Ok(self.addr.clone());
         };
-        let addr = tunnel.as_ref().map_or(addr, |tunnel| tunnel.addr.clone());
-        Ok(Self { addr, secret: Some(dir), _tunnel: tunnel })
+        let ca = bound.read("ca.crt")?;
+        let mut tunnels = bound.tunnels.lock().await;
+        if let Some(tunnel) = tunnels.get(&ca) {
+            return Ok(tunnel.addr.clone());
+        }
+        let tunnel = Tunnel::open(&self.addr, pki::client(&ca, None)?).await?;
+        let way = tunnel.addr.clone();
+        tunnels.insert(ca, tunnel);
+        Ok(way)
     }
 
     /// A connection that is logged in. `Ok(Err)` is a login that was refused, in the server's words.
     pub(crate) async fn connect(&self, patience: Duration) -> Result<Result<Client, String>> {
-        let mut client = timeout(patience, Client::connect(&self.addr)).await??.with_patience(patience);
-        if let Some(dir) = &self.secret {
-            let read = |key: &str| std::fs::read_to_string(dir.join(key)).with_context(|| key.to_owned());
-            let reply = client.call(&["AUTH", &read("username")?, &read("password")?]).await?;
+        let way = self.way().await?;
+        let mut client = timeout(patience, Client::connect(&way)).await??.with_patience(patience);
+        if let Some(bound) = &self.bound {
+            let login = [bound.read("username")?, bound.read("password")?];
+            let reply = client.call(&["AUTH", &login[0], &login[1]]).await?;
             if let Some(error) = reply.as_error() {
                 return Ok(Err(error.to_owned()));
             }

@@ -77,10 +77,7 @@ fn stored_meta(kubectl: &Kubectl, status: &Json) -> Result<Json> {
 
 /// Keys of all databases and the digest of what a node holds now.
 fn held(cluster: &Kv) -> Result<(u64, String)> {
-    let name = &cluster.name;
-    let url = format!("http://{name}-0.{name}-raft:24920/v1/snapshots");
-    let text = cluster.kubectl.exec("clients", &["curl", "-sf", "-X", "POST", &url])?;
-    let meta: Json = serde_json::from_str(&text).with_context(|| text.clone())?;
+    let meta = cluster.admin(&format!("{}-0", cluster.name), "/v1/snapshots", &["-X", "POST", "-m", "60"])?;
     let keys = meta["keys"].as_array().context("keys")?.iter().filter_map(Json::as_u64).sum();
     Ok((keys, meta["digest"].as_str().context("digest")?.to_owned()))
 }
@@ -99,7 +96,7 @@ pub(crate) async fn backups_and_restore(stage: &Stage) -> Result<()> {
         },
     });
     let cart = Kv::create(stage, "cart", &spec).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     // The first run of a cluster is loaded by a server.
     let first = eventually("a run by schedule", PATIENCE, async || {
         let all = kubectl.list("kvb")?;
@@ -167,6 +164,7 @@ async fn restored(stage: &Stage, status: &Json, meta: &Json, load: &Load) -> Res
         let copy = Kv { name: name.to_owned(), kubectl: kubectl.clone() };
         let began = Instant::now();
         copy.apply(&json!({ "storage": { "size": "1Gi" }, "bootstrap": bootstrap }))?;
+        copy.admit(stage)?;
         copy.ready(3).await?;
         load.progress(100).await?;
         let (keys, digest) = held(&copy)?;
@@ -241,7 +239,7 @@ pub(crate) async fn backups_under_faults(stage: &Stage) -> Result<()> {
     let kubectl = stage.kubectl();
     let spec = json!({ "storage": { "size": "2Gi" }, "backup": { "s3": store("backups", "kv-backup") } });
     let cart = Kv::create(stage, "cart", &spec).await?;
-    cart.kubectl.exec("clients", &["kube-load", "fill", "cart-leader:6379", MEBIBYTES])?;
+    cart.kubectl.exec(&cart.client(), &["kube-load", "fill", "bind:/bind@cart-leader", MEBIBYTES])?;
     let killed = ["pod", "source", "operator"];
     for what in killed {
         let name = format!("kill-{what}");
@@ -280,6 +278,7 @@ pub(crate) async fn backups_under_faults(stage: &Stage) -> Result<()> {
         .await?;
         kubectl.run(&["delete", "pod", "copy-0", "--force", "--grace-period=0"])?;
     }
+    copy.admit(stage)?;
     copy.ready(3).await?;
     let (keys, digest) = held(&copy)?;
     let status = kubectl.get("kvb kill-operator")?["status"].clone();

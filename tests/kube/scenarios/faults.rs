@@ -21,7 +21,7 @@ const LABEL: Duration = Duration::from_secs(1);
 pub(crate) async fn leader_pod_deleted(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let graceful = ended(&cart, &load, &[]).await?;
     graceful.without_failure()?;
     stage.promises.measured("leader pod deleted: time without writes", GRACEFUL, graceful.gap);
@@ -133,7 +133,7 @@ impl Drop for Watch {
 pub(crate) async fn volume_lost(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let leader = cart.leader()?;
     let victim = (0..3).map(|n| format!("cart-{n}")).find(|pod| *pod != leader).context("a follower")?;
     let (uid, before) = (cart.uid(&victim)?, node_id(&cart, &victim)?);
@@ -152,9 +152,7 @@ pub(crate) async fn volume_lost(stage: &Stage) -> Result<()> {
 }
 
 fn node_id(cart: &Kv, pod: &str) -> Result<String> {
-    let url = format!("http://{pod}.{}-raft:24920/v1/status", cart.name);
-    let status: Json =
-        serde_json::from_str(&cart.kubectl.exec("clients", &["curl", "-sf", "-m", "5", &url])?)?;
+    let status = cart.admin(pod, "/v1/status", &[])?;
     status["node_id"].as_str().map(str::to_owned).with_context(|| status.to_string())
 }
 
@@ -162,7 +160,7 @@ fn node_id(cart: &Kv, pod: &str) -> Result<String> {
 pub(crate) async fn operator_killed_while_scaling(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let system = stage.system();
     for (size, kills) in [(5_u64, 4), (3, 4)] {
         cart.kubectl.run(&["scale", "kvcluster/cart", &format!("--replicas={size}")])?;
@@ -190,14 +188,13 @@ pub(crate) async fn api_server_away(stage: &Stage) -> Result<()> {
     };
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
-    let load = Load::start(stage, "cart:6379").await?;
-    let ip = cart.kubectl.get("service cart")?["spec"]["clusterIP"].as_str().context("clusterIP")?.to_owned();
+    let load = Load::start(stage, "cart").await?;
+    let door = cart.door()?;
     let frozen = bed.freeze("apiserver")?;
     let began = std::time::Instant::now();
     let mut writes = 0_u64;
     until("a minute without an API server", Duration::from_mins(2), async || {
-        let said = tool::run(Command::new("timeout").args(["5", "redis-cli", "-h", &ip, "SET", "away", "1"]));
-        writes += u64::from(said.is_ok());
+        writes += u64::from(door.redis(5, &["SET", "away", "1"]).is_ok_and(|said| said == "OK"));
         began.elapsed() > Duration::from_mins(1)
     })
     .await?;
@@ -226,22 +223,18 @@ pub(crate) async fn node_cut_off(stage: &Stage) -> Result<()> {
     // The first node has the API server and stays.
     let victim = pods.iter().find(|pod| pod["spec"]["nodeName"] != "n1").context("a pod on another node")?;
     let (pod, node) = (text(&victim["metadata"]["name"]), text(&victim["spec"]["nodeName"]));
+    let door = cart.door()?;
     let cut = bed.cut(&node)?;
     let told = cart.reason("Degraded", "MemberDown").await?;
     say!("{told}");
     ensure!(told.contains(&pod), "the message does not name {pod}: {told}");
     until("the cluster serves", Duration::from_secs(30), async || {
-        let ip = cart.kubectl.get("service cart").map(|service| text(&service["spec"]["clusterIP"]));
-        let set = |ip: &str| {
-            tool::run(Command::new("timeout").args(["2", "redis-cli", "-h", ip, "SET", "cut", "1"]))
-        };
-        ip.is_ok_and(|ip| set(&ip).is_ok_and(|said| said.trim() == "OK"))
+        door.redis(2, &["SET", "cut", "1"]).is_ok_and(|said| said == "OK")
     })
     .await?;
     drop(cut);
     cart.ready(3).await?;
-    let get = |service: &str| cart.kubectl.exec("clients", &["redis-cli", "-h", service, "GET", "cut"]);
-    until("all is whole again", PATIENCE, async || get("cart").is_ok_and(|said| said.trim() == "1")).await
+    until("all is whole again", PATIENCE, async || cart.redis("GET cut").is_ok_and(|said| said == "1")).await
 }
 
 fn text(value: &Json) -> String {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kvnode_tests::binary::repository;
 use kvnode_tests::tool;
 use kvnode_tests::wait::until;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::runbook::{Shell, blocks};
 use crate::cluster::Kv;
@@ -37,8 +37,10 @@ pub(crate) async fn quick_start_by_kubectl(stage: &Stage) -> Result<()> {
     let table = shell.run(start[0]).context("the quick start of the README")?;
     say!("{}", table.trim_end());
     ensure!(table.contains("3/3"), "{table}");
-    stage.clients()?;
+    let uri = format!("cart.{}.svc:6380", stage.namespace());
+    ensure!(table.contains("rediss://default:") && table.contains(&uri), "the URI is not told: {table}");
     let cart = Kv { name: "cart".into(), kubectl: kubectl.clone() };
+    cart.admit(stage)?;
     ensure!(cart.redis("SET fruit pear")? == "OK" && cart.redis("GET fruit")? == "pear");
     children(&cart)?;
     let explained = kubectl.run(&["explain", "kvc.spec.replicas"])?;
@@ -81,16 +83,18 @@ pub(crate) async fn helm_installs_upgrades_and_leaves(stage: &Stage) -> Result<(
     let namespace = stage.namespace();
     let made = ["--namespace", namespace, "--set", "spec.storage.size=1Gi"];
     stage.helm(&[&["install", "shop", "charts/kvnode-cluster"][..], &made].concat())?;
-    stage.clients()?;
     let shop = Kv { name: "shop".into(), kubectl: stage.kubectl() };
+    shop.admit(stage)?;
     shop.ready(3).await?;
     ensure!(shop.redis("SET a 1")? == "OK");
     let before = shop.lives()?;
     let definition = monitored(stage, &shop)?;
 
-    // Another operator: other log level, another label, so its pods are replaced.
-    stage.install(&["log.filter=debug", "podLabels.round=two"])?;
+    // Another operator: it brings another server along, as a newer version does, and tells so.
+    let newer = format!("serverImage={}", stage.next_image());
+    stage.install(&["log.filter=debug", "podLabels.round=two", &newer])?;
     stage.operator_leads().await?;
+    shop.reason("UpdateAvailable", "NewerTemplate").await?;
     shop.ready(3).await?;
     ensure!(shop.lives()? == before, "an upgrade of the operator replaced data pods");
 
@@ -134,11 +138,29 @@ fn monitored(stage: &Stage, shop: &Kv) -> Result<Option<&'static str>> {
         let ports = pod["spec"]["containers"][0]["ports"].as_array().context("ports")?;
         let port =
             ports.iter().find(|port| port["name"] == endpoint["port"]).context("the port by its name")?;
-        let (host, path) = (pod["status"]["podIP"].as_str(), endpoint["path"].as_str());
-        let url =
-            format!("http://{}:{}{}", host.context("address")?, port["containerPort"], path.context("path")?);
-        let said = kubectl.exec("clients", &["curl", "-sf", "-m", "5", &url])?;
-        ensure!(said.contains("\nkvnode_raft_term"), "{url}: {said}");
+        let (port, path) = (&port["containerPort"], endpoint["path"].as_str().context("path")?);
+        let said = scraped(shop, endpoint, path, pod["status"]["podIP"].as_str(), port)?;
+        ensure!(said.contains("\nkvnode_raft_term"), "{endpoint}: {said}");
     }
     Ok(missing.then_some(DEFINITION))
+}
+
+/// What a Prometheus gets that follows the endpoint: at the address of the pod, by the name and with the certificate that
+/// the endpoint names. These are the Secret that the client has mounted.
+fn scraped(shop: &Kv, endpoint: &Json, path: &str, ip: Option<&str>, port: &Json) -> Result<String> {
+    ensure!(endpoint["scheme"] == "https", "{endpoint}");
+    let tls = &endpoint["tlsConfig"];
+    for (secret, key) in [
+        (&tls["ca"]["secret"], "ca.crt"),
+        (&tls["cert"]["secret"], "tls.crt"),
+        (&tls["keySecret"], "tls.key"),
+    ] {
+        ensure!(secret["name"] == "shop-tls" && secret["key"] == key, "{endpoint}");
+    }
+    let name = tls["serverName"].as_str().context("serverName")?;
+    let (url, at) =
+        (format!("https://{name}:{port}{path}"), format!("{name}:{port}:{}", ip.context("address")?));
+    let mut args = vec!["curl", "-sf", "-m", "5", "--resolve", &at, "--cacert", "/admin/ca.crt"];
+    args.extend(["--cert", "/admin/tls.crt", "--key", "/admin/tls.key", &url]);
+    shop.kubectl.exec(&shop.client(), &args)
 }

@@ -14,7 +14,6 @@ use crate::stage::Stage;
 /// From nothing to a cluster that serves a stock client in another pod and in another namespace.
 pub(crate) async fn created_and_served(stage: &Stage) -> Result<()> {
     stage.operator().await?;
-    stage.clients()?;
     let cart = Kv { name: "cart".into(), kubectl: stage.kubectl() };
     cart.apply(&json!({}))?;
     let mut running = None;
@@ -30,12 +29,12 @@ pub(crate) async fn created_and_served(stage: &Stage) -> Result<()> {
     .await?;
     stage.promises.measured("three nodes Ready after the last pod runs", Duration::from_secs(5), took);
 
+    cart.admit(stage)?;
     ensure!(cart.redis("SET k v")? == "OK" && cart.redis("GET k")? == "v");
     for service in ["cart", "cart-leader", "cart-read"] {
         let far = format!("{service}.{}.svc.cluster.local", stage.namespace());
         until(&format!("{far} serves"), Duration::from_secs(20), async || {
-            let said = cart.kubectl.exec("clients", &["redis-cli", "-h", &far, "GET", "k"]);
-            said.is_ok_and(|said| said.trim() == "v")
+            cart.redis_at(&far, "GET k").is_ok_and(|said| said == "v")
         })
         .await?;
     }
@@ -44,7 +43,7 @@ pub(crate) async fn created_and_served(stage: &Stage) -> Result<()> {
     ensure!(object["status"]["members"].as_array().is_some_and(|all| all.len() == 3), "{}", object["status"]);
     // Nothing happens to a cluster at rest: its object is not written while clients write. A machine that is too busy to
     // answer probes is not at rest.
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     eventually("nothing is written to the object in a steady state", PATIENCE, async || {
         let before = cart.object()?["metadata"]["resourceVersion"].clone();
         load.progress(2000).await?;
@@ -58,7 +57,7 @@ pub(crate) async fn created_and_served(stage: &Stage) -> Result<()> {
 pub(crate) async fn scaled_up_and_down(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "replicas": 1, "storage": { "size": "1Gi" } })).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     for size in [3, 5, 3, 1] {
         let took = cart.scale(size).await?;
         let phase = load.mark()?;
@@ -106,6 +105,8 @@ pub(crate) async fn deleted_and_adopted(stage: &Stage) -> Result<()> {
     cart.kubectl.run(&["delete", "kvcluster/cart", "--wait=true"])?;
     until("no pod is left", PATIENCE, async || cart.pods().is_ok_and(|pods| pods.is_empty())).await?;
     cart.apply(&json!({ "storage": { "size": "1Gi" } }))?;
+    // Its Secrets went with it: the volumes are taken over, the password is another one.
+    cart.admit(stage)?;
     cart.ready(3).await?;
     ensure!(cart.redis("GET kept")? == "yes", "the data is gone");
     ensure!(cart.object()?["status"]["clusterId"] == id, "another cluster was founded");
@@ -117,15 +118,14 @@ pub(crate) async fn scaled_with_a_gigabyte(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "8Gi" } })).await?;
     // The rules of a Service follow its label by a moment.
-    let ping = ["redis-cli", "-h", "cart-leader", "PING"];
     until("cart-leader serves", PATIENCE, async || {
-        cart.kubectl.exec("clients", &ping).is_ok_and(|said| said.trim() == "PONG")
+        cart.redis_at("cart-leader", "PING").is_ok_and(|said| said == "PONG")
     })
     .await?;
     let began = Instant::now();
-    cart.kubectl.exec("clients", &["kube-load", "fill", "cart-leader:6379", "1024"])?;
+    cart.kubectl.exec(&cart.client(), &["kube-load", "fill", "bind:/bind@cart-leader", "1024"])?;
     say!("1 GiB written in {:.1} s", began.elapsed().as_secs_f64());
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let took = cart.scale(5).await?;
     stage.promises.measured("3 to 5 voters with 1 GiB", Duration::from_mins(1), took);
     let phase = load.mark()?;
@@ -146,7 +146,7 @@ pub(crate) async fn volumes_grow(stage: &Stage) -> Result<()> {
         tool::skip_without_rights("the default storage class of this Kubernetes cannot grow volumes");
         return Ok(());
     }
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let before = cart.lives()?;
     cart.change(&json!({ "storage": { "size": "2Gi" } }))?;
     until("three volumes have grown", PATIENCE, async || {

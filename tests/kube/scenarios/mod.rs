@@ -5,6 +5,7 @@
 mod backups;
 mod faults;
 mod install;
+mod last_resort;
 mod life;
 mod operators;
 mod plain;
@@ -62,7 +63,15 @@ acts![
     ],
     [backups::backups_and_restore, backups::buckets_that_refuse],
     [backups::backups_under_faults],
-    [safe::doors_are_locked, safe::secrets_rotate_under_load],
+    [
+        safe::doors_are_locked,
+        safe::secrets_rotate_under_load,
+        safe::authority_exchanged_under_load,
+        safe::cert_manager_is_asked,
+    ],
+    [last_resort::a_changed_object_is_refused, last_resort::a_last_backup_before_deletion],
+    [last_resort::backups_by_two_operators],
+    [last_resort::a_run_on_a_lost_node],
     [rollout::nodes_are_drained],
     [faults::operator_killed_while_scaling],
     [operators::two_operators_at_once],

@@ -18,7 +18,7 @@ const SECOND: &str = "kvnode-second";
 pub(crate) async fn two_operators_at_once(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let outcome = together_and_alone(stage, &cart, &load).await;
     // Whatever happened, the next scenario wants one operator.
     let _ = stage.helm(&["uninstall", "second", "--namespace", SECOND, "--wait"]);

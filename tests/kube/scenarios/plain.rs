@@ -34,7 +34,7 @@ pub(crate) async fn plain_pods_form_a_cluster(stage: &Stage) -> Result<()> {
     };
     until("three pods are ready", Duration::from_mins(1), all_ready).await?;
 
-    let load = Load::start(stage, "plain:6379").await?;
+    let load = Load::plain(stage, "plain:6379").await?;
     let said = kubectl.exec("clients", &["redis-cli", "-h", "plain", "RAFTLEADER"])?;
     let leader = said.split('.').next().unwrap_or_default();
     ensure!(leader.starts_with("plain-"), "{said}");

@@ -14,7 +14,7 @@ use crate::stage::Stage;
 pub(crate) async fn settings_and_image_roll(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let next = stage.next_image();
     for (what, change) in
         [("setting", json!({ "config": { "clients_max": "5000" } })), ("image", json!({ "image": next }))]
@@ -43,7 +43,7 @@ pub(crate) async fn resized_in_place(stage: &Stage) -> Result<()> {
     let size = |cpu: &str| json!({ "requests": { "cpu": cpu, "memory": "64Mi" }, "limits": { "cpu": "2" } });
     let spec = json!({ "storage": { "size": "1Gi" }, "resources": size("50m") });
     let cart = Kv::create(stage, "cart", &spec).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let (before, began) = (cart.lives()?, Instant::now());
     cart.change(&json!({ "resources": size("60m") }))?;
     cart.ready(3).await?;
@@ -69,7 +69,7 @@ pub(crate) async fn resized_in_place(stage: &Stage) -> Result<()> {
 pub(crate) async fn a_bad_image_is_superseded(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let before = cart.lives()?;
     cart.change(&json!({ "image": "kvnode-server:no-such-version", "imagePullPolicy": "Never" }))?;
     until("one pod cannot start", PATIENCE, async || {
@@ -96,7 +96,7 @@ pub(crate) async fn a_bad_image_is_superseded(stage: &Stage) -> Result<()> {
 pub(crate) async fn nodes_are_drained(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
-    let load = Load::start(stage, "cart:6379").await?;
+    let load = Load::start(stage, "cart").await?;
     let mut longest = Duration::ZERO;
     for node in cart.kubectl.list("nodes")? {
         let node = node["metadata"]["name"].as_str().unwrap_or_default().to_owned();

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use kvnode_tests::pki::Authority;
 use kvnode_tests::wait::{eventually, until};
 use serde_json::{Value as Json, json};
 
@@ -11,14 +12,14 @@ use crate::load::Load;
 use crate::scenarios::backups::{by_hand, complete, s3, store};
 use crate::stage::Stage;
 
-/// Until a Secret that changed is in every pod that mounts it: a new one spreads for three minutes.
+/// Until a Secret that changed is in every pod that mounts it, and these have said so.
 const SPREAD: Duration = Duration::from_mins(6);
 
 fn spec() -> Json {
     json!({
         "storage": { "size": "1Gi" },
-        "tls": { "mode": "Managed", "clients": "Required" },
-        "auth": { "enabled": true, "users": [{ "name": "reader", "acl": "~w:* +@read +ping" }] },
+        "tls": { "clients": "Required" },
+        "auth": { "users": [{ "name": "reader", "acl": "~w:* +@read +ping" }] },
     })
 }
 
@@ -49,8 +50,9 @@ pub(crate) async fn doors_are_locked(stage: &Stage) -> Result<()> {
     let mut with_backups = spec();
     with_backups["backup"] = json!({ "s3": store("backups", "kv-backup") });
     let cart = Kv::create(stage, "cart", &with_backups).await?;
+    stage.clients()?;
     cart.reason("TlsValid", "Served").await?;
-    let load = Load::bound(stage, "cart-auth").await?;
+    let load = Load::start(stage, "cart").await?;
     bound(&cart, stage, "owner", "cart-auth")?;
     bound(&cart, stage, "reader", "cart-user-reader")?;
     ensure!(redis(&cart, "owner", "SET k v")? == "OK" && redis(&cart, "owner", "GET k")? == "v");
@@ -91,6 +93,57 @@ pub(crate) async fn doors_are_locked(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// The authority of the cluster is exchanged under a client that writes all the time: nobody is shown a certificate that they
+/// were not told to trust before.
+pub(crate) async fn authority_exchanged_under_load(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
+    cart.reason("TlsValid", "Served").await?;
+    let load = Load::start(stage, "cart").await?;
+    let began = Instant::now();
+    let rotate = |word: &str| {
+        let word = format!("kvnode.dev/rotate={word}");
+        cart.kubectl.run(&["annotate", "--overwrite", "secret", "cart-ca", &word]).map(drop)
+    };
+    let reached = async |word: &str| {
+        let what = format!("the authority is {word:?}");
+        until(&what, SPREAD, async || annotation(&cart, "cart-ca").is_ok_and(|now| now.starts_with(word)))
+            .await?;
+        say!("{what} after {:.0} s", began.elapsed().as_secs_f64());
+        load.progress(100).await?;
+        load.mark()?.without_failure()
+    };
+    let told = |pod: &str| cart.kubectl.exec(pod, &["cat", "/bind/ca.crt"]);
+    let before = told("load")?;
+    rotate("begin")?;
+    reached("trusted").await?;
+    until("the client is told of both", SPREAD, async || {
+        told("load")
+            .is_ok_and(|now| now.matches("BEGIN CERTIFICATE").count() == 2 && now.contains(before.trim()))
+    })
+    .await?;
+    rotate("move")?;
+    reached("moving").await?;
+    rotate("finish")?;
+    until("the old authority is forgotten", SPREAD, async || {
+        annotation(&cart, "cart-ca").is_ok_and(|word| word.is_empty())
+    })
+    .await?;
+    cart.reason("TlsValid", "Served").await?;
+    say!("another authority after {:.0} s", began.elapsed().as_secs_f64());
+    // A client that begins now trusts the new one alone, and every connection is made anew.
+    cart.admit(stage)?;
+    let now = told(&cart.client())?;
+    ensure!(now.matches("BEGIN CERTIFICATE").count() == 1 && now != before, "{now}");
+    ensure!(cart.redis("SET k v")? == "OK" && cart.redis("GET k")? == "v");
+    let leader = cart.object()?["status"]["leader"]["pod"].as_str().context("a leader")?.to_owned();
+    cart.kubectl.run(&["delete", "pod", &leader])?;
+    cart.ready(3).await?;
+    load.progress(100).await?;
+    load.mark()?.without_failure()?;
+    load.verify().map(drop)
+}
+
 fn annotation(cart: &Kv, secret: &str) -> Result<String> {
     let found = cart.kubectl.get(&format!("secret {secret}"))?;
     Ok(found["metadata"]["annotations"]["kvnode.dev/rotate"].as_str().unwrap_or_default().to_owned())
@@ -100,8 +153,9 @@ fn annotation(cart: &Kv, secret: &str) -> Result<String> {
 pub(crate) async fn secrets_rotate_under_load(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &spec()).await?;
+    stage.clients()?;
     cart.reason("TlsValid", "Served").await?;
-    let load = Load::bound(stage, "cart-auth").await?;
+    let load = Load::start(stage, "cart").await?;
     bound(&cart, stage, "owner", "cart-auth")?;
     let ends = |cart: &Kv| Ok::<_, anyhow::Error>(cart.object()?["status"]["tls"]["notAfter"].clone());
     let (before, began) = (ends(&cart)?, Instant::now());
@@ -123,7 +177,7 @@ pub(crate) async fn secrets_rotate_under_load(stage: &Stage) -> Result<()> {
     rotate("begin")?;
     let began = Instant::now();
     until("the Secret hands the new password out", SPREAD, async || {
-        annotation(&cart, "cart-auth").is_ok_and(|word| word == "moving")
+        annotation(&cart, "cart-auth").is_ok_and(|word| word.starts_with("moving"))
     })
     .await?;
     until("clients have the new password", SPREAD, async || {
@@ -149,4 +203,72 @@ pub(crate) async fn secrets_rotate_under_load(stage: &Stage) -> Result<()> {
     phase.without_failure()?;
     load.verify()?;
     Ok(())
+}
+
+/// The definition that cert-manager would bring.
+const CERTIFICATES: &str = "certificates.cert-manager.io";
+
+/// There is no cert-manager to be had here: the scenario plays its part, writes the Secret that the operator asks it for, and
+/// renews it.
+pub(crate) async fn cert_manager_is_asked(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    let kubectl = stage.kubectl();
+    let missing = kubectl.run(&["get", "crd", CERTIFICATES]).is_err();
+    let cart = Kv { name: "cart".into(), kubectl: kubectl.clone() };
+    let issuer = json!({ "mode": "CertManager", "issuerRef": { "name": "cart" } });
+    cart.apply(&json!({ "storage": { "size": "1Gi" }, "tls": issuer }))?;
+    if missing {
+        until("it is told that there is no cert-manager", PATIENCE, async || {
+            kubectl.run(&["describe", "kvc", "cart"]).is_ok_and(|text| text.contains("install cert-manager"))
+        })
+        .await?;
+        kubectl.apply(&stage.manifest("certificate.yaml", &[])?)?;
+        kubectl.run(&["wait", "crd", CERTIFICATES, "--for=condition=Established", "--timeout=30s"])?;
+        // It tries again by itself, at longer and longer intervals; whoever touches the object need not wait for it.
+        kubectl.run(&["annotate", "kvc/cart", "cert-manager=there"])?;
+    }
+    let outcome = with_certificates(stage, &cart).await;
+    if missing {
+        kubectl.run(&["delete", "crd", CERTIFICATES])?;
+    }
+    outcome
+}
+
+async fn with_certificates(stage: &Stage, cart: &Kv) -> Result<()> {
+    let asked = eventually("the operator asks for a certificate", PATIENCE * 2, async || {
+        Ok(cart.kubectl.get("certificate cart-tls").ok())
+    })
+    .await?;
+    let names = [&asked["spec"]["dnsNames"], &asked["spec"]["ipAddresses"]];
+    let names: Vec<&str> =
+        names.iter().flat_map(|list| list.as_array()).flatten().filter_map(Json::as_str).collect();
+    ensure!(asked["spec"]["issuerRef"]["kind"] == "Issuer" && names.contains(&"localhost"), "{asked}");
+    let authority = Authority::new("cart")?;
+    let write = |year: i32| {
+        let leaf = authority.leaf_until(&names, year)?;
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": { "name": "cart-tls" },
+            "stringData": { "tls.crt": leaf.cert, "tls.key": leaf.key, "ca.crt": authority.pem() },
+        });
+        cart.kubectl.apply(&secret.to_string())
+    };
+    write(2100)?;
+    cart.admit(stage)?;
+    cart.ready(3).await?;
+    cart.reason("TlsValid", "Served").await?;
+    let load = Load::start(stage, "cart").await?;
+    ensure!(cart.redis("SET k v")? == "OK" && cart.redis("GET k")? == "v");
+    // Renewed: the pods show the new one, and nobody notices.
+    write(2101)?;
+    let began = Instant::now();
+    eventually("every pod shows the renewed certificate", SPREAD, async || {
+        let object = cart.object()?;
+        let ends = object["status"]["tls"]["notAfter"].as_str().unwrap_or_default().to_owned();
+        Ok((Kv::holds(&object, "TlsValid") && ends.starts_with("2101")).then_some(()))
+    })
+    .await?;
+    say!("a renewed certificate served after {:.0} s", began.elapsed().as_secs_f64());
+    load.progress(100).await?;
+    load.mark()?.without_failure()?;
+    load.verify().map(drop)
 }

@@ -39,7 +39,6 @@ fn kstatus(object: &Json) -> (&'static str, String) {
 /// Flux and Argo CD wait as long as they should, see faults, and find no difference to repair afterwards.
 pub(crate) async fn gitops_sees_it_right(stage: &Stage) -> Result<()> {
     stage.operator().await?;
-    stage.clients()?;
     let kubectl = stage.kubectl();
     let shop = Kv { name: "shop".into(), kubectl: kubectl.clone() };
     let manifest = json!({

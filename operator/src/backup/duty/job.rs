@@ -39,6 +39,8 @@ const DELETE_SECONDS: i64 = 3600;
 const PROBE_SECONDS: i64 = 120;
 /// One that failed is made again once it is gone: somebody may have corrected a Secret or a policy.
 const PROBE_KEPT_SECONDS: i32 = 60;
+/// Time for which a Kubernetes node may be silent before a run begins anew on another one.
+const LOST_NODE_SECONDS: i64 = 30;
 const CREDENTIALS: &str = "/etc/kvnode/s3";
 const CA: &str = "/etc/kvnode/ca";
 const KEY: &str = "/etc/kvnode/key";
@@ -149,8 +151,16 @@ fn container(name: &str, image: &str, images: &Images, args: &[String], mounts: 
 }
 
 fn pod(s3: &S3, volumes: &[Value], init: &[Value], container: &Value) -> Value {
+    // A run is not waited for on a lost node as a pod with data is: another one does it as well.
+    let lost = |taint: &str| {
+        json!({
+            "key": format!("node.kubernetes.io/{taint}"), "operator": "Exists", "effect": "NoExecute",
+            "tolerationSeconds": LOST_NODE_SECONDS,
+        })
+    };
     let mut pod = json!({
         "restartPolicy": "Never",
+        "tolerations": [lost("not-ready"), lost("unreachable")],
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         "securityContext": {
@@ -445,6 +455,7 @@ pub(crate) mod tests {
             Some(std::path::Path::new("/etc/kvnode/key/secret/key"))
         );
         assert_eq!(pod["automountServiceAccountToken"], false);
+        assert_eq!(pod["tolerations"][1]["key"], "node.kubernetes.io/unreachable");
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
         assert_eq!(value["spec"]["activeDeadlineSeconds"], 600);
         assert_eq!(value["metadata"]["ownerReferences"][0]["kind"], "KvBackup");

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ListParams;
@@ -17,10 +18,13 @@ use super::job::{BACKUP_OF, CONTAINER, PROGRESS_PORT, PROVE};
 use super::state::JobSeen;
 use crate::backup::announce::{End, PROGRESS_PATH};
 use crate::backup::progress::Progress;
+use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, asked};
 
 const ASK: Duration = Duration::from_secs(1);
+/// Time behind the end of its grace after which a pod that is still there is lost.
+const LOST: SignedDuration = SignedDuration::from_secs(30);
 const PROGRESS_BYTES_MAX: usize = 16 * 1024;
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
@@ -66,6 +70,7 @@ impl Work {
         seen.end = pods.iter().rev().find_map(|pod| end(pod));
         if let Some(newest) = pods.last().filter(|_| seen.ended.is_none()) {
             seen.stuck = stuck(newest);
+            seen.lost = is_lost(newest, clock::wall()).then(|| newest.name_any());
             seen.progress = progress(newest).await;
         }
         Some(seen)
@@ -88,7 +93,7 @@ fn end(pod: &Pod) -> Option<End> {
         let text = ended.message.clone().unwrap_or_default();
         serde_json::from_str::<End>(&text).ok().or_else(|| {
             let error = format!("{} ended with code {}: {}", status.name, ended.exit_code, text.trim());
-            (ended.exit_code != 0).then_some(End { report: None, text: None, error: Some(error) })
+            (ended.exit_code != 0).then_some(End { error: Some(error), ..End::default() })
         })
     };
     let of = |name: &str| statuses.iter().find(|status| status.name == name).and_then(&message);
@@ -102,6 +107,15 @@ fn end(pod: &Pod) -> Option<End> {
     of(PROVE).or_else(|| statuses.iter().find(failed).and_then(&message)).or_else(|| of(CONTAINER))
 }
 
+/// Whether a pod is still there a while after its grace ended, and nobody has seen it end: the kubelet that should end
+/// it does not answer. Its Job waits for its end, which may never be told.
+fn is_lost(pod: &Pod, now: Timestamp) -> bool {
+    let due = pod.metadata.deletion_timestamp.as_ref().map(|due| due.0);
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+    let over = ["Succeeded", "Failed"].contains(&phase);
+    !over && due.is_some_and(|due| now.duration_since(due) > LOST)
+}
+
 /// Why a container waits that should run.
 fn stuck(pod: &Pod) -> Option<String> {
     statuses(pod).iter().find_map(|status| {
@@ -113,7 +127,8 @@ fn stuck(pod: &Pod) -> Option<String> {
     })
 }
 
-async fn progress(pod: &Pod) -> Option<Progress> {
+/// How far the container of a pod is that tells it.
+pub(super) async fn progress(pod: &Pod) -> Option<Progress> {
     let ip = pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?;
     let host =
         if ip.contains(':') { format!("[{ip}]:{PROGRESS_PORT}") } else { format!("{ip}:{PROGRESS_PORT}") };
@@ -134,5 +149,25 @@ async fn asked_progress(host: &str) -> Option<Progress> {
     tokio::select! {
         found = &mut work => found,
         _ = connection => work.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_is_lost_when_nobody_has_seen_its_end_for_a_while() {
+        let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+        let lost = |due: Option<&str>, phase: &str| {
+            let pod = json!({ "metadata": { "deletionTimestamp": due }, "status": { "phase": phase } });
+            is_lost(&serde_json::from_value(pod).unwrap(), now)
+        };
+        assert!(lost(Some("2026-11-22T11:59:00Z"), "Running"));
+        assert!(!lost(Some("2026-11-22T11:59:45Z"), "Running"), "its kubelet may be at it");
+        assert!(!lost(Some("2026-11-22T11:59:00Z"), "Failed"), "its end was seen");
+        assert!(!lost(None, "Running"));
     }
 }

@@ -4,19 +4,25 @@
 //! KvCluster.spec.backup --cron--> KvBackup --its turn--> Job --progress over HTTP, end as a message--> KvBackup.status
 //!         |                                                                                                 |
 //!         +--new settings--> probe Job --> BackupHealthy        KvCluster.status.backup, BackupHealthy/Verified
+//!
+//! KvCluster.spec.bootstrap --the founder's pod fetches and loads--> KvCluster.status.restore, Restored
 //! ```
 //!
 //! Invariants
 //! - Everything is decided from what the API server says in this pass. Names follow from what is due, so a repeat, or
 //!   a second operator, makes nothing twice.
 //! - One run at a time per cluster. A run that waits beyond its deadline fails.
+//! - A cluster that is to be backed up before it goes is held until then ([`farewell`]).
 //! - What a KvBackup stored is deleted only if its `deletionPolicy` says so ([`deletion`]).
-//! - This is the only writer of a KvBackup's status, of `status.backup` of a KvCluster and of its two conditions.
+//! - This is the only writer of a KvBackup's status, of `status.backup` and `status.restore` of a KvCluster, and of
+//!   the conditions BackupHealthy, BackupVerified and Restored.
 
 pub mod deletion;
+pub mod farewell;
 pub mod job;
 mod look;
-mod pass;
+pub mod pass;
+pub mod restoring;
 pub mod state;
 
 use std::collections::BTreeMap;
@@ -121,8 +127,13 @@ where
 
 async fn passed(object: Arc<KvCluster>, duty: Arc<Duty>) -> Result<Action, Error> {
     let name = ClusterName::of(&object);
+    farewell::prepare(&duty, &object).await?;
+    let told = object.status.as_ref().is_some_and(|status| status.restore.is_some());
+    let restoring =
+        if object.spec.bootstrap.is_some() || told { restoring::pass(&duty, &name).await? } else { None };
     let again = pass::pass(&duty, &name).await?;
-    Ok(again.map_or_else(Action::await_change, Action::requeue))
+    let soonest = again.into_iter().chain(restoring).min();
+    Ok(soonest.map_or_else(Action::await_change, Action::requeue))
 }
 
 async fn going(backup: Arc<KvBackup>, duty: Arc<Duty>) -> Result<Action, Error> {

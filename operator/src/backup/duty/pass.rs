@@ -7,15 +7,16 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::Duty;
+use super::farewell;
 use super::job::{self, probe_name, settings_hash};
 use super::look::{Work, look};
 use super::state::{
-    self, condition, deadline, failed, followed, healthy, is_active, is_final, summary, verified,
+    self, JobSeen, condition, deadline, failed, followed, healthy, is_active, is_final, summary, verified,
 };
 use crate::backup::command::PROBE_ALL;
 use crate::backup::schedule::{Cron, Decision, Schedule, Seen, decide};
@@ -24,7 +25,7 @@ use crate::crd::KvCluster;
 use crate::crd::backup::{BackupPhase, DeletionPolicy, KvBackup, KvBackupSpec, KvBackupStatus, Verified};
 use crate::crd::bucket::Backup;
 use crate::crd::reason::{BackupCondition, EventReason};
-use crate::crd::status::{BackupStatus, ProbeStatus, ScheduleSince};
+use crate::crd::status::{BackupStatus, KvClusterStatus, ProbeStatus, ScheduleSince};
 use crate::error::{Error, asked, asked_opt};
 use crate::name::ClusterName;
 use crate::observe::secrets::mounted;
@@ -32,15 +33,19 @@ use crate::plan::Note;
 
 /// Field manager of what is written here.
 const MANAGER: &str = "kvnode-operator-backup";
-const PACE_ACTIVE: Duration = Duration::from_secs(2);
+pub(super) const PACE_ACTIVE: Duration = Duration::from_secs(2);
 const PACE_STEADY: Duration = Duration::from_mins(1);
 
 /// One pass; when to look again at the latest, `None` = on change.
-pub(super) async fn pass(duty: &Arc<Duty>, name: &ClusterName) -> Result<Option<Duration>, Error> {
+///
+/// # Errors
+/// The API server refused, or did not answer. What was done up to there is not done again.
+pub async fn pass(duty: &Arc<Duty>, name: &ClusterName) -> Result<Option<Duration>, Error> {
     let ctx = &duty.ctx;
     let clusters: Api<KvCluster> = Api::namespaced(ctx.client.clone(), &name.namespace);
     let found = asked_opt(format!("get KvCluster {}", name.name), clusters.get(&name.name)).await?;
-    let Some(cluster) = found.filter(|cluster| cluster.metadata.deletion_timestamp.is_none()) else {
+    let going = |cluster: &KvCluster| cluster.metadata.deletion_timestamp.is_some();
+    let Some(cluster) = found.filter(|cluster| !going(cluster) || farewell::is_held(cluster)) else {
         duty.judged(name, None);
         return Ok(None);
     };
@@ -51,13 +56,17 @@ pub(super) async fn pass(duty: &Arc<Duty>, name: &ClusterName) -> Result<Option<
     backups.sort_by_key(|backup| (backup.creation_timestamp().map(|at| at.0), backup.name_any()));
     let Some(spec) = cluster.spec.backup.clone() else {
         duty.judged(name, None);
+        forget(duty, &cluster, MANAGER, |status| status.backup.is_some()).await?;
         return refuse(duty, &cluster, &api, &backups).await;
     };
-    if cluster.spec.paused {
+    if cluster.spec.paused && !going(&cluster) {
         return Ok(None);
     }
     let here = Here { duty, name, cluster: &cluster, spec: &spec, api: &api, now: clock::wall() };
     let work = look(ctx, &name.namespace, &name.name).await?;
+    if going(&cluster) {
+        return here.farewell(backups, &work).await;
+    }
     let schedules = schedules(&spec);
     let old = cluster.status.as_ref().and_then(|status| status.backup.clone()).unwrap_or_default();
     let mut status = BackupStatus { since: since(&old, &spec, here.now), ..old };
@@ -87,12 +96,12 @@ pub(super) async fn pass(duty: &Arc<Duty>, name: &ClusterName) -> Result<Option<
     Ok(Some(if busy { PACE_ACTIVE } else { until.clamp(Duration::from_millis(200), PACE_STEADY) }))
 }
 
-fn phase(backup: &KvBackup) -> Option<BackupPhase> {
+pub(super) fn phase(backup: &KvBackup) -> Option<BackupPhase> {
     backup.status.as_ref().and_then(|status| status.phase)
 }
 
 /// What goes is somebody else's: [`super::deletion`] or the garbage collector.
-fn goes(backup: &KvBackup) -> bool {
+pub(super) fn goes(backup: &KvBackup) -> bool {
     backup.metadata.deletion_timestamp.is_some()
 }
 
@@ -120,6 +129,32 @@ fn since(old: &BackupStatus, spec: &Backup, now: Timestamp) -> Vec<ScheduleSince
             time: from(&schedule.name).unwrap_or(Time(now)),
         })
         .collect()
+}
+
+/// Takes away what a field manager of ours has written into the status of a cluster whose spec does not ask for it any
+/// more.
+pub(super) async fn forget(
+    duty: &Duty,
+    cluster: &KvCluster,
+    manager: &str,
+    written: impl Fn(&KvClusterStatus) -> bool,
+) -> Result<(), Error> {
+    if !cluster.status.as_ref().is_some_and(written) {
+        return Ok(());
+    }
+    let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
+    let api: Api<KvCluster> = Api::namespaced(duty.ctx.client.clone(), &namespace);
+    let patch = json!({
+        "apiVersion": KvCluster::api_version(&()),
+        "kind": KvCluster::kind(&()),
+        "metadata": { "name": name, "uid": cluster.metadata.uid },
+        "status": {},
+    });
+    let (params, patch) = (PatchParams::apply(manager).force(), Patch::Apply(&patch));
+    let call = api.patch_status(&name, &params, &patch);
+    asked_opt(format!("clear a part of the status of KvCluster {name}"), call).await?;
+    duty.ctx.metrics.status_writes.inc();
+    Ok(())
 }
 
 /// KvBackups of a cluster that has no bucket.
@@ -165,12 +200,12 @@ pub(super) async fn write(
 }
 
 /// What one pass looks at.
-struct Here<'a> {
-    duty: &'a Duty,
-    name: &'a ClusterName,
-    cluster: &'a KvCluster,
-    spec: &'a Backup,
-    api: &'a Api<KvBackup>,
+pub(super) struct Here<'a> {
+    pub(super) duty: &'a Duty,
+    pub(super) name: &'a ClusterName,
+    pub(super) cluster: &'a KvCluster,
+    pub(super) spec: &'a Backup,
+    pub(super) api: &'a Api<KvBackup>,
     now: Timestamp,
 }
 
@@ -219,12 +254,16 @@ impl Here<'_> {
     }
 
     /// Takes one run as far as it has come by itself.
-    async fn advance(&self, backup: &mut KvBackup, work: &Work) -> Result<(), Error> {
+    pub(super) async fn advance(&self, backup: &mut KvBackup, work: &Work) -> Result<(), Error> {
         let old = backup.status.clone().unwrap_or_default();
         let now = self.now;
         let new = match old.phase {
             Some(phase) if is_final(Some(phase)) => return Ok(()),
             Some(phase) if is_active(Some(phase)) => match work.seen(&job::name(&backup.name_any())).await {
+                Some(JobSeen { lost: Some(pod), .. }) => {
+                    self.give_up(backup, &pod).await?;
+                    old.clone()
+                }
                 Some(job) => followed(&old, &job, now),
                 None if now > deadline(backup, now) => failed(&old, "DeadlineExceeded", now),
                 // Somebody deleted it, or it was never made: a repeat under the same name does no harm.
@@ -245,7 +284,7 @@ impl Here<'_> {
     }
 
     /// The oldest that waits, if the cluster is there to be asked.
-    async fn start_next(&self, backups: &mut [KvBackup]) -> Result<(), Error> {
+    pub(super) async fn start_next(&self, backups: &mut [KvBackup]) -> Result<(), Error> {
         let formed = self.cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some());
         let waits = |backup: &&mut KvBackup| phase(backup) == Some(BackupPhase::Pending) && !goes(backup);
         let Some(backup) = backups.iter_mut().find(waits).filter(|_| formed) else { return Ok(()) };
@@ -286,6 +325,26 @@ impl Here<'_> {
         let images = self.images();
         let job = job::run(&cluster, self.spec, (&name, &uid), (verify, seconds), &images);
         self.make(&job).await
+    }
+
+    /// Deletes the Job of a run whose pod is on a lost Kubernetes node; the next pass makes it anew. The Job itself would
+    /// wait for the end of that pod, since its failures count by their exit codes. If the pod still works somewhere, two
+    /// work at one run, which ends with one good backup.
+    async fn give_up(&self, backup: &KvBackup, pod: &str) -> Result<(), Error> {
+        let name = job::name(&backup.name_any());
+        let jobs: Api<Job> = Api::namespaced(self.duty.ctx.client.clone(), &self.name.namespace);
+        let found = asked_opt(format!("get Job {name}"), jobs.get(&name)).await?;
+        let Some(found) = found.filter(|job| job.metadata.deletion_timestamp.is_none()) else {
+            return Ok(());
+        };
+        tracing::warn!(cluster = %self.name, job = name, pod, "its Kubernetes node is lost: the run begins anew");
+        // By its uid: not the one that the other operator has made since.
+        let precondition = Preconditions { uid: found.uid(), resource_version: None };
+        let params = DeleteParams::background().preconditions(precondition);
+        match asked_opt(format!("delete Job {name}"), jobs.delete(&name, &params)).await {
+            Err(error) if !error.is_conflict() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn images(&self) -> job::Images {

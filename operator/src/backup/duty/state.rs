@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::backup::announce::End;
-use crate::backup::fetch::age;
+use crate::backup::preview::age;
 use crate::backup::progress::{Progress, Report};
 use crate::backup::schedule::Schedule;
 use crate::crd::backup::{BackupPhase, KvBackup, KvBackupStatus, Verified, Verify};
@@ -34,6 +34,8 @@ pub struct JobSeen {
     pub progress: Option<Progress>,
     /// A container that cannot start: image, Secret.
     pub stuck: Option<String>,
+    /// Its pod, which was told to go long ago and did not: its Kubernetes node does not answer.
+    pub lost: Option<String>,
 }
 
 /// True while a run works.
@@ -363,10 +365,11 @@ mod tests {
             bytes_total: 100,
             attempts: 1,
             source: None,
+            preview: None,
         };
         let seen = followed(&old, &JobSeen { progress: Some(progress), ..JobSeen::default() }, now);
         assert_eq!((seen.phase, seen.progress.as_deref()), (Some(BackupPhase::Uploading), Some("43%")));
-        let end = |report| Some(End { report: Some(report), text: None, error: None });
+        let end = |report| Some(End { report: Some(report), ..End::default() });
         // A report is believed when the Job has ended: a pod that was replaced may have left an older one.
         let early = JobSeen { end: end(report("Content")), ..JobSeen::default() };
         assert_eq!(followed(&seen, &early, now).phase, Some(BackupPhase::Uploading));
@@ -377,7 +380,7 @@ mod tests {
         let wrong = followed(&seen, &wrong, now);
         assert_eq!((wrong.phase, wrong.verified), (Some(BackupPhase::Failed), Some(Verified::Failed)));
         assert_eq!(wrong.error.as_deref(), Some("a count"));
-        let error = Some(End { report: None, text: None, error: Some("AccessDenied".into()) });
+        let error = Some(End { error: Some("AccessDenied".into()), ..End::default() });
         let dead = followed(&seen, &JobSeen { ended: Some(false), end: error, ..JobSeen::default() }, now);
         assert_eq!((dead.phase, dead.error.as_deref()), (Some(BackupPhase::Failed), Some("AccessDenied")));
     }

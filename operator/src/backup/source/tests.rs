@@ -32,6 +32,7 @@ fn node(name: &str, role: Role, lag: u64, contact: Option<u64>) -> (String, Node
         disk: DiskState::Ok,
         addresses: Addresses::default(),
         uptime_ms: 1,
+        logins: None,
     };
     (name.to_owned(), status)
 }

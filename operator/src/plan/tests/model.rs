@@ -329,6 +329,7 @@ impl Model {
             volumes: self.volumes.iter().map(|(name, volume)| (name.clone(), volume.seen.clone())).collect(),
             hosts: Some(self.hosts.iter().map(host).collect()),
             taken: BTreeSet::new(),
+            doors: None,
             tls: None,
             handover: None,
         }
@@ -397,6 +398,7 @@ impl Model {
             disk: DiskState::Ok,
             addresses: Addresses::default(),
             uptime_ms: 1,
+            logins: None,
         })
     }
 
