@@ -5,6 +5,7 @@
 
 #[path = "../reconcile/bed.rs"]
 mod bed;
+mod doors;
 #[path = "../reconcile/kubelet.rs"]
 mod kubelet;
 mod memory;

@@ -1,6 +1,8 @@
 //! The rest of Kubernetes, as far as a cluster needs it: StatefulSets make pods and claims (OnDelete, Parallel), pods
 //! come up at once and get an address, a node runs on each, readiness follows from it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -23,46 +25,68 @@ pub(crate) fn machines(objects: &mut Objects) {
     }
 }
 
-/// Everything that has to happen, happens.
+/// Everything that has to happen, happens. What stays as it is costs no copy.
 pub(crate) fn turn(objects: &mut Objects, nodes: &Nodes) {
-    let sets = objects.list(SETS, "", &[]);
-    for pod in objects.list(PODS, "", &[]) {
-        let pod_name = text(&pod["metadata"]["name"]);
-        let owned = sets.iter().any(|set| {
-            let replicas = set["spec"]["replicas"].as_i64().unwrap_or(1);
-            let ordinal = ordinal(set["metadata"]["name"].as_str().unwrap_or_default(), &pod_name);
-            ordinal.is_some_and(|ordinal| ordinal < replicas)
-        });
-        if !owned && !sets.is_empty() {
-            objects.delete(&key(PODS, &pod), &Value::Null).expect("the pod is there");
-        }
+    for pod in not_owned(objects) {
+        objects.delete(&pod, &Value::Null).expect("the pod is there");
     }
-    for set in &sets {
-        for ordinal in 0..set["spec"]["replicas"].as_i64().unwrap_or(1) {
-            start(objects, nodes, set, ordinal);
-        }
+    for (set, ordinal) in missing(objects) {
+        let set = objects.get(&set).expect("seen above");
+        start(objects, nodes, &set, ordinal);
     }
-    let mut pods = objects.list(PODS, "", &[]);
-    stop_gone(&pods, nodes);
-    for pod in &mut pods {
-        ready(objects, nodes, pod);
-        sized(objects, pod);
+    stop_gone(objects, nodes);
+    for (pod, status) in pod_statuses(objects, nodes) {
+        let mut changed = objects.get(&pod).expect("seen above");
+        changed["status"] = status;
+        objects.replace(&pod, &changed, true).expect("the newest version");
     }
-    for set in &sets {
-        set_status(objects, set, &pods);
+    for (set, status) in set_statuses(objects) {
+        let mut changed = objects.get(&set).expect("seen above");
+        changed["status"] = status;
+        objects.replace(&set, &changed, true).expect("the newest version");
     }
 }
 
-fn ordinal(set: &str, pod: &str) -> Option<i64> {
-    pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
+fn replicas(set: &Value) -> i64 {
+    set["spec"]["replicas"].as_i64().unwrap_or(1)
+}
+
+/// The StatefulSet that a pod is of, and its ordinal.
+fn owner(pod: &Key) -> Option<(Key, i64)> {
+    let (set, ordinal) = pod.name.rsplit_once('-')?;
+    Some((Key::new(SETS, &pod.namespace, set), ordinal.parse().ok()?))
+}
+
+/// Pods beyond the replicas of their sets, or of no set. Without any set nothing goes: a test deletes those by hand.
+fn not_owned(objects: &Objects) -> Vec<Key> {
+    let sets: BTreeMap<&Key, i64> = objects.each(SETS).map(|(key, set)| (key, replicas(set))).collect();
+    let owned =
+        |pod: &Key| owner(pod).is_some_and(|(set, at)| sets.get(&set).is_some_and(|replicas| at < *replicas));
+    let pods = objects.each(PODS).map(|(key, _)| key);
+    pods.filter(|pod| !sets.is_empty() && !owned(pod)).cloned().collect()
+}
+
+/// Ordinals whose pod or claim is not there.
+fn missing(objects: &Objects) -> Vec<(Key, i64)> {
+    let all =
+        objects.each(SETS).flat_map(|(key, set)| (0..replicas(set)).map(move |ordinal| (key, set, ordinal)));
+    let absent = all.filter(|(key, set, ordinal)| {
+        !objects.has(&pod_key(key, *ordinal)) || !objects.has(&claim_key(key, set, *ordinal))
+    });
+    absent.map(|(key, _, ordinal)| (key.clone(), ordinal)).collect()
+}
+
+fn pod_key(set: &Key, ordinal: i64) -> Key {
+    Key::new(PODS, &set.namespace, &format!("{}-{ordinal}", set.name))
+}
+
+fn claim_key(set: &Key, of: &Value, ordinal: i64) -> Key {
+    let template = of["spec"]["volumeClaimTemplates"][0]["metadata"]["name"].as_str().unwrap_or_default();
+    Key::new(CLAIMS, &set.namespace, &format!("{template}-{}-{ordinal}", set.name))
 }
 
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
-}
-
-fn key(resource: &str, object: &Value) -> Key {
-    Key::new(resource, &text(&object["metadata"]["namespace"]), &text(&object["metadata"]["name"]))
 }
 
 fn revision(set: &Value) -> String {
@@ -73,10 +97,10 @@ fn revision(set: &Value) -> String {
 /// A pod and its claim, unless they are there.
 fn start(objects: &mut Objects, nodes: &Nodes, set: &Value, ordinal: i64) {
     let namespace = text(&set["metadata"]["namespace"]);
-    let name = format!("{}-{ordinal}", text(&set["metadata"]["name"]));
+    let set_key = Key::new(SETS, &namespace, &text(&set["metadata"]["name"]));
+    let (claim_key, pod_key) = (claim_key(&set_key, set, ordinal), pod_key(&set_key, ordinal));
     let template = &set["spec"]["volumeClaimTemplates"][0];
-    let claim_key = Key::new(CLAIMS, &namespace, &format!("{}-{name}", text(&template["metadata"]["name"])));
-    if objects.get(&claim_key).is_err() {
+    if !objects.has(&claim_key) {
         let mut claim = template.clone();
         let labels = set["spec"]["selector"]["matchLabels"].as_object().cloned().unwrap_or_default();
         for (label, value) in labels {
@@ -86,8 +110,7 @@ fn start(objects: &mut Objects, nodes: &Nodes, set: &Value, ordinal: i64) {
         claim["status"] = json!({ "phase": "Bound", "capacity": { "storage": size } });
         objects.create(&claim_key, claim).expect("a new claim");
     }
-    let pod_key = Key::new(PODS, &namespace, &name);
-    if objects.get(&pod_key).is_ok() {
+    if objects.has(&pod_key) {
         return;
     }
     let claim_uid = text(&objects.get(&claim_key).expect("made above")["metadata"]["uid"]);
@@ -104,7 +127,7 @@ fn start(objects: &mut Objects, nodes: &Nodes, set: &Value, ordinal: i64) {
     });
     objects.create(&pod_key, pod).expect("a new pod");
     let service = text(&set["spec"]["serviceName"]);
-    nodes.start(&host, &format!("{name}.{service}.{namespace}.svc:4920"), &claim_uid);
+    nodes.start(&host, &format!("{}.{service}.{namespace}.svc:4920", pod_key.name), &claim_uid);
 }
 
 /// What is limited and not asked for is asked for.
@@ -117,51 +140,55 @@ fn defaults(resources: &mut Value) {
 }
 
 /// Nodes end with their pods.
-fn stop_gone(pods: &[Value], nodes: &Nodes) {
-    let alive: Vec<String> = pods.iter().map(|pod| text(&pod["status"]["podIP"])).collect();
+fn stop_gone(objects: &Objects, nodes: &Nodes) {
+    let alive: BTreeSet<&str> =
+        objects.each(PODS).filter_map(|(_, pod)| pod["status"]["podIP"].as_str()).collect();
     for host in nodes.hosts() {
-        if !alive.contains(&host) {
+        if !alive.contains(host.as_str()) {
             nodes.stop(&host);
         }
     }
 }
 
-fn ready(objects: &mut Objects, nodes: &Nodes, pod: &mut Value) {
-    let ready = if nodes.is_ready(&text(&pod["status"]["podIP"])) { "True" } else { "False" };
-    let condition = json!({ "type": "Ready", "status": ready, "lastTransitionTime": "2026-11-22T12:00:00Z" });
-    let conditions = json!([condition]);
-    if pod["status"]["conditions"] != conditions {
-        pod["status"]["conditions"] = conditions;
-        objects.replace(&key(PODS, pod), pod, true).expect("the newest version");
-    }
+/// Of pods whose status changes: readiness follows from the node, and a container gets what it asks for.
+fn pod_statuses(objects: &Objects, nodes: &Nodes) -> Vec<(Key, Value)> {
+    let changes = objects.each(PODS).filter_map(|(key, pod)| {
+        let ready = if nodes.is_ready(pod["status"]["podIP"].as_str()?) { "True" } else { "False" };
+        let asked = &pod["spec"]["containers"][0]["resources"];
+        let is_sized = !asked.is_object() || pod["status"]["containerStatuses"][0]["resources"] == *asked;
+        if pod["status"]["conditions"][0]["status"] == ready && is_sized {
+            return None;
+        }
+        let mut status = pod["status"].clone();
+        let condition =
+            json!({ "type": "Ready", "status": ready, "lastTransitionTime": "2026-11-22T12:00:00Z" });
+        status["conditions"] = json!([condition]);
+        if asked.is_object() {
+            status["containerStatuses"][0]["resources"] = asked.clone();
+        }
+        Some((key.clone(), status))
+    });
+    changes.collect()
 }
 
-/// A container gets what it asks for.
-fn sized(objects: &mut Objects, pod: &Value) {
-    let mut pod = objects.get(&key(PODS, pod)).expect("the pod is there");
-    let asked = pod["spec"]["containers"][0]["resources"].clone();
-    if asked.is_object() && pod["status"]["containerStatuses"][0]["resources"] != asked {
-        pod["status"]["containerStatuses"][0]["resources"] = asked;
-        objects.replace(&key(PODS, &pod), &pod, true).expect("the newest version");
+/// Of StatefulSets whose status changes.
+fn set_statuses(objects: &Objects) -> Vec<(Key, Value)> {
+    let mut counts: BTreeMap<Key, (usize, usize)> = BTreeMap::new();
+    for (key, pod) in objects.each(PODS) {
+        let Some((set, _)) = owner(key) else { continue };
+        let (pods, ready) = counts.entry(set).or_default();
+        *pods += 1;
+        *ready += usize::from(pod["status"]["conditions"][0]["status"] == "True");
     }
-}
-
-fn set_status(objects: &mut Objects, of: &Value, pods: &[Value]) {
-    let (name, namespace) = (text(&of["metadata"]["name"]), &of["metadata"]["namespace"]);
-    let own = pods.iter().filter(|pod| {
-        pod["metadata"]["namespace"] == *namespace
-            && ordinal(&name, &text(&pod["metadata"]["name"])).is_some()
+    let statuses = objects.each(SETS).filter_map(|(key, set)| {
+        let (pods, ready) = counts.get(key).copied().unwrap_or_default();
+        let status = json!({
+            "observedGeneration": set["metadata"]["generation"],
+            "replicas": pods,
+            "readyReplicas": ready,
+            "updateRevision": revision(set),
+        });
+        (set["status"] != status).then(|| (key.clone(), status))
     });
-    let ready = own.clone().filter(|pod| pod["status"]["conditions"][0]["status"] == "True");
-    let status = json!({
-        "observedGeneration": of["metadata"]["generation"],
-        "replicas": own.clone().count(),
-        "readyReplicas": ready.count(),
-        "updateRevision": revision(of),
-    });
-    if of["status"] != status {
-        let mut changed = of.clone();
-        changed["status"] = status;
-        objects.replace(&key(SETS, of), &changed, true).expect("the newest version");
-    }
+    statuses.collect()
 }

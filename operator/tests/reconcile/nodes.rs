@@ -24,7 +24,6 @@ use kvnode_api::watch::LeaderEvent;
 use kvnode_api::{Id, LogFilter};
 use kvnode_operator::admin_client::{Dial, Io};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -234,11 +233,10 @@ impl Nodes {
         world.groups.values().map(voters).collect()
     }
 
-    /// Serves the node at this address, on its admin port, until the task is dropped.
+    /// The admin API of the node at this address.
     #[allow(dead_code, reason = "the suite `many` needs it")]
-    pub(crate) fn listen(&self, host: &str) -> impl Future<Output = io::Result<()>> + use<> {
-        let (at, routes) = (format!("{host}:24920"), routes(self.clone(), host.to_owned()));
-        async move { axum::serve(TcpListener::bind(at).await?, routes).await }
+    pub(crate) fn app(&self, host: &str) -> Router {
+        routes(self.clone(), host.to_owned())
     }
 
     /// How the operator reaches them in memory. Calls go over `wire`, if there is one.

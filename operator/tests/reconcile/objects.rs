@@ -63,7 +63,8 @@ pub(crate) struct Objects {
     all: BTreeMap<Key, Value>,
     applied: BTreeMap<(Key, String, bool), Value>,
     version: u64,
-    uids: u64,
+    /// How often each name was taken.
+    made: BTreeMap<Key, u64>,
     addresses: u64,
     pub(crate) log: Vec<Change>,
     /// The version, for those who wait for a change.
@@ -85,13 +86,19 @@ impl Objects {
         self.all.get(key).cloned().ok_or_else(|| Refusal::not_found(key))
     }
 
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.all.contains_key(key)
+    }
+
+    /// All of a resource, where they are: a copy of each has a price with many clusters.
+    pub(crate) fn each(&self, resource: &str) -> impl Iterator<Item = (&Key, &Value)> {
+        let from = self.all.range(Key::new(resource, "", "")..);
+        from.take_while(move |(key, _)| key.resource == resource)
+    }
+
     /// All of a resource, in one namespace or (with "") in all, that have these labels.
     pub(crate) fn list(&self, resource: &str, namespace: &str, labels: &[(String, String)]) -> Vec<Value> {
-        let same = self
-            .all
-            .range(Key::new(resource, namespace, "")..)
-            .take_while(|(key, _)| key.resource == resource);
-        let found = same.filter(|(key, object)| {
+        let found = self.each(resource).filter(|(key, object)| {
             (namespace.is_empty() || key.namespace == namespace)
                 && labels.iter().all(|(name, value)| object["metadata"]["labels"][name] == json!(value))
         });
@@ -103,14 +110,15 @@ impl Objects {
             let message = format!("{} {:?} already exists", key.resource, key.name);
             return Err(Refusal::new(409, "AlreadyExists", message));
         }
-        // Events come and go with what happens; their uids must not shift those of the rest.
-        let is_event = key.resource == "events.k8s.io/events";
-        self.uids += u64::from(!is_event);
+        // Of the name and of how often there was one: the same whatever else was made before, another one for each object.
+        let made = self.made.entry(key.clone()).or_default();
+        *made += 1;
+        let uid = format!("uid-{}-{}-{}-{made}", key.resource.replace('/', "."), key.namespace, key.name);
         object["metadata"]["name"] = json!(key.name);
         if !key.namespace.is_empty() {
             object["metadata"]["namespace"] = json!(key.namespace);
         }
-        object["metadata"]["uid"] = json!(format!("uid-{}", self.uids));
+        object["metadata"]["uid"] = json!(uid);
         object["metadata"]["creationTimestamp"] = json!(clock::wall().to_string());
         object["metadata"]["generation"] = json!(1);
         Ok(self.keep("ADDED", key, object))
@@ -307,10 +315,10 @@ fn merge_patch(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Applied over what is there: maps deeply, everything else as a whole.
 /// The one list here whose elements have owners of their own, by type.
 const CONDITIONS: &str = "conditions";
 
+/// Applied over what is there: maps deeply, conditions by type, everything else as a whole.
 fn lay_over(target: &mut Value, applied: &Value) {
     match (target.is_object(), applied) {
         (true, Value::Object(fields)) => {

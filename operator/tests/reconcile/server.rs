@@ -67,6 +67,12 @@ impl Wire {
         self.calls.lock().clone()
     }
 
+    /// How many of them went to this path.
+    #[allow(dead_code, reason = "the suite `many` needs it")]
+    pub(crate) fn calls_to(&self, path: &str) -> usize {
+        self.calls.lock().iter().filter(|call| call.path == path).count()
+    }
+
     /// Waits for so many calls.
     pub(crate) async fn until(&self, calls: usize) {
         let mut count = self.count.subscribe();
