@@ -257,7 +257,8 @@ impl Node {
         let on_fatal = (shutdown.clone(), stop_on_fatal(&fatal, &shutdown));
         let dispatcher = dispatcher(parts(&config, &group, access, &snapshots, &net_stats, on_fatal));
         let tasks = Tasks::default();
-        let control = Control::new(group.clone(), http_addr, dispatcher.access().clone(), shutdown.clone());
+        let shown = config.tls.http.ca.is_some().then(|| dispatcher.access().clone());
+        let control = Control::new(group.clone(), http_addr, shown, shutdown.clone());
         metrics.register(Arc::new(scrape::Source {
             config: config.clone(),
             group: group.clone(),

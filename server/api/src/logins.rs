@@ -6,7 +6,8 @@
 //! mark       first 16 hex digits of SHA-256 of "<node id>:<contents>", both in hex
 //! ```
 //!
-//! The node id in it keeps nodes apart; nobody learns from a mark what the files hold who could not guess all of it.
+//! The node id in it keeps nodes apart. Whoever has a mark can try passwords against it, so a node shows it only to callers
+//! who have proved themselves by a certificate.
 
 use sha2::{Digest as _, Sha256};
 

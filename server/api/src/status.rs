@@ -163,7 +163,8 @@ pub struct NodeStatus {
     pub addresses: Addresses,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
-    /// Which passwords and users are in force, as [`crate::logins::mark`]; absent where they come from no file.
+    /// Which passwords and users are in force, as [`crate::logins::mark`]; absent where they come from no file,
+    /// and where the admin API asks nobody for a certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logins: Option<String>,
 }
