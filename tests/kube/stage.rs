@@ -75,8 +75,8 @@ impl Stage {
         let namespace = self.namespace.as_str();
         self.kubectl.run(&["delete", "namespace", namespace, "--ignore-not-found", "--wait=true"])?;
         self.kubectl.run(&["create", "namespace", namespace])?;
-        // The pods of scenarios are those that the restricted profile admits.
-        let profile = "pod-security.kubernetes.io/warn=restricted";
+        // Nothing gets in that the restricted profile does not admit: neither ours nor what a scenario brings.
+        let profile = "pod-security.kubernetes.io/enforce=restricted";
         self.kubectl.run(&["label", "namespace", namespace, profile]).map(drop)
     }
 

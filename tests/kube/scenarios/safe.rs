@@ -186,7 +186,8 @@ pub(crate) async fn secrets_rotate_under_load(stage: &Stage) -> Result<()> {
     })
     .await?;
     say!("another password handed out after {:.0} s", began.elapsed().as_secs_f64());
-    ensure!(stranger(&cart, &format!("-a {old}"))? != "", "the old one is valid still");
+    let said = stranger(&cart, &format!("-a {old}"))?;
+    ensure!(said == "1", "the old password is refused before the new one is everywhere: {said}");
     ensure!(redis(&cart, "owner", "PING")? == "PONG", "and the new one is");
     // Every connection is made anew, by the new password.
     let leader = cart.object()?["status"]["leader"]["pod"].as_str().context("a leader")?.to_owned();
