@@ -63,8 +63,10 @@ demo: build
 	$(CARGO) build --release -p kvnode-tests --bin demo
 	KVNODE_SERVER_BIN=$(SERVER) $(CARGO_TARGET_DIR)/release/demo
 
+# The programs come with the tests of their packages. Built alone they would have other features of the crates below, and
+# these would be compiled once more.
 test: setup-test
-	$(CARGO) build -p kvnode-server
+	$(CARGO) test --workspace --no-run
 	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test --workspace
 
 # With the features of the whole workspace, so that nothing below the server is built twice for it.
@@ -81,9 +83,9 @@ soak: sim-build
 sim-build: setup-test
 	$(CARGO) test --workspace --features kvnode-sim/sim --test seeds --no-run
 
+# With the features of `make test`, so that after it there is little left to build.
 kube-build: setup-kube
-	$(CARGO) build -p kvnode-server -p kvnode-operator
-	$(CARGO) build -p kvnode-tests --bin kube-load
+	$(CARGO) build --workspace --bin kvnode-server --bin kvnode-operator --bin kube-load --test kube
 
 kube-tools: setup-kube
 	@tests/kube/tools.sh
@@ -103,7 +105,7 @@ kube-test: kube-build
 	  $(KUBE) $(AS_ROOT) tests/kube/up.sh || lacks; \
 	  export KUBECONFIG=$$(tests/kube/up.sh --kubeconfig); \
 	fi; \
-	PATH=$$bin:$$PATH $(CARGO) test -p kvnode-tests --test kube -- $(ONLY)
+	PATH=$$bin:$$PATH $(CARGO) test --workspace --test kube -- $(ONLY)
 
 kube-down:
 	@$(AS_ROOT) tests/kube/down.sh
