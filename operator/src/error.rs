@@ -35,7 +35,7 @@ pub enum Error {
     Pki(#[from] PkiError),
     /// `spec.tls.mode: CertManager`, and the API server knows no Certificate.
     #[error(
-        "this Kubernetes knows no Certificate of cert-manager.io: install cert-manager, or choose another spec.tls.mode"
+        "this Kubernetes knows no Certificate of cert-manager.io: install cert-manager, or delete the KvCluster and make it anew with another spec.tls.mode"
     )]
     NoCertManager,
     /// What is to be written has the name of something else.
@@ -105,6 +105,18 @@ impl Error {
     pub fn is_refusal(&self) -> bool {
         let Error::Api { source, .. } = self else { return false };
         matches!(&**source, kube::Error::Api(status) if [400, 403, 404, 405, 422].contains(&status.code))
+    }
+
+    /// It stays as it is until somebody changes something: a permission, an object, what is installed.
+    #[must_use]
+    pub fn needs_somebody(&self) -> bool {
+        match self {
+            Error::Pki(_) | Error::NoCertManager | Error::NameTaken { .. } => true,
+            Error::Api { source, .. } => {
+                matches!(&**source, kube::Error::Api(status) if [400, 403, 405, 422].contains(&status.code))
+            }
+            Error::Late { .. } | Error::Node(_) | Error::NoAddress { .. } => false,
+        }
     }
 
     /// Nothing may be made in this namespace any more: it is being deleted.

@@ -98,6 +98,8 @@ pub struct TlsSeen {
     pub served: usize,
     /// Pods that answered.
     pub running: usize,
+    /// Pods that there are and that are not going.
+    pub pods: usize,
     /// Why the operator cannot talk to them.
     pub fault: Option<String>,
 }

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::name::ClusterName;
 use crate::observe::{Look, Sight, observe};
-use crate::plan::{Plan, Step, invalid, plan};
+use crate::plan::{Plan, Step, hindered, invalid, is_refused, plan};
 use crate::validate::validate;
 use crate::{apply, clock, report};
 
@@ -42,13 +42,20 @@ pub async fn reconcile(ctx: &Arc<Context>, name: &ClusterName) -> Result<Again, 
         ctx.watches.forget(name);
         return Ok(Again::OnChange);
     }
-    let plan = planned(ctx, &sight);
+    let mut plan = planned(ctx, &sight);
     follow(ctx, name, &sight, &plan);
-    if let Err(error) = apply::settle(ctx, name, &sight, &plan).await {
-        report::failed(ctx, &sight.object, "A change of the cluster's objects", &error).await;
-        return Err(error);
+    let settled = apply::settle(ctx, name, &sight, &plan).await;
+    if let Err(error) = &settled {
+        // What the cluster is like does not depend on that; it is told all the same.
+        let recorded = sight.object.status.clone().unwrap_or_default();
+        let refusal = error.needs_somebody().then(|| error.to_string());
+        if !is_refused(&recorded.conditions, refusal.as_deref()) {
+            report::failed(ctx, &sight.object, "A change of the cluster's objects", error).await;
+        }
+        plan.status = hindered(plan.status, &recorded, refusal, clock::wall());
     }
     report::status(ctx, name, &sight.object, &plan.status, &plan.events).await?;
+    settled?;
     if plan.step.is_act() {
         return Box::pin(act(ctx, name, sight, plan)).await;
     }

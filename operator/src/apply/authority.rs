@@ -12,7 +12,9 @@
 //! ```
 //!
 //! What is trusted is `ca.crt` of the pods' Secret and of every Secret of a user. Nobody is asked to trust what they have
-//! not read: pods prove it in a handshake, clients get a day. `finish` before `move` takes the new one back.
+//! not read: pods prove it in a handshake, clients get a day. `finish` before `move` takes the new one back. Where `a` was
+//! deleted there is nothing to sign with meanwhile: `moving` is the first state, and pods show what `a` had signed until each
+//! lets in what `b` signs.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -30,8 +32,8 @@ pub(super) struct Moment {
     pub(super) time: Timestamp,
     /// Which pods let a certificate of `next` in.
     pub(super) accepted: Spread,
-    /// Every pod that runs shows the certificate that `current` signed.
-    pub(super) served: bool,
+    /// Which pods show the certificate that `current` signed.
+    pub(super) served: Spread,
 }
 
 /// The next state; `None` while there is nothing to do.
@@ -49,23 +51,29 @@ pub(super) fn next<E>(
         Spread::Behind => false,
         Spread::Untold => word == Some("spreading") && over(SILENT),
     };
+    // One that does not answer may live on among its peers, and show them the old one.
+    let served = match moment.served {
+        Spread::Everywhere => true,
+        Spread::Behind => false,
+        Spread::Untold => word == Some("moving") && over(OVERLAP),
+    };
     let now = |word: &str| Some(format!("{word} {}", moment.time));
     let has_next = chain.next.is_some();
     let turned = match word {
-        Some("begin") => begun(chain, moment.served, fresh)?.map(|chain| (chain, now("spreading"))),
+        Some("begin") => begun(chain, served, fresh)?.map(|chain| (chain, now("spreading"))),
         None if pki::is_due(&chain.current.cert, moment.time) => {
-            begun(chain, moment.served, fresh)?.map(|chain| (chain, now("spreading")))
+            begun(chain, served, fresh)?.map(|chain| (chain, now("spreading")))
         }
         // Typed by hand where it means nothing.
         Some("spreading" | "trusted" | "move") if !has_next => Some((chain.clone(), None)),
+        Some("move" | "moving") if has_next => accepted.then(|| (moved(chain), now("moving"))),
         Some("spreading" | "trusted" | "moving") if at.is_none() => {
             Some((chain.clone(), now(word.unwrap_or_default())))
         }
         Some("spreading") if accepted => Some((chain.clone(), now("trusted"))),
         Some("trusted") if over(OVERLAP) && accepted => Some((moved(chain), now("moving"))),
-        Some("move") if accepted => Some((moved(chain), now("moving"))),
-        Some("moving") if over(OVERLAP) && moment.served => Some((alone(chain), None)),
-        Some("finish") if has_next || moment.served => Some((alone(chain), None)),
+        Some("moving") if over(OVERLAP) && served => Some((alone(chain), None)),
+        Some("finish") if has_next || served => Some((alone(chain), None)),
         _ => None,
     };
     Ok(turned)
@@ -84,6 +92,17 @@ fn begun<E>(
         return Ok(None);
     }
     Ok(Some(Chain { next: Some(fresh()?), previous: None, ..chain.clone() }))
+}
+
+/// Whether pods are shown a certificate of the authority that signs now, while one before it is trusted still: as soon as
+/// all of them let one in.
+pub(super) fn signs(word: Option<&str>, accepted: Spread, now: Timestamp) -> bool {
+    let since = word.and_then(|word| word.strip_prefix("moving ")?.parse::<Timestamp>().ok());
+    match accepted {
+        Spread::Everywhere => true,
+        Spread::Behind => false,
+        Spread::Untold => since.is_none_or(|since| now.duration_since(since) >= SILENT),
+    }
 }
 
 fn moved(chain: &Chain) -> Chain {
@@ -135,6 +154,7 @@ mod tests {
     }
 
     fn at(hours: i64, accepted: Spread, served: bool) -> Moment {
+        let served = if served { Spread::Everywhere } else { Spread::Behind };
         Moment { time: Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours), accepted, served }
     }
 
@@ -175,11 +195,25 @@ mod tests {
             "a pod shows the old one"
         );
         assert!(take(Some("finish"), &moved, at(26, Spread::Everywhere, false)).is_none());
+        // One does not answer, and may show the old one to the others: only a day of silence counts.
+        let untold = |hours| Moment { served: Spread::Untold, ..at(hours, Spread::Everywhere, true) };
+        assert!(take(Some("finish"), &moved, untold(99)).is_none());
+        assert!(take(word.as_deref(), &moved, untold(48)).is_none());
+        assert!(take(word.as_deref(), &moved, untold(49)).is_some());
         let (done, word) = take(word.as_deref(), &moved, at(49, Spread::Everywhere, true)).unwrap();
         assert_eq!((done.trusted().as_str(), word), ("b\n", None));
         assert_eq!(take(Some("finish"), &moved, at(26, Spread::Everywhere, true)).unwrap().0, done);
         // Taken back before it signed anything.
         assert_eq!(take(Some("finish"), &both, at(1, Spread::Behind, false)).unwrap().0, a);
+    }
+
+    #[test]
+    fn what_the_authority_signs_is_shown_when_every_pod_lets_it_in() {
+        let at = |minutes: i64| Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
+        let signs = |spread, minutes| signs(Some("moving 1970-01-01T00:00:00Z"), spread, at(minutes));
+        assert!(signs(Spread::Everywhere, 0));
+        assert!(!signs(Spread::Behind, 99));
+        assert!(!signs(Spread::Untold, 2) && signs(Spread::Untold, 3));
     }
 
     #[test]

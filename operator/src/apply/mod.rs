@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! secrets     authority and certificate of a Managed cluster, when they are missing or due, or what cert-manager is asked
-//!             for; passwords, the ACL file
+//!             for; passwords, the ACL file. Where nothing may be changed a certificate is renewed all the same
 //! children    server-side apply, forced, by the manager kvnode-operator; none that is as it was applied
 //! volumes     merge patches with the uid
 //! labels      merge patches with the uid
@@ -37,15 +37,20 @@ use crate::plan::Plan;
 /// Everything of the plan but its step.
 ///
 /// # Errors
-/// The first write that failed; what follows it waits for the next pass.
+/// The first write that failed; what follows it waits for the next pass. What follows the Secrets does not.
 pub async fn settle(ctx: &Context, name: &ClusterName, sight: &Sight, plan: &Plan) -> Result<(), Error> {
     // Labels first: they cost nothing, wait for nothing, and clients of the Services feel them.
     for change in &plan.labels {
         patch::labels(ctx, name, change).await?;
     }
+    let now = clock::wall();
+    let mut kept = Ok(());
     if let Some(children) = &plan.children {
-        secrets::keep(ctx, name, sight, clock::wall()).await?;
+        // A pod waits for what it mounts; whatever is wrong with that, the rest of the cluster is looked after.
+        kept = secrets::keep(ctx, name, sight, now).await;
         manifest::apply(ctx, name, sight, children).await?;
+    } else {
+        secrets::renew(ctx, name, sight, now).await?;
     }
     for change in &plan.volumes {
         patch::volume(ctx, name, sight, change).await?;
@@ -53,7 +58,7 @@ pub async fn settle(ctx: &Context, name: &ClusterName, sight: &Sight, plan: &Pla
     for change in &plan.live {
         patch::live(ctx, name, sight, change).await?;
     }
-    Ok(())
+    kept
 }
 
 pub use patch::labels as label;

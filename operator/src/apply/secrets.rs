@@ -2,7 +2,8 @@
 //! users.rs.
 //!
 //! They are no children like the others: what they hold is not made from the spec alone. The authority is exchanged step by
-//! step (authority.rs); who deletes it gets a new one, and certificates of that, at once.
+//! step (authority.rs). Who deletes it gets a new one, which signs as soon as every pod trusts it; until then the pods show
+//! what the lost one signed.
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use super::rotation::Spread;
 use super::{authority, cert_manager, users};
 use crate::admin_client::{AdminClient, Deadlines, trust};
 use crate::build::labels::{self, MANAGER};
+use crate::clock;
 use crate::context::Context;
 use crate::crd::KvCluster;
 use crate::crd::reason::EventReason;
@@ -57,6 +59,29 @@ pub(super) async fn keep(
     Ok(())
 }
 
+/// Makes the certificate of a cluster that is otherwise left alone (paused, only looked at, wrong) anew when it is due: at its
+/// end the pods would refuse each other.
+///
+/// # Errors
+/// As [`keep`].
+pub(super) async fn renew(
+    ctx: &Context,
+    name: &ClusterName,
+    sight: &Sight,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let (Some(authority), Some(pods)) = (&sight.secrets.authority, &sight.secrets.pods) else {
+        return Ok(());
+    };
+    if authority.anothers || pods.anothers || !pki::is_due(&pods.pair.cert, now) {
+        return Ok(());
+    }
+    let names = names(&sight.object, name);
+    let signed_for = signed_for(&authority.chain.current, &names);
+    let pair = pki::of_pods(&authority.chain.current, names, now)?;
+    write(ctx, name, sight, &pair, (&authority.chain.trusted(), signed_for)).await
+}
+
 /// Authority and certificate of a Managed cluster. Returns the authority's certificate.
 async fn certificates(
     ctx: &Context,
@@ -71,11 +96,20 @@ async fn certificates(
         return Ok(None);
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
-    let chain = chain(ctx, name, sight, (&api, now)).await?;
+    let (chain, word) = chain(ctx, name, sight, (&api, now)).await?;
     let trusted = chain.trusted();
     let names = names(&sight.object, name);
-    let signed_for = signed_for(&chain.current, &names);
-    let old = seen.pods.as_ref().filter(|seen| !is_due(Some(seen), &signed_for, now));
+    let mut signed_for = signed_for(&chain.current, &names);
+    let mut old = seen.pods.as_ref().filter(|seen| !is_due(Some(seen), &signed_for, now));
+    if old.is_none() && chain.previous.is_some() {
+        // Of the authority before, which pods trust whatever they have read by now.
+        let shown = seen.pods.as_ref().filter(|seen| is_usable(seen, now));
+        let spread = accepted(ctx, sight, &chain, &chain.current).await?;
+        if let Some(shown) = shown.filter(|_| !authority::signs(word.as_deref(), spread, now)) {
+            old = Some(shown);
+            signed_for = shown.signed_for.clone().unwrap_or_default();
+        }
+    }
     if old.is_some_and(|seen| seen.ca == trusted) {
         return Ok(Some(trusted));
     }
@@ -83,40 +117,60 @@ async fn certificates(
         Some(seen) => seen.pair.clone(),
         None => pki::of_pods(&chain.current, names, now)?,
     };
+    write(ctx, name, sight, &pair, (&trusted, signed_for)).await?;
+    Ok(Some(trusted))
+}
+
+/// Writes what the pods mount.
+async fn write(
+    ctx: &Context,
+    name: &ClusterName,
+    sight: &Sight,
+    pair: &Pair,
+    (trusted, signed_for): (&str, String),
+) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
     let secret = labels::tls_secret(&name.name);
-    let body = secret_of(&sight.object, name, &secret, &pair, (&trusted, Some(signed_for)));
+    let body = secret_of(&sight.object, name, &secret, pair, (trusted, Some(signed_for)));
     let params = PatchParams { field_manager: Some(MANAGER.into()), force: true, ..PatchParams::default() };
     ctx.secrets.forget(name);
     asked(format!("apply Secret {secret}"), api.patch(&secret, &params, &Patch::Apply(&body))).await?;
     ctx.metrics.child_writes.inc();
-    tracing::info!(cluster = %name, secret, renewed = old.is_none(), "certificate written");
-    Ok(Some(trusted))
+    let renewed = sight.secrets.pods.as_ref().is_none_or(|seen| seen.pair != *pair);
+    tracing::info!(cluster = %name, secret, renewed, "certificate written");
+    Ok(())
 }
 
-/// The authority, made if there is none, and one step further if it is being exchanged.
+/// The authority, made if there is none, and one step further if it is being exchanged; and the word that says how far.
 async fn chain(
     ctx: &Context,
     name: &ClusterName,
     sight: &Sight,
     (api, now): (&Api<Secret>, Timestamp),
-) -> Result<Chain, Error> {
+) -> Result<(Chain, Option<String>), Error> {
     let secret = labels::ca_secret(&name.name);
     let Some(seen) = &sight.secrets.authority else {
-        let current = pki::authority(name, now)?;
-        let object = secret_of(&sight.object, name, &secret, &current, (&current.cert, None));
+        let shown = sight.secrets.pods.as_ref().filter(|seen| is_usable(seen, now));
+        let previous = shown.map(|seen| seen.ca.clone()).filter(|ca| !ca.is_empty());
+        let chain = Chain { current: pki::authority(name, now)?, next: None, previous };
+        let word = chain.previous.is_some().then(|| format!("moving {now}"));
+        let object = authority_of(&sight.object, name, &chain, word.as_deref());
         // Created, not applied: of two operators one makes it, and the other finds it.
         ctx.secrets.forget(name);
         asked(format!("create Secret {secret}"), api.create(&PostParams::default(), &object)).await?;
         tracing::info!(cluster = %name, secret, "authority made");
-        return Ok(Chain { current, next: None, previous: None });
+        return Ok((chain, word));
     };
     let moment = authority::Moment {
         time: now,
-        accepted: accepted(ctx, sight, &seen.chain, now).await?,
-        served: is_served(sight, name, &seen.chain),
+        accepted: match &seen.chain.next {
+            Some(next) => accepted(ctx, sight, &seen.chain, next).await?,
+            None => Spread::Behind,
+        },
+        served: served(sight, name, &seen.chain),
     };
     let turned = authority::next(seen.rotate.as_deref(), &seen.chain, moment, || pki::authority(name, now))?;
-    let Some((chain, word)) = turned else { return Ok(seen.chain.clone()) };
+    let Some((chain, word)) = turned else { return Ok((seen.chain.clone(), seen.rotate.clone())) };
     let text = |text: &str| json!(ByteString(text.as_bytes().to_vec()));
     let patch = json!({
         "metadata": { "resourceVersion": seen.version, "annotations": { labels::ROTATE: word } },
@@ -136,14 +190,13 @@ async fn chain(
     let message = authority::told(&secret, word.as_deref());
     let note = Note { reason: EventReason::AuthorityRotating, warning: false, message };
     ctx.recorder.tell(&*sight.object, &[note]).await;
-    Ok(chain)
+    Ok((chain, word))
 }
 
-/// Which pods let a certificate in that the next authority signed: tried by a handshake and a question, for its word alone
-/// would not tell.
-async fn accepted(ctx: &Context, sight: &Sight, chain: &Chain, now: Timestamp) -> Result<Spread, Error> {
-    let Some(next) = &chain.next else { return Ok(Spread::Behind) };
-    let own = pki::of_operator(next, now)?;
+/// Which pods let a certificate in that this authority signed: tried by a handshake and a question, for its word alone would
+/// not tell.
+async fn accepted(ctx: &Context, sight: &Sight, chain: &Chain, signer: &Pair) -> Result<Spread, Error> {
+    let own = pki::of_operator(signer, clock::wall())?;
     let Ok(client) = trust::client(&chain.trusted(), &own) else { return Ok(Spread::Behind) };
     let asks = AdminClient::new(Arc::new(ctx.trust.shown_as(client)), Deadlines::default());
     let pods = sight.observed.pods.values().filter(|pod| !pod.deleting);
@@ -154,14 +207,17 @@ async fn accepted(ctx: &Context, sight: &Sight, chain: &Chain, now: Timestamp) -
     Ok(Spread::of(&join_all(asked).await))
 }
 
-/// Every pod that answers showed the certificate of the Secret, and the authority that signs now has signed that.
-fn is_served(sight: &Sight, name: &ClusterName, chain: &Chain) -> bool {
+/// Which pods showed the certificate of the Secret, if the authority that signs now has signed that.
+fn served(sight: &Sight, name: &ClusterName, chain: &Chain) -> Spread {
     let signed_for = signed_for(&chain.current, &names(&sight.object, name));
     let is_new =
         sight.secrets.pods.as_ref().is_some_and(|seen| seen.signed_for.as_ref() == Some(&signed_for));
-    let shown =
-        sight.observed.tls.as_ref().is_some_and(|seen| seen.running > 0 && seen.served == seen.running);
-    is_new && shown
+    match &sight.observed.tls {
+        Some(seen) if is_new && seen.served == seen.running => {
+            if seen.running > 0 && seen.running >= seen.pods { Spread::Everywhere } else { Spread::Untold }
+        }
+        _ => Spread::Behind,
+    }
 }
 
 /// Whether clients can connect by TLS.
@@ -187,6 +243,13 @@ fn is_due(seen: Option<&PairSeen>, signed_for: &str, now: Timestamp) -> bool {
             || seen.pair.key.is_empty()
             || pki::is_due(&seen.pair.cert, now)
     })
+}
+
+/// Whether pods can go on showing it for now.
+fn is_usable(seen: &PairSeen, now: Timestamp) -> bool {
+    !seen.anothers
+        && !seen.pair.key.is_empty()
+        && pki::life(&seen.pair.cert).is_some_and(|(_, end)| now < end)
 }
 
 /// Everything that pods are called by: each other, their Services, and what the user adds.
@@ -226,6 +289,19 @@ fn secret_of(
         data: Some(data.map(bytes).into()),
         ..Secret::default()
     }
+}
+
+/// `<name>-ca`, new.
+fn authority_of(object: &KvCluster, name: &ClusterName, chain: &Chain, word: Option<&str>) -> Secret {
+    let mut secret =
+        secret_of(object, name, &labels::ca_secret(&name.name), &chain.current, (&chain.trusted(), None));
+    let previous = chain
+        .previous
+        .as_ref()
+        .map(|cert| ("previous.crt".to_owned(), ByteString(cert.clone().into_bytes())));
+    secret.data.get_or_insert_default().extend(previous);
+    secret.metadata.annotations = word.map(|word| [(labels::ROTATE.to_owned(), word.to_owned())].into());
+    secret
 }
 
 #[cfg(test)]

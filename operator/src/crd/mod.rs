@@ -84,7 +84,7 @@ pub const GROUP: &str = "kvnode.dev";
     validation = Rule::new("!(self.metadata.name.endsWith('-leader') || self.metadata.name.endsWith('-read') || self.metadata.name.endsWith('-raft') || self.metadata.name.endsWith('-learner') || self.metadata.name.endsWith('-config'))")
         .message("metadata.name must not end in -leader, -read, -raft, -learner or -config: objects of another cluster could have that name"),
     validation = Rule::new("self.spec.tls.mode == oldSelf.spec.tls.mode || (has(self.status) && has(self.status.doors) && self.status.doors.tls == self.spec.tls.mode)")
-        .message("spec.tls.mode cannot be changed: pods in the clear and pods with TLS would not find each other. Where the manifest does not name it, name the one in status.doors")
+        .message("spec.tls.mode cannot be changed: pods in the clear and pods with TLS would not find each other. Where the manifest does not name it, name the one in status.doors, and auth.enabled beside it: both are on by default")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -141,6 +141,8 @@ words! {
         InvalidSpec,
         /// Stalled true: a name that the cluster needs belongs to something else.
         NameTaken,
+        /// Stalled true: Kubernetes refuses one of the cluster's objects, or lacks what it needs; the message says which.
+        ChangeRefused,
         /// Stalled false.
         NotStalled,
         /// TlsValid true.

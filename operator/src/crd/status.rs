@@ -1,6 +1,6 @@
 //! `KvCluster.status`: what the operator saw last and what it is doing. Written by `report` only.
 //!
-//! Status is a cache of what was observed, with three exceptions that are records: [`KvClusterStatus::cluster_id`] and
+//! Status is a cache of what was observed, with exceptions that are records: [`KvClusterStatus::cluster_id`] and
 //! [`KvClusterStatus::formation`] are written before the cluster is founded and never change afterwards,
 //! [`KvClusterStatus::change`] names the pod of a running change, so that a stale view never picks a second one, and
 //! [`KvClusterStatus::doors`] remembers which locks a cluster was made with.

@@ -22,8 +22,8 @@ pub struct TlsSpec {
     /// Managed: the operator has an authority for this cluster (Secret `<name>-ca`), signs a certificate with it (Secret
     /// `<name>-tls`) and renews that after two thirds of its life. CertManager: the operator asks cert-manager for that
     /// certificate (Certificate `<name>-tls`), by the issuer issuerRef. Secret: the certificate is in the Secret secretName,
-    /// kept by somebody else. Disabled: everything is in the clear. Cannot be changed; a cluster that was made before
-    /// Managed was the default stays as it is, see status.doors. Example: CertManager. Default: Managed.
+    /// kept by somebody else. Disabled: everything is in the clear. Cannot be changed; what a cluster was made with stands
+    /// in status.doors. Example: CertManager. Default: Managed.
     #[serde(default)]
     pub mode: TlsMode,
     /// Secret with tls.crt, tls.key and ca.crt (kubernetes.io/tls). The certificate must be valid for

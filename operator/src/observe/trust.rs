@@ -66,6 +66,7 @@ pub(super) fn seen(
         not_after: life.map(|(_, to)| to),
         served: running.iter().filter(shows).count(),
         running: running.len(),
+        pods: pods.values().filter(|pod| !pod.deleting).count(),
         fault,
     })
 }

@@ -102,6 +102,31 @@ pub(super) fn invalid(
     (conditions, Phase::Failed, message)
 }
 
+/// Whether the conditions say already that Kubernetes refuses this.
+#[must_use]
+pub fn is_refused(conditions: &[Condition], refusal: Option<&str>) -> bool {
+    let stalled = conditions.iter().find(|condition| condition.type_ == ConditionType::Stalled.as_str());
+    stalled.is_some_and(|stalled| {
+        stalled.reason == Reason::ChangeRefused.as_str() && Some(stalled.message.as_str()) == refusal
+    })
+}
+
+/// Puts into the conditions that Kubernetes refuses a change; whether that is what the cluster waits for.
+pub(super) fn refuse(
+    conditions: &mut [Condition],
+    old: &[Condition],
+    generation: i64,
+    (message, now): (String, Timestamp),
+) -> bool {
+    let kind = ConditionType::Stalled;
+    let Some(stalled) = conditions.iter_mut().find(|one| one.type_ == kind.as_str()) else { return false };
+    if stalled.status == Truth::Yes.as_str() {
+        return false;
+    }
+    *stalled = condition(old, kind, (Truth::Yes, Reason::ChangeRefused, message), generation, now);
+    true
+}
+
 fn condition(
     old: &[Condition],
     kind: ConditionType,
@@ -262,15 +287,16 @@ fn data_safe(facts: &Facts<'_, '_>) -> Verdict {
 }
 
 fn update(facts: &Facts<'_, '_>) -> Verdict {
-    if facts.update_available {
-        let message = "this version of the operator would make other pods; the next change of the spec takes it along, \
-                       or set rollout.operatorUpgrade to RollPods";
-        (Truth::Yes, Reason::NewerTemplate, message.into())
-    } else if facts.view.observed.doors.is_some_and(|seen| seen.kept_open) {
+    let newer = "this version of the operator would make other pods; the next change of the spec takes it along, or set \
+                 rollout.operatorUpgrade to RollPods";
+    if facts.view.observed.doors.is_some_and(|seen| seen.kept_open) {
         let message = "the cluster was made before TLS and passwords were the default, and stays open where \
                        status.doors says so: for passwords set auth.enabled to false and then to true, for TLS restore \
                        a backup into a new cluster; or say in the spec that it is meant to be open";
-        (Truth::Yes, Reason::KeptOpen, message.into())
+        let more = if facts.update_available { format!(". Also, {newer}") } else { String::new() };
+        (Truth::Yes, Reason::KeptOpen, format!("{message}{more}"))
+    } else if facts.update_available {
+        (Truth::Yes, Reason::NewerTemplate, newer.into())
     } else {
         (Truth::No, Reason::UpToDate, "the pods are as this operator makes them".into())
     }

@@ -48,6 +48,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use self::conditions::is_refused;
+pub use self::status::hindered;
 pub use self::step::{Blocker, Step, Wait};
 use jiff::Timestamp;
 use kvnode_api::status::Phase as NodePhase;

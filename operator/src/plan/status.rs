@@ -11,7 +11,7 @@ use super::view::{LAG_ENTRIES_MAX, Member, Slot, View, why_not_up};
 use crate::build::{Built, labels};
 use crate::crd::status::{
     ChangeKind, ChangeStatus, Endpoints, Formation, KvClusterStatus, LeaderStatus, MemberRole, MemberState,
-    MemberStatus,
+    MemberStatus, Phase,
 };
 use crate::crd::tls::{ClientTls, TlsStatus};
 use crate::observed::{PodSeen, PodState, SetRole, TlsSeen};
@@ -81,6 +81,27 @@ pub(super) fn invalid(
         conditions,
         ..old.clone()
     }
+}
+
+/// The status of a pass that could not do all that it was to do: the generation is not carried out yet; with a `refusal`,
+/// what Kubernetes said, it waits for somebody.
+#[must_use]
+pub fn hindered(
+    mut status: KvClusterStatus,
+    recorded: &KvClusterStatus,
+    refusal: Option<String>,
+    now: Timestamp,
+) -> KvClusterStatus {
+    let generation = status.observed_generation.unwrap_or_default();
+    status.observed_generation = recorded.observed_generation;
+    let old = &recorded.conditions;
+    if let Some(message) = refusal
+        && conditions::refuse(&mut status.conditions, old, generation, (message.clone(), now))
+    {
+        status.phase = Some(Phase::Failed);
+        status.summary = Some(message);
+    }
+    status
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> i32 {

@@ -47,8 +47,14 @@ mod tests {
     #[test]
     fn the_verdict_follows_time_and_handshakes() {
         let at = |days: i64| Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24 * days);
-        let seen =
-            TlsSeen { not_before: Some(at(0)), not_after: Some(at(90)), served: 3, running: 3, fault: None };
+        let seen = TlsSeen {
+            not_before: Some(at(0)),
+            not_after: Some(at(90)),
+            served: 3,
+            running: 3,
+            pods: 3,
+            fault: None,
+        };
         let of = |seen: &TlsSeen, day| {
             let (truth, reason, _) = valid(seen, at(day));
             (truth, reason)

@@ -9,8 +9,7 @@
 //! restores.rs   the choice, files that a server takes, damaged and foreign ones
 //! command.rs    the program itself, by hand
 //! large.rs      memory and rates
-//! identity.rs   web identity
-//! kinds.rs      kinds of stores: encryption, storage classes, locks, no trailers, full or read-only ones
+//! kinds.rs      kinds of stores: encryption, storage classes, no trailers, full or read-only ones
 //! readme.rs     the README's way by hand
 //! ```
 

@@ -1,5 +1,4 @@
-//! Backups over whole passes: two operators at once, killed at every call, simulated days of a schedule; and what a
-//! restore is told to be.
+//! Backups over whole passes: two operators at once, killed at every call; and what a restore is told to be.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

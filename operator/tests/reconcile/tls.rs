@@ -1,13 +1,13 @@
 //! The Secrets of a cluster with TLS. Nodes in memory speak in the clear: handshakes are tested beside the admin client.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
-use kvnode_operator::pki;
+use kvnode_operator::pki::{self, Pair};
 use serde_json::{Value, json};
 
 use super::bed::Bed;
-use super::objects::Key;
-use super::server::Call;
+use super::objects::{Key, Refusal};
+use super::server::{Call, Fault};
 
 pub(crate) fn secret(bed: &Bed, name: &str) -> Secret {
     let object =
@@ -81,8 +81,14 @@ async fn a_certificate_that_is_lost_or_of_another_authority_is_made_anew() {
     bed.settle(&operator).await;
     let third = secret(&bed, "cart-tls");
     assert_eq!(text(&secret(&bed, "cart-auth"), "ca.crt"), text(&third, "ca.crt"), "clients are told");
-    assert_ne!(text(&third, "ca.crt"), authority);
-    assert_eq!(text(&third, "ca.crt"), text(&secret(&bed, "cart-ca"), "tls.crt"));
+    let now = text(&secret(&bed, "cart-ca"), "tls.crt");
+    assert_ne!(now, authority);
+    assert_eq!(text(&third, "ca.crt"), format!("{now}{authority}"), "peers may show what the old one signed");
+    assert_eq!(
+        text(&third, "tls.crt"),
+        text(&second, "tls.crt"),
+        "no pod has shown that it trusts the new one"
+    );
 }
 
 #[tokio::test]
@@ -198,4 +204,64 @@ async fn cert_manager_is_asked_once_and_the_pods_mount_what_it_writes() {
     }
     let writes: Vec<Call> = bed.server.wire.calls().into_iter().filter(Call::is_write).collect();
     assert!(writes.is_empty(), "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_while_nothing_else_may_be_changed() {
+    let bed = Bed::new(&managed());
+    let operator = bed.operator(false);
+    bed.settle(&operator).await;
+    let ca = secret(&bed, "cart-ca");
+    let authority = Pair { cert: text(&ca, "tls.crt"), key: text(&ca, "tls.key") };
+    let long_ago = Timestamp::now() - SignedDuration::from_hours(24 * 61);
+    let old = pki::of_pods(&authority, vec!["*.cart-raft.shop.svc".into()], long_ago).expect("a certificate");
+    let key = Key::new("/secrets", "shop", "cart-tls");
+    let bytes = |text: &str| serde_json::to_value(k8s_openapi::ByteString(text.into())).expect("bytes");
+    let aged = json!({ "data": { "tls.crt": bytes(&old.cert), "tls.key": bytes(&old.key) } });
+    // Paused, only looked at, and wrong: 4 is no number of voters.
+    let held = [
+        json!({ "spec": { "paused": true } }),
+        json!({ "spec": { "paused": false }, "metadata": { "annotations": { "kvnode.dev/plan": "show" } } }),
+        json!({ "spec": { "replicas": 4 }, "metadata": { "annotations": { "kvnode.dev/plan": null } } }),
+    ];
+    for how in held {
+        {
+            let mut objects = bed.server.objects.lock();
+            objects.merge(&key, &aged, false).expect("aged");
+            objects.merge(&super::bed::cart(), &how, false).expect("held");
+        }
+        Bed::minute(&operator);
+        bed.pass(&operator).await.expect("a pass");
+        let now = secret(&bed, "cart-tls");
+        assert_ne!(text(&now, "tls.crt"), old.cert, "{how}");
+        assert_eq!(text(&now, "ca.crt"), authority.cert, "{how}");
+    }
+}
+
+#[tokio::test]
+async fn without_cert_manager_the_status_says_so_and_the_rest_goes_on() {
+    let bed = Bed::new(&json!({ "tls": { "mode": "CertManager", "issuerRef": { "name": "cart" } } }));
+    let operator = bed.operator(false);
+    let unknown = Refusal::new(404, "NotFound", "the server could not find the requested resource");
+    bed.server.wire.start(Some(Box::new(move |call: &Call| {
+        call.path.contains("cert-manager.io").then(|| Fault::Answer(unknown.clone()))
+    })));
+    for _ in 0..2 {
+        let ended = bed.pass(&operator).await.expect_err("there is no such thing");
+        assert!(ended.to_string().contains("install cert-manager"), "{ended}");
+    }
+    let status = &bed.cluster()["status"];
+    assert_eq!(bed.condition("Stalled"), "True");
+    assert!(
+        status["summary"].as_str().is_some_and(|text| text.contains("install cert-manager")),
+        "{status:#}"
+    );
+    assert!(status["observedGeneration"].is_null(), "what was asked for has not been done");
+    assert_eq!(status["doors"]["tls"], "CertManager");
+    // Pods wait for what they mount; everything else is there.
+    assert!(bed.server.objects.lock().get(&Key::new("apps/statefulsets", "shop", "cart")).is_ok());
+    bed.server.wire.start(None);
+    bed.pass(&operator).await.expect("cert-manager is there");
+    assert_eq!(bed.condition("Stalled"), "False");
+    assert_eq!(bed.cluster()["status"]["observedGeneration"], 1);
 }

@@ -95,6 +95,13 @@ impl Here<'_> {
             hold(self.duty, self.cluster, false).await?;
             return Ok(None);
         }
+        if self.cluster.spec.hibernate {
+            // Nothing wakes what is being deleted.
+            let message = "it is being deleted, and hibernated: no pod runs that a last backup could be taken from. It is held: \
+                           set spec.backup.onDelete: Nothing to let it go without";
+            self.held(message.to_owned()).await;
+            return Ok(Some(PACE_HELD));
+        }
         let last = last_name(self.cluster);
         if !backups.iter().any(|backup| backup.name_any() == last) {
             return self.order_last(&last).await;
@@ -119,12 +126,16 @@ impl Here<'_> {
                     status.error.unwrap_or_default(),
                     last_name(self.cluster),
                 );
-                let note = Note { reason: EventReason::DeletionHeld, warning: true, message };
-                self.duty.ctx.recorder.tell(self.cluster, &[note]).await;
+                self.held(message).await;
                 Ok(Some(PACE_HELD))
             }
             _ => Ok(Some(PACE_ACTIVE)),
         }
+    }
+
+    async fn held(&self, message: String) {
+        let note = Note { reason: EventReason::DeletionHeld, warning: true, message };
+        self.duty.ctx.recorder.tell(self.cluster, &[note]).await;
     }
 
     async fn order_last(&self, name: &str) -> Result<Option<Duration>, Error> {

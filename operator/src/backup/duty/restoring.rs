@@ -104,16 +104,17 @@ pub fn followed(
     formed: bool,
 ) -> RestoreStatus {
     let mut new = RestoreStatus { progress: None, error: None, ..old.clone() };
-    if formed {
-        new.phase = RestorePhase::Complete;
-        return new;
-    }
     let fetches = pod.and_then(fetcher);
     let state = fetches.and_then(|status| status.state.as_ref());
     let end = fetches.and_then(ended);
     let seen = progress.and_then(|progress| progress.preview.as_ref());
     if let Some(preview) = seen.or_else(|| end.as_ref().and_then(|(end, _)| end.preview.as_ref())) {
         describe(&mut new, preview);
+    }
+    // A small one may be over before anybody looks; what the container said at its end is still there.
+    if formed {
+        new.phase = RestorePhase::Complete;
+        return new;
     }
     let failure = end.as_ref().and_then(|(end, _)| end.error.clone());
     if state.is_some_and(|state| state.running.is_some()) {
@@ -160,7 +161,7 @@ fn ended(status: &ContainerStatus) -> Option<(End, i32)> {
 /// Why the server, which loads what was fetched, has ended: the last thing that it said.
 fn server_error(pod: &Pod) -> Option<String> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    let (end, code) = statuses.first().and_then(ended)?;
+    let (end, code) = statuses.iter().find(|status| status.name == labels::CONTAINER).and_then(ended)?;
     end.error.filter(|_| code != 0)
 }
 
@@ -193,7 +194,13 @@ fn condition(old: &[Condition], restore: &RestoreStatus, generation: i64, now: T
 }
 
 fn summary(restore: &RestoreStatus) -> String {
-    let Some(backup) = &restore.backup else { return "what is restored is not known yet".to_owned() };
+    let Some(backup) = &restore.backup else {
+        let unknown = match restore.phase {
+            RestorePhase::Complete => "it holds what it was begun with; what that was nobody has seen",
+            _ => "what is restored is not known yet",
+        };
+        return unknown.to_owned();
+    };
     let number = |value: Option<i64>| value.unwrap_or_default();
     let until = restore.until.as_ref().map(|until| until.0.to_string()).unwrap_or_default();
     let mut text = format!(
@@ -217,7 +224,7 @@ mod tests {
         serde_json::from_value(json!({
             "status": {
                 "initContainerStatuses": [with(fetches, "restore")],
-                "containerStatuses": [with(server, "kvnode")],
+                "containerStatuses": [with(&json!({}), "sidecar"), with(server, labels::CONTAINER)],
             },
         }))
         .unwrap()
@@ -270,8 +277,11 @@ mod tests {
         // Also where nobody looked while it was fetched.
         let loading = followed(&none, Some(&fetched), None, false);
         assert_eq!((loading.phase, loading.keys), (RestorePhase::Loading, Some(40)));
-        let done = followed(&loading, Some(&fetched), None, true);
-        assert_eq!((done.phase, done.index), (RestorePhase::Complete, Some(912_331)));
+        for before in [&loading, &none] {
+            let done = followed(before, Some(&fetched), None, true);
+            assert_eq!((done.phase, done.index), (RestorePhase::Complete, Some(912_331)));
+        }
+        let done = followed(&loading, None, None, true);
         let told = condition(std::slice::from_ref(&told), &done, 1, Timestamp::UNIX_EPOCH);
         assert_eq!((told.status.as_str(), told.reason.as_str()), ("True", "RestoreComplete"));
     }
