@@ -27,7 +27,14 @@ impl Kv {
         cluster.apply(spec)?;
         cluster.admit(stage)?;
         cluster.ready(spec["replicas"].as_u64().unwrap_or(3)).await?;
+        cluster.served().await?;
         Ok(cluster)
+    }
+
+    /// Waits until its client gets an answer: every node of Kubernetes hears of the endpoints of a Service by itself.
+    pub(crate) async fn served(&self) -> Result<()> {
+        until("the Service answers", PATIENCE, async || self.redis("PING").is_ok_and(|said| said == "PONG"))
+            .await
     }
 
     /// Starts the pod that commands to it come from: one with its Secrets, as they are now.

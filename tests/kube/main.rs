@@ -40,7 +40,7 @@ use crate::stage::Stage;
 /// Longest time of one scenario on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(12);
 /// Scenarios of one act that play at once.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 4;
 
 thread_local! {
     /// The scenario that this thread plays.

@@ -136,6 +136,8 @@ TOML
   put "$etc/n$1/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
+# By default a changed Secret takes a minute and more to reach its pods; waiting for that proves nothing more.
+syncFrequency: 15s
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: $pki/ca.crt}}
 authorization: {mode: Webhook}
 tlsCertFile: $pki/node$1.crt

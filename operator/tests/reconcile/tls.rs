@@ -242,7 +242,7 @@ async fn a_certificate_is_renewed_while_nothing_else_may_be_changed() {
 async fn without_cert_manager_the_status_says_so_and_the_rest_goes_on() {
     let bed = Bed::new(&json!({ "tls": { "mode": "CertManager", "issuerRef": { "name": "cart" } } }));
     let operator = bed.operator(false);
-    let unknown = Refusal::new(404, "NotFound", "the server could not find the requested resource");
+    let unknown = Refusal::new(404, "", "404 page not found");
     bed.server.wire.start(Some(Box::new(move |call: &Call| {
         call.path.contains("cert-manager.io").then(|| Fault::Answer(unknown.clone()))
     })));

@@ -40,6 +40,11 @@ pub(crate) async fn a_run_on_a_lost_node(stage: &Stage) -> Result<()> {
     for node in &names {
         kubectl.run(&["uncordon", node])?;
     }
+    // The next scenario spreads its pods over all of them.
+    until("every node takes pods again", PATIENCE, async || {
+        kubectl.list("nodes").is_ok_and(|all| all.iter().all(|node| node["spec"]["taints"].is_null()))
+    })
+    .await?;
     outcome
 }
 
@@ -186,7 +191,9 @@ pub(crate) async fn a_changed_object_is_refused(stage: &Stage) -> Result<()> {
     ensure!(told.contains("nothing after") && told.contains("1 keys"), "{told}");
     let restore = copy.object()?["status"]["restore"].clone();
     ensure!(restore["phase"] == "Complete" && restore["index"] == status["index"], "{restore}");
+    copy.admit(stage)?;
     copy.ready(1).await?;
+    copy.served().await?;
     ensure!(copy.redis("GET fruit")? == "pear");
     Ok(())
 }
@@ -216,7 +223,9 @@ pub(crate) async fn a_last_backup_before_deletion(stage: &Stage) -> Result<()> {
     again.apply(&json!({
         "storage": { "size": "1Gi" }, "bootstrap": { "backupRef": last["metadata"]["name"] },
     }))?;
+    again.admit(stage)?;
     again.ready(3).await?;
+    again.served().await?;
     ensure!(again.redis("GET fruit")? == "pear");
     Ok(())
 }
