@@ -31,6 +31,8 @@ pub(crate) struct Stage {
     namespace: String,
     /// The operator is installed as most scenarios want it.
     usual: Arc<Mutex<bool>>,
+    /// Held by the scenario that installs it.
+    installing: Arc<Mutex<()>>,
 }
 
 impl Stage {
@@ -62,6 +64,7 @@ impl Stage {
             registry: std::env::var("KVNODE_KUBE_REGISTRY").unwrap_or_default(),
             namespace: String::new(),
             usual: Arc::default(),
+            installing: Arc::default(),
         })
     }
 
@@ -179,9 +182,12 @@ impl Stage {
 
     /// The operator as most scenarios want it. Scenarios that change it play alone.
     pub(crate) async fn operator(&self) -> Result<()> {
-        if !*self.usual.lock().unwrap_or_else(PoisonError::into_inner) {
-            self.install(&[])?;
-            *self.usual.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        {
+            let _alone = self.installing.lock().unwrap_or_else(PoisonError::into_inner);
+            if !*self.usual.lock().unwrap_or_else(PoisonError::into_inner) {
+                self.install(&[])?;
+                *self.usual.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            }
         }
         self.operator_leads().await
     }

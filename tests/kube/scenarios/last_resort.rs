@@ -179,7 +179,7 @@ pub(crate) async fn a_changed_object_is_refused(stage: &Stage) -> Result<()> {
     copy.apply(&from("changed"))?;
     let told = copy.reason("Restored", "RestoreFailed").await?;
     say!("{told}");
-    ensure!(told.contains("meta.json says"), "{told}");
+    ensure!(told.contains("state.bin is cut off"), "{told}");
     ensure!(copy.object()?["status"]["formation"]["formedAt"].is_null(), "it was founded all the same");
     kubectl.run(&["delete", "kvcluster/copy"])?;
     until("its pod is gone", PATIENCE, async || kubectl.get("pod copy-0").is_err()).await?;
