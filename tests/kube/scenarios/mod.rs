@@ -71,6 +71,7 @@ acts![
         safe::cert_manager_is_asked,
         last_resort::a_changed_object_is_refused,
         last_resort::a_last_backup_before_deletion,
+        runbook::backups_as_written,
     ],
     [backups::backups_under_faults],
     [last_resort::backups_by_two_operators],

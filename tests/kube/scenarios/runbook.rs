@@ -28,10 +28,37 @@ pub(crate) async fn runbook_as_written(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Recipe 11, the block that begins with a bucket: typed as it stands there. Only the examples name another store, the one
+/// that there is here.
+pub(crate) async fn backups_as_written(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    super::backups::s3(stage, "acme-kv").await?;
+    stage.kubectl().run(&["delete", "secret", "kv-backup"])?;
+    let text = std::fs::read_to_string(repository().join("deploy/README.md"))?;
+    let (_, rest) = text.split_once("\n```bash\n").context("the block")?;
+    let (block, _) = rest.split_once("\n```").context("its end")?;
+    let mut shell = Shell::new(stage)?;
+    let examples = shell.dir.path().join("deploy/examples");
+    std::fs::create_dir_all(&examples)?;
+    for name in ["backup.yaml", "restore.yaml"] {
+        let example = std::fs::read_to_string(repository().join("deploy/examples").join(name))?;
+        let line = example.lines().find(|line| line.trim_start().starts_with("region:")).context("region")?;
+        let indent = " ".repeat(line.len() - line.trim_start().len());
+        let here = format!("{line}\n{indent}endpoint: http://s3:8333\n{indent}pathStyle: true");
+        std::fs::write(examples.join(name), example.replacen(line, &here, 1))?;
+    }
+    shell.at = shell.dir.path().to_owned();
+    let said = shell.run(&format!("ID=kube-writer\nKEY=kube-secret\n{block}"))?;
+    say!("{}", said.trim_end());
+    ensure!(said.contains("nothing after") && said.contains("Complete"), "{said}");
+    Ok(())
+}
+
 /// A user's shell at the root of the repository, whose kubectl is in the namespace of the scenario.
 pub(super) struct Shell {
     kubeconfig: PathBuf,
-    _dir: tempfile::TempDir,
+    at: PathBuf,
+    dir: tempfile::TempDir,
 }
 
 impl Shell {
@@ -40,7 +67,7 @@ impl Shell {
         let kubeconfig = dir.path().join("kubeconfig");
         // A kubeconfig of our own, so that the commands need not name the namespace and nothing of the user's is changed.
         std::fs::write(&kubeconfig, stage.kubectl().run(&["config", "view", "--raw", "--flatten"])?)?;
-        let shell = Self { kubeconfig, _dir: dir };
+        let shell = Self { kubeconfig, at: repository().to_owned(), dir };
         shell.run(&format!("kubectl config set-context --current --namespace={}", stage.namespace()))?;
         Ok(shell)
     }
@@ -51,7 +78,7 @@ impl Shell {
         command
             .args(["-euo", "pipefail", "-c", script])
             .env("KUBECONFIG", &self.kubeconfig)
-            .current_dir(repository());
+            .current_dir(&self.at);
         finish(command, "")
     }
 }
