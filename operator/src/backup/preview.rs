@@ -28,9 +28,7 @@ impl Preview {
     #[must_use]
     pub fn of(backup: &Backup, warning: Option<String>) -> Self {
         let snapshot = &backup.meta.snapshot;
-        let log_time =
-            i64::try_from(snapshot.log_time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-        let until = log_time.unwrap_or_else(|| backup.created());
+        let until = until(snapshot.log_time_ms).unwrap_or_else(|| backup.created());
         let mut warnings: Vec<String> = warning.into_iter().collect();
         if !snapshot.quorum {
             warnings.push("it was taken without a quorum: the newest writes before it may be missing".into());
@@ -83,6 +81,12 @@ pub fn age(age: jiff::SignedDuration) -> String {
     }
 }
 
+/// The log's time; a cluster that nobody has written to has none.
+fn until(log_time_ms: u64) -> Option<Timestamp> {
+    let ms = i64::try_from(log_time_ms).ok().filter(|ms| *ms > 0)?;
+    Timestamp::from_millisecond(ms).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +98,13 @@ mod tests {
             [text(5), text(605), text(15_000), text(273_600), text(-9)],
             ["5s", "10m 5s", "4h 10m", "3d 4h", "0s"]
         );
+    }
+
+    #[test]
+    fn a_cluster_that_was_never_written_to_has_no_last_moment() {
+        assert_eq!(until(0), None);
+        assert_eq!(until(1500), Timestamp::from_millisecond(1500).ok());
+        assert_eq!(until(u64::MAX), None);
     }
 
     #[test]
