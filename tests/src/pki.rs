@@ -3,6 +3,7 @@
 //! A [`Tunnel`] lets every plain client of the harness talk to a TLS port.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,11 +14,12 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// An authority that signs certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -129,6 +131,39 @@ pub fn client(ca: &str, leaf: Option<&Leaf>) -> Result<Arc<ClientConfig>> {
             builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?)?
         }
     }))
+}
+
+/// A connection that somebody made who has proved who they are.
+pub type Caller = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// The other side of [`client`]: what a server needs that shows this certificate, and lets in who shows one of `ca`.
+pub struct Acceptor(TlsAcceptor);
+
+impl Acceptor {
+    /// # Errors
+    /// Bad PEM.
+    pub fn new(ca: &str, leaf: &Leaf) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+            roots.add(certificate?)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build()?;
+        let chain = CertificateDer::pem_slice_iter(leaf.cert.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?)?;
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// The handshake.
+    ///
+    /// # Errors
+    /// It failed.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<Caller> {
+        self.0.accept(stream).await
+    }
 }
 
 /// A TLS connection to `host:port`, whose certificate is checked for the host. With TLS 1.3 the first read says whether
