@@ -103,10 +103,12 @@ impl Confirm {
         let own = core.local.node_id;
         let vote = core.log.vote().filter(|vote| vote.node == own)?;
         let applied = core.apply.applied_now()?;
-        if (applied.term, applied.node) != (vote.term, own) {
+        if (applied.term, applied.node) != (vote.term, own) && !planted!("fresh-leader-confirms") {
             return None;
         }
-        let index = applied.index.max(core.told.commit.load(Ordering::SeqCst));
+        let told =
+            if planted!("told-commit-forgotten") { 0 } else { core.told.commit.load(Ordering::SeqCst) };
+        let index = applied.index.max(told);
         let electorate = electorate(core, vote)?;
         if !self.agreed(core, vote, &electorate).await || core.log.vote() != Some(vote) {
             return None;

@@ -1,9 +1,13 @@
-//! What the simulation sees of a node beside what it says of itself: log ids, votes, the digest of its content.
+//! What the simulation sees of a node beside what it says of itself: log ids, votes, what is on disk, the digest of its
+//! content, the index up to which it would let a read go.
 
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 
+use super::core::Core;
 use super::group::Group;
-use super::types::vote_from_raft;
+use super::reader;
+use super::types::{from_raft, vote_from_raft};
 use crate::store::LogId;
 
 /// A node at one moment.
@@ -15,12 +19,20 @@ pub struct Inspection {
     pub term: u64,
     /// It was elected for that term and has not stepped down.
     pub leads: bool,
+    /// Term and node of the vote that is saved, or being saved.
+    pub vote: Option<(u64, u64)>,
+    /// Term and node of the vote that others may have been told: it is said to be on disk.
+    pub given: (u64, u64),
     /// Last applied entry.
     pub applied: Option<LogId>,
     /// Content at that entry: digest, keys, keys with a deadline, mixed over all databases.
     pub content: u128,
+    /// Last entry whose effect is durable.
+    pub durable: Option<LogId>,
     /// Last entry of the log.
     pub last: Option<LogId>,
+    /// Last entry of the log that is on disk.
+    pub synced: Option<LogId>,
     /// Entries up to here are gone.
     pub purged: Option<LogId>,
 }
@@ -47,9 +59,13 @@ impl Group {
             node_id: core.local.node_id,
             term: vote.term,
             leads: leads && vote.committed && vote.node == core.local.node_id,
+            vote: bounds.vote.map(|vote| (vote.term, vote.node)),
+            given: (vote.term, vote.node),
             applied: state.applied,
             content,
+            durable: live.durable(),
             last: bounds.last,
+            synced: core.log.flushed(),
             purged: bounds.purged,
         }
     }
@@ -59,4 +75,30 @@ impl Group {
     pub fn log_id_at(&self, index: u64) -> Option<LogId> {
         self.core.log.id_at(index)
     }
+
+    /// Index from which on this node, as leader, would let a read go that arrives now; `None` if it cannot confirm that
+    /// it leads.
+    pub async fn read_index(&self) -> Option<u64> {
+        reader::leader_read_index(&self.core).await.map(|id| id.index)
+    }
+}
+
+/// For two planted bugs: what a lease answers without what the library sees to, which is that a lease is not trusted for
+/// longer than it was granted, and not at all once a hand-over has begun.
+pub(super) fn careless_lease(core: &Core) -> Option<LogId> {
+    let trusted = if planted!("lease-too-long") {
+        core.lease() * 3
+    } else if planted!("lease-kept-over-transfer") {
+        core.lease().mul_f32(0.8)
+    } else {
+        return None;
+    };
+    let vote = core.log.vote().filter(|vote| vote.node == core.local.node_id)?;
+    let metrics = core.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let leads = metrics.state.is_leader() && vote_from_raft(&metrics.vote).term == vote.term;
+    let is_fresh = metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < trusted);
+    let committed = metrics.local_committed.as_ref().map(from_raft)?;
+    let is_of_term = (committed.term, committed.node) == (vote.term, vote.node);
+    (leads && is_fresh && is_of_term).then_some(committed)
 }

@@ -302,7 +302,7 @@ fn raft_config(config: &Config, in_doubt: bool) -> Result<openraft::Config, Star
         replication_lag_threshold: u64::MAX,
         max_payload_entries: 512,
         install_snapshot_timeout: 3_600_000,
-        enable_pre_vote: Some(true),
+        enable_pre_vote: Some(!planted!("lease-not-honoured")),
         enable_elect: !in_doubt,
         // A leader commits by its followers' disks while its own write is still on the way. Restarted into the same
         // term it could number new entries like committed ones that it lost, so it must win an election first.

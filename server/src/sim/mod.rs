@@ -42,13 +42,17 @@ pub const BUGS: &[(&str, &str)] = &[
     ("follower-reads-unconfirmed", "every node answers reads from its own state"),
     ("read-without-quorum", "a leader confirms reads alone"),
     ("confirm-without-a-look", "a voter confirms a leader without a look at its vote"),
+    ("told-commit-forgotten", "a leader confirms reads up to what it has applied, whatever its followers have"),
+    ("fresh-leader-confirms", "a leader confirms reads before it has applied an entry of its own term"),
     ("lease-too-long", "a leader trusts its lease for three times as long as it was granted"),
     ("lease-kept-over-transfer", "reads go by lease during a hand-over"),
+    ("lease-not-honoured", "a voter votes while it grants a lease to the leader that it hears"),
     ("vote-right-after-restart", "a restarted voter does not wait for the lease that it may have granted"),
     ("leader-restored", "a restarted leader goes on in its term"),
     ("applied-id-one-ahead", "the state says that it has applied one entry more than it has"),
     ("purge-before-flush", "the log is purged up to what is applied, not to what the state has made durable"),
     ("state-ahead-of-log", "the state is flushed without a sync of the log"),
+    ("checkpoint-without-flush", "a checkpoint lacks what was applied since the last flush"),
 ];
 
 /// One simulated machine.

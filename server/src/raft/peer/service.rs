@@ -345,7 +345,9 @@ impl Peer {
     }
 
     async fn vote(self, body: Bytes, pre_vote: bool) -> Result<Bytes, String> {
-        let request = messages::decode_vote(body).map_err(text)?;
+        let mut request = messages::decode_vote(body).map_err(text)?;
+        // The library honours the lease of the leader unless the vote is for a hand-over.
+        request.leadership_transfer |= planted!("lease-not-honoured");
         if !self.core.may_vote() && !request.leadership_transfer {
             return Err("restarted less than one lease ago".into());
         }
