@@ -24,12 +24,21 @@ use crate::trace::Trace;
 pub const KEYS: usize = 5;
 /// The counter that they increment.
 pub const COUNTER: &str = "c";
-/// Clients that work.
-pub const CLIENTS: usize = 5;
+/// Clients that work: what each does.
+const ROLES: &[Role] =
+    &[Role::Mixed, Role::Mixed, Role::Mixed, Role::Mixed, Role::Mixed, Role::Reads, Role::Reads, Role::Bulk];
+/// How many that are.
+pub const CLIENTS: usize = ROLES.len();
 const CONNECT_MAX: Duration = Duration::from_millis(500);
-const ANSWER_MAX: Duration = Duration::from_secs(8);
-/// Pause between two operations: from, to.
-const THINK_MS: (u64, u64) = (0, 40);
+/// Most give up soon and ask another node; some wait for longer than any fault lasts.
+const ANSWER_MAX: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(8)];
+const PATIENT: f64 = 0.3;
+/// Load comes and goes: in some stretches of time, by seed, nothing is written. Then one that is cut off misses
+/// nothing, and can be elected where it should not.
+const STRETCH_MS: u64 = 2500;
+const QUIET: f64 = 0.4;
+/// Keys and greatest size of what fills segments and memtables, so that logs are purged and states flushed.
+const BULK: (usize, usize) = (4, 40_000);
 
 /// A reply, as far as the clients tell them apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,9 +53,32 @@ pub enum Reply {
     Bulk(Option<String>),
 }
 
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Reads, writes and increments.
+    Mixed,
+    /// Reads only: where writes hang, it still asks.
+    Reads,
+    /// Writes large values, which nobody reads; that all nodes have the same is seen in the digest of the contents.
+    Bulk,
+}
+
+impl Role {
+    /// Pause between two operations: from, to.
+    fn think_ms(self) -> (u64, u64) {
+        match self {
+            Self::Mixed => (0, 40),
+            Self::Reads => (0, 20),
+            Self::Bulk => (20, 200),
+        }
+    }
+}
+
 /// What all clients share.
 pub struct Shared {
     trace: Trace,
+    seed: u64,
     /// `None` if it did not take place.
     history: Mutex<Vec<Option<Operation>>>,
     increments: Mutex<Vec<Option<Increment>>>,
@@ -56,6 +88,12 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Nothing is to be written just now.
+    fn is_quiet(&self) -> bool {
+        let stretch = self.trace.now_ms() / STRETCH_MS;
+        StdRng::seed_from_u64(self.seed ^ (stretch << 32)).random_bool(QUIET)
+    }
+
     /// Notes an operation that is under way: a write that is not answered before the end of the run may take effect too.
     fn begin(&self, operation: Operation) -> usize {
         let mut history = self.history.lock();
@@ -91,6 +129,7 @@ impl Clients {
         let runtime = node::runtime()?;
         let shared = Arc::new(Shared {
             trace,
+            seed,
             history: Mutex::default(),
             increments: Mutex::default(),
             orders: Mutex::default(),
@@ -98,9 +137,9 @@ impl Clients {
             stop: AtomicBool::new(false),
         });
         let origin = runtime.block_on(async { Instant::now() });
-        for number in 0..CLIENTS {
+        for (number, role) in ROLES.iter().copied().enumerate() {
             let random = StdRng::seed_from_u64(seed.wrapping_add(1 + number as u64));
-            let worker = Worker { number, nodes, random, connection: None, shared: shared.clone() };
+            let worker = Worker { number, role, nodes, random, connection: None, shared: shared.clone() };
             drop(runtime.spawn(worker.run()));
         }
         Ok(Self { host, runtime, origin, shared, orders: 0 })
@@ -225,6 +264,7 @@ impl Connection {
 
 struct Worker {
     number: usize,
+    role: Role,
     nodes: usize,
     random: StdRng,
     connection: Option<Connection>,
@@ -235,17 +275,19 @@ impl Worker {
     async fn run(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
             // The pace of the load, in virtual time: nothing is waited for.
-            sleep(Duration::from_millis(self.random.random_range(THINK_MS.0..=THINK_MS.1))).await;
+            let (from, to) = self.role.think_ms();
+            sleep(Duration::from_millis(self.random.random_range(from..=to))).await;
             let Some(mut connection) = self.connection.take() else {
                 let node = self.random.random_range(0..self.nodes);
                 self.connection = Connection::open(node::addr(node)).await.ok();
                 continue;
             };
-            let increments = self.random.random_bool(0.15);
-            let is_of_use = if increments {
-                self.increment(&mut connection).await
-            } else {
-                self.one(&mut connection).await
+            let role = if self.shared.is_quiet() { Role::Reads } else { self.role };
+            let increments = role == Role::Mixed && self.random.random_bool(0.15);
+            let is_of_use = match role {
+                Role::Bulk => self.fill(&mut connection).await,
+                _ if increments => self.increment(&mut connection).await,
+                Role::Mixed | Role::Reads => self.one(&mut connection, role).await,
             };
             if is_of_use && self.random.random_bool(0.98) {
                 self.connection = Some(connection);
@@ -254,10 +296,11 @@ impl Worker {
     }
 
     /// One operation. False if the connection is of no use any more.
-    async fn one(&mut self, connection: &mut Connection) -> bool {
+    async fn one(&mut self, connection: &mut Connection, role: Role) -> bool {
         let key = self.random.random_range(0..KEYS);
         let name = format!("r{key}");
-        let (action, words) = match self.random.random_range(0..10) {
+        let kind = if role == Role::Reads { 9 } else { self.random.random_range(0..10) };
+        let (action, words) = match kind {
             0..4 => {
                 let value = self.shared.values.fetch_add(1, Ordering::Relaxed);
                 (Action::Set(value), vec!["SET".into(), name, value.to_string()])
@@ -272,6 +315,14 @@ impl Worker {
         let outcome = outcome(action, reply.as_ref().ok(), end);
         self.shared.end(place, outcome.map(|(action, end)| Operation { client, key, action, call, end }));
         reply.is_ok()
+    }
+
+    /// One large SET. False if the connection is of no use any more.
+    async fn fill(&mut self, connection: &mut Connection) -> bool {
+        let (key, size) = (self.random.random_range(0..BULK.0), self.random.random_range(1..=BULK.1));
+        let letter = char::from(self.random.random_range(b'a'..=b'z'));
+        let words = ["SET".to_owned(), format!("f{key}"), std::iter::repeat_n(letter, size).collect()];
+        self.ask(connection, &words).await.0.is_ok()
     }
 
     /// One INCR. False if the connection is of no use any more.
@@ -295,13 +346,16 @@ impl Worker {
     }
 
     /// The reply, and the moment when it came.
-    async fn ask(&self, connection: &mut Connection, words: &[String]) -> (Result<Reply, String>, u64) {
+    async fn ask(&mut self, connection: &mut Connection, words: &[String]) -> (Result<Reply, String>, u64) {
         let (trace, called_ms) = (&self.shared.trace, self.shared.trace.now_ms());
-        let answer = timeout(ANSWER_MAX, connection.call(words)).await;
+        let patience = ANSWER_MAX[usize::from(self.random.random_bool(PATIENT))];
+        let answer = timeout(patience, connection.call(words)).await;
         let end = trace.moment();
         let reply = answer.context("no answer in time").and_then(|reply| reply);
         let reply = reply.map_err(|error| format!("{error:#}"));
-        let (client, words) = (self.number, words.join(" "));
+        let short =
+            |word: &String| if word.len() > 20 { format!("({} bytes)", word.len()) } else { word.clone() };
+        let (client, words) = (self.number, words.iter().map(short).collect::<Vec<_>>().join(" "));
         trace.note(format_args!("client {client} {words} since {called_ms}: {reply:?}"));
         (reply, end)
     }

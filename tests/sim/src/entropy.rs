@@ -1,9 +1,9 @@
 //! Stands for the C library's `getrandom`: on the thread of a simulation the bytes come from its seed.
 //!
 //! Everything random in the process begins there: `rand` (node ids, sessions, openraft's election jitter), the keys of
-//! hash tables, the order in which tokio's `select!` looks at its branches. So no dependency needs a seam of its own, and
-//! a new one cannot bring back chance unnoticed. Each simulation runs on a thread of its own, since `rand` and the hash
-//! tables ask once per thread.
+//! hash tables, the order in which tokio's `select!` looks at its branches. So no dependency needs a seam of its own,
+//! and a new one cannot bring back chance unnoticed. Each simulation runs in a process of its own ([`crate::apart`]),
+//! and there on a thread of its own, since `rand` and the hash tables ask once per thread.
 //!
 //! Other threads (RocksDB's, tests beside this one) get the kernel's bytes.
 

@@ -17,6 +17,16 @@ use crate::world::World;
 
 /// Pause between the beginnings of two faults: from, to.
 const PAUSE_MS: (u64, u64) = (200, 2500);
+/// Part of the faults that are close upon the one before, most of them at the same node: what one leaves undone for a
+/// moment the next one can catch.
+const CLOSE: f64 = 0.35;
+const CLOSE_MS: [(u64, u64); 2] = [(0, 12), (0, 80)];
+/// Part of the votes upon which a fault follows at once: elections are the moments when most can go wrong.
+const UPON_VOTE: f64 = 0.2;
+/// How long a machine is down: half of them are back before anybody has given them up.
+const DOWN_MS: [(u64, u64); 2] = [(5, 60), (50, 4000)];
+/// Part of the directions between nodes that pass nothing while partitions move, or that lag.
+const SOME_WAYS: f64 = 0.3;
 /// How long an order to change members may take.
 const ORDER_MAX: Duration = Duration::from_secs(8);
 /// The network when nothing is the matter.
@@ -33,6 +43,8 @@ pub enum Fault {
     PowerCutOfAll,
     /// kill -9 of one node.
     Kill,
+    /// A node is killed again and again, soon after it has started.
+    CrashLoop,
     /// A node is stopped in order and started again.
     Stop,
     /// SIGSTOP.
@@ -43,10 +55,16 @@ pub enum Fault {
     Isolate,
     /// Two sides that do not hear each other.
     Split,
-    /// One direction between two nodes passes nothing.
+    /// One direction between a node and all others passes nothing.
     OneWay,
+    /// Two nodes do not hear each other; all others hear both.
+    Link,
+    /// Who does not hear whom changes again and again.
+    Shift,
     /// Packets take long.
     Slow,
+    /// Packets take long in some directions between nodes, and in the others as ever.
+    Lag,
     /// Packets are lost.
     Loss,
     /// Connections break.
@@ -71,16 +89,20 @@ pub enum Fault {
 pub const KINDS: usize = ALL.len();
 
 const ALL: &[(Fault, u32)] = &[
-    (Fault::PowerCut, 4),
+    (Fault::PowerCut, 6),
     (Fault::PowerCutOfAll, 1),
     (Fault::Kill, 2),
+    (Fault::CrashLoop, 4),
     (Fault::Stop, 1),
     (Fault::Pause, 3),
     (Fault::Freeze, 2),
     (Fault::Isolate, 3),
     (Fault::Split, 2),
     (Fault::OneWay, 2),
+    (Fault::Link, 3),
+    (Fault::Shift, 4),
     (Fault::Slow, 1),
+    (Fault::Lag, 3),
     (Fault::Loss, 1),
     (Fault::Resets, 1),
     (Fault::Jump, 2),
@@ -104,6 +126,10 @@ enum Later {
     Calm,
     Brisk(usize),
     Cut(usize),
+    /// Kills it, and so many times more.
+    Kill(usize, u64),
+    /// Parts the nodes anew until this global time.
+    Shift(u64),
 }
 
 /// A node on its way out and in again.
@@ -123,6 +149,8 @@ pub struct Faults {
     replacing: Option<Replacing>,
     clocks_stop: bool,
     before: Option<Fault>,
+    /// Whom the next one is to strike, if it is bound to a moment.
+    struck: Option<usize>,
     /// How often each fault began.
     pub counts: BTreeMap<Fault, u64>,
     /// How often the second of two faults in a row was which.
@@ -142,6 +170,7 @@ impl Faults {
             replacing: None,
             clocks_stop: plan.clocks_stop,
             before: None,
+            struck: None,
             counts: BTreeMap::new(),
             pairs: BTreeMap::new(),
         }
@@ -170,8 +199,12 @@ impl Faults {
             self.end(world, &later);
         }
         self.go_on_replacing(world)?;
+        if let Some(voter) = world.voted()
+            && self.random.random_bool(UPON_VOTE)
+        {
+            (self.next_at_ms, self.struck) = (now, Some(voter));
+        }
         if now >= self.next_at_ms {
-            self.next_at_ms = now + self.pick(PAUSE_MS);
             self.begin(world);
         }
         Ok(())
@@ -183,7 +216,10 @@ impl Faults {
     /// A node cannot be started.
     pub fn heal(&mut self, world: &mut World) -> Result<()> {
         while let Some((_, later)) = self.later.pop_first() {
-            self.end(world, &later);
+            // These would only go on.
+            if !matches!(later, Later::Kill(..) | Later::Shift(_)) {
+                self.end(world, &later);
+            }
         }
         world.net.heal();
         world.net.set_weather(CALM);
@@ -203,15 +239,58 @@ impl Faults {
     }
 
     fn end(&mut self, world: &mut World, later: &Later) {
-        match later {
+        match *later {
             Later::Heal => world.net.heal(),
             Later::Calm => world.net.set_weather(CALM),
-            Later::Brisk(number) => world.nodes[*number].host.set_speed(BRISK.0, BRISK.1),
+            Later::Brisk(number) => world.nodes[number].host.set_speed(BRISK.0, BRISK.1),
             Later::Cut(number) => {
-                let (keep, back) = (self.keep(), world.now_ms() + self.pick((50, 3000)));
-                world.crash(*number, Crash::Power, keep, back);
+                let (keep, back) = (self.keep(), self.back(world));
+                world.crash(number, Crash::Power, keep, back);
             }
+            Later::Kill(number, left) => {
+                let back = world.now_ms() + self.pick(DOWN_MS[0]);
+                world.crash(number, Crash::Kill, 1.0, back);
+                if let Some(left) = left.checked_sub(1) {
+                    let ms = back - world.now_ms() + self.pick((5, 400));
+                    self.after(world, ms, Later::Kill(number, left));
+                }
+            }
+            Later::Shift(until) => self.shift(world, until),
         }
+    }
+
+    /// Global time at which a machine that goes down now is back.
+    fn back(&mut self, world: &World) -> u64 {
+        let down = DOWN_MS[usize::from(self.random.random_bool(0.5))];
+        world.now_ms() + self.pick(down)
+    }
+
+    /// Parts the nodes anew, or ends that.
+    fn shift(&mut self, world: &World, until: u64) {
+        world.net.heal();
+        if world.now_ms() >= until {
+            return;
+        }
+        for (from, to) in self.some_ways(world) {
+            world.net.cut(node::ip(from), node::ip(to));
+        }
+        let ms = self.pick((30, 700));
+        self.after(world, ms, Later::Shift(until));
+    }
+
+    /// Some directions between two nodes.
+    fn some_ways(&mut self, world: &World) -> Vec<(usize, usize)> {
+        let count = world.nodes.len();
+        let ways = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+        ways.filter(|(from, to)| from != to && self.random.random_bool(SOME_WAYS)).collect()
+    }
+
+    fn lag(&mut self, world: &World) {
+        for (from, to) in self.some_ways(world) {
+            world.net.lag(node::ip(from), node::ip(to), (10, self.pick((20, 400))));
+        }
+        let ms = self.pick((500, 5000));
+        self.after(world, ms, Later::Heal);
     }
 
     /// Part of the unsynced sectors that a power cut leaves.
@@ -221,6 +300,11 @@ impl Faults {
 
     /// One node, the leader more often than the others.
     fn victim(&mut self, world: &World) -> usize {
+        if let Some(struck) = self.struck.take()
+            && self.random.random_bool(0.6)
+        {
+            return struck;
+        }
         match world.leader() {
             Some(leader) if self.random.random_bool(0.4) => leader,
             _ => self.random.random_range(0..world.nodes.len()),
@@ -231,24 +315,33 @@ impl Faults {
         let Ok((fault, _)) = ALL.choose_weighted(&mut self.random, |(_, weight)| *weight) else { return };
         let fault = if *fault == Fault::Freeze && !self.clocks_stop { Fault::Pause } else { *fault };
         let victim = self.victim(world);
+        let is_close = self.random.random_bool(CLOSE);
+        let close = CLOSE_MS[usize::from(self.random.random_bool(0.5))];
+        self.next_at_ms = world.now_ms() + self.pick(if is_close { close } else { PAUSE_MS });
+        self.struck = is_close.then_some(victim);
         *self.counts.entry(fault).or_default() += 1;
         if let Some(before) = self.before.replace(fault) {
             *self.pairs.entry((before, fault)).or_default() += 1;
         }
         world.trace.note(format_args!("fault {fault} node {victim}"));
         match fault {
-            Fault::PowerCut | Fault::PowerCutOfAll | Fault::Kill | Fault::Stop | Fault::DiskFails => {
-                self.take_down(world, fault, victim);
-            }
-            Fault::Pause => {
+            Fault::PowerCut
+            | Fault::PowerCutOfAll
+            | Fault::Kill
+            | Fault::CrashLoop
+            | Fault::Stop
+            | Fault::DiskFails => self.take_down(world, fault, victim),
+            Fault::Pause | Fault::Freeze => {
                 let until = world.now_ms() + self.pick((30, 3000));
-                world.nodes[victim].pause(until);
+                let node = &mut world.nodes[victim];
+                if fault == Fault::Pause { node.pause(until) } else { node.freeze(until) }
             }
-            Fault::Freeze => {
-                let until = world.now_ms() + self.pick((30, 3000));
-                world.nodes[victim].freeze(until);
+            Fault::Isolate | Fault::Split | Fault::OneWay | Fault::Link => self.part(world, fault, victim),
+            Fault::Lag => self.lag(world),
+            Fault::Shift => {
+                let until = world.now_ms() + self.pick((500, 4000));
+                self.shift(world, until);
             }
-            Fault::Isolate | Fault::Split | Fault::OneWay => self.part(world, fault, victim),
             Fault::Slow | Fault::Loss | Fault::Resets => {
                 let weather = match fault {
                     Fault::Slow => Weather { delay_ms: (20, self.pick((40, 400))), ..CALM },
@@ -273,7 +366,10 @@ impl Faults {
                 self.after(world, ms, Later::Brisk(victim));
             }
             Fault::Transfer => {
-                let target = self.random.random_range(0..world.nodes.len());
+                // Hardly ever to the one that leads already.
+                let count = world.nodes.len();
+                let leader = world.leader().unwrap_or_default();
+                let target = (leader + self.random.random_range(1..count)) % count;
                 let words = ["RAFTTRANSFER".to_owned(), node::addr(target).to_string()];
                 world.clients.order(victim, &words, ORDER_MAX);
             }
@@ -285,14 +381,17 @@ impl Faults {
     }
 
     fn take_down(&mut self, world: &mut World, fault: Fault, victim: usize) {
-        let now = world.now_ms();
-        let (keep, back) = (self.keep(), now + self.pick((50, 4000)));
+        let (keep, back) = (self.keep(), self.back(world));
         match fault {
             Fault::Kill => world.crash(victim, Crash::Kill, 1.0, back),
+            Fault::CrashLoop => {
+                let left = self.pick((2, 5));
+                self.end(world, &Later::Kill(victim, left));
+            }
             Fault::Stop => world.stop(victim, back),
             Fault::PowerCutOfAll => {
                 for number in 0..world.nodes.len() {
-                    let back = now + self.pick((50, 1500));
+                    let back = world.now_ms() + self.pick((50, 1500));
                     world.crash(number, Crash::Power, keep, back);
                 }
             }
@@ -311,14 +410,17 @@ impl Faults {
         let count = world.nodes.len();
         let mut aside = vec![false; count];
         aside[victim] = true;
+        let other = (victim + self.random.random_range(1..count)) % count;
         if fault == Fault::Split && count > 3 {
             aside[(victim + 1) % count] = true;
         }
         // Half of the partitions leave the victim its clients.
-        let clients = (fault != Fault::Split && self.random.random_bool(0.5)).then(|| world.clients.ip());
+        let has_clients = matches!(fault, Fault::Split | Fault::Link) || self.random.random_bool(0.5);
+        let clients = (!has_clients).then(|| world.clients.ip());
         for from in 0..count {
             for to in (0..count).filter(|to| aside[from] != aside[*to]) {
                 let is_cut = match fault {
+                    Fault::Link => from == other || to == other,
                     Fault::OneWay => aside[from] == (victim.is_multiple_of(2)),
                     _ => true,
                 };

@@ -17,12 +17,16 @@ pub struct Invariants {
     committed: BTreeMap<u64, LogId>,
     /// The content after an entry, and which node had it first.
     contents: BTreeMap<u64, (u128, usize)>,
+    /// By node id: its last vote that others may have been told. A restart must not take it back.
+    votes: BTreeMap<u64, (u64, u64)>,
     /// By node: its id, and up to where its log was compared, which is what was applied then.
     seen: BTreeMap<usize, (u64, LogId)>,
     /// Looks at a node.
     pub checks: u64,
     /// Comparisons of contents at an entry that another node had applied before.
     pub compared: u64,
+    /// Of all that was seen, in order.
+    pub digest: u64,
 }
 
 impl Invariants {
@@ -50,6 +54,9 @@ impl Invariants {
     pub fn check(&mut self, node: usize, group: &Group) -> Result<(), String> {
         let now = group.inspect();
         self.checks += 1;
+        self.note(&now);
+        self.check_vote(node, &now)?;
+        check_disk(node, group, &now)?;
         if now.leads {
             self.check_leader(node, group, &now)?;
         }
@@ -91,6 +98,38 @@ impl Invariants {
         }
     }
 
+    fn note(&mut self, now: &Inspection) {
+        let (index, contents) = (|id: Option<LogId>| id.map_or(0, |id| id.index), now.content.to_le_bytes());
+        let (low, high) = contents.split_at(8);
+        let word = |half: &[u8]| half.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let facts = [
+            now.given.0,
+            now.given.1,
+            index(now.applied),
+            index(now.last),
+            index(now.durable),
+            word(low),
+            word(high),
+        ];
+        // As FNV-1a, but by words.
+        self.digest =
+            facts.iter().fold(self.digest, |digest, fact| (digest ^ fact).wrapping_mul(0x0100_0000_01b3));
+    }
+
+    /// Who has given its vote remembers that, whatever happens to it.
+    fn check_vote(&mut self, node: usize, now: &Inspection) -> Result<(), String> {
+        let given = self.votes.entry(now.node_id).or_default();
+        *given = now.given.max(*given);
+        // One that has not voted shows term 0 with its own id.
+        if given.0 > 0 && now.vote < Some(*given) {
+            return Err(format!(
+                "node {node} has given its vote to {given:?}, and knows only of {:?}",
+                now.vote
+            ));
+        }
+        Ok(())
+    }
+
     fn note_committed(&mut self, node: usize, id: LogId) -> Result<(), String> {
         let known = *self.committed.entry(id.index).or_insert(id);
         if known == id {
@@ -120,4 +159,25 @@ impl Invariants {
         }
         Ok(())
     }
+}
+
+/// The state on disk is never ahead of the log on disk, and no log is purged before its effects are on disk.
+fn check_disk(node: usize, group: &Group, now: &Inspection) -> Result<(), String> {
+    let (index, durable) = (|id: Option<LogId>| id.map_or(0, |id| id.index), now.durable);
+    if index(now.purged) > index(durable) {
+        return Err(format!(
+            "node {node} has purged its log up to {:?}, its durable state is at {durable:?}",
+            now.purged
+        ));
+    }
+    // One that was taken over from a checkpoint was never in this log.
+    let is_from_log =
+        durable.is_some_and(|id| now.purged < Some(id) && group.log_id_at(id.index) == Some(id));
+    if is_from_log && index(now.synced) < index(durable) {
+        return Err(format!(
+            "node {node} has durable state at {durable:?}, its log on disk ends at {:?}",
+            now.synced
+        ));
+    }
+    Ok(())
 }

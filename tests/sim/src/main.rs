@@ -1,14 +1,14 @@
-//! `make sim SEEDS=n [SEED=s]`: runs seeds one after another and says what they did.
+//! `make sim SEEDS=n [SEED=s]`: runs seeds one after another, each in a process of its own, and says what they did.
 //!
 //! ```text
-//! sim [--seed S] [--seeds N] [--minutes M] [--policy strict|lease] [--bug NAME] [--clocks-stop] [--trace]
+//! sim [--seed S] [--seeds N] [--minutes M] [--policy strict|lease] [--bug NAME] [--clocks-stop] [--chaos-ms MS] [--trace]
 //!     [--jobs J] [--reports DIR --date YYYY-MM-DD]
 //! ```
 //!
 //! With `--reports` the figures are added to those of the day in that directory, and seeds go on behind the last one.
 //!
-//! `--clocks-stop` also suspends machines together with their clocks when reads go by lease, which is beyond what leases
-//! claim to bear.
+//! `--clocks-stop` also suspends machines together with their clocks when reads go by lease, which is beyond what
+//! leases claim to bear.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use kvnode_server::config::ReadPolicy;
 use kvnode_server::sim::BUGS;
+use kvnode_sim::apart::{self, ALONE};
 use kvnode_sim::plan::Plan;
-use kvnode_sim::run::run;
 use kvnode_sim::tally::Ledger;
 
+#[derive(Default)]
 struct Options {
     seed: u64,
     seeds: u64,
@@ -30,80 +31,87 @@ struct Options {
     policy: Option<ReadPolicy>,
     bug: Option<&'static str>,
     clocks_stop: bool,
+    chaos_ms: Option<u64>,
     trace: bool,
     jobs: usize,
     reports: Option<PathBuf>,
     date: String,
+    /// This is the process of one seed.
+    alone: bool,
+    /// What the process of a seed is to be told as well.
+    words: Vec<String>,
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options {
-        seed: 1,
-        seeds: 1,
-        minutes: None,
-        policy: None,
-        bug: None,
-        clocks_stop: false,
-        trace: false,
-        jobs: 1,
-        reports: None,
-        date: "undated".to_owned(),
-    };
+    let mut options =
+        Options { seed: 1, seeds: 1, jobs: 1, date: "undated".to_owned(), ..Options::default() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
-            "--trace" => {
-                options.trace = true;
+            "--trace" => options.trace = true,
+            "--clocks-stop" => options.clocks_stop = true,
+            ALONE => options.alone = true,
+            _ => {
+                let value = words.next().with_context(|| format!("{word} needs a value"))?;
+                let is_of_plan = matches!(word.as_str(), "--policy" | "--bug" | "--chaos-ms");
+                options.set(&word, &value)?;
+                if is_of_plan {
+                    options.words.extend([word, value]);
+                }
                 continue;
             }
-            "--clocks-stop" => {
-                options.clocks_stop = true;
-                continue;
-            }
-            _ => {}
         }
-        let value = words.next().with_context(|| format!("{word} needs a value"))?;
-        match word.as_str() {
-            "--seed" => options.seed = value.parse()?,
-            "--seeds" => options.seeds = value.parse()?,
-            "--minutes" => options.minutes = Some(value.parse()?),
-            "--jobs" => options.jobs = value.parse()?,
-            "--reports" => options.reports = Some(value.into()),
-            "--date" => options.date = value,
-            "--policy" if value == "lease" => options.policy = Some(ReadPolicy::Lease),
-            "--policy" if value == "strict" => options.policy = Some(ReadPolicy::Strict),
-            "--bug" => {
-                let known = BUGS.iter().find(|(name, _)| *name == value);
-                options.bug = Some(known.with_context(|| format!("no bug {value:?}; there are {BUGS:?}"))?.0);
-            }
-            _ => bail!("unknown word {word} {value}"),
-        }
+        options.words.push(word);
     }
     Ok(options)
 }
 
-fn one(options: &Options, seed: u64, ledger: &Mutex<Ledger>) -> Result<()> {
-    let mut plan = Plan::of(seed);
-    if let Some(policy) = options.policy {
-        plan = plan.reading_by(policy);
-    }
-    plan.clocks_stop |= options.clocks_stop;
-    plan.planted = options.bug;
-    let begin = Instant::now();
-    let ended = run(&plan);
-    let took_ms = u64::try_from(begin.elapsed().as_millis())?;
-    let trace = match &ended {
-        Ok(report) => &report.trace,
-        Err(failure) => {
-            println!("seed {seed} FAILED {failure}");
-            &failure.trace
+impl Options {
+    fn set(&mut self, word: &str, value: &str) -> Result<()> {
+        match word {
+            "--seed" => self.seed = value.parse()?,
+            "--seeds" => self.seeds = value.parse()?,
+            "--minutes" => self.minutes = Some(value.parse()?),
+            "--jobs" => self.jobs = value.parse()?,
+            "--chaos-ms" => self.chaos_ms = Some(value.parse()?),
+            "--reports" => self.reports = Some(value.into()),
+            "--date" => value.clone_into(&mut self.date),
+            "--policy" if value == "lease" => self.policy = Some(ReadPolicy::Lease),
+            "--policy" if value == "strict" => self.policy = Some(ReadPolicy::Strict),
+            "--bug" => {
+                let known = BUGS.iter().find(|(name, _)| *name == value);
+                let names: Vec<&str> = BUGS.iter().map(|(name, _)| *name).collect();
+                let unknown = || format!("no bug {value:?}; there are {}", names.join(", "));
+                self.bug = Some(known.with_context(unknown)?.0);
+            }
+            _ => bail!("unknown word {word} {value}"),
         }
-    };
-    if options.trace {
-        print!("{trace}");
+        Ok(())
     }
+
+    fn plan(&self) -> Plan {
+        let mut plan = Plan::of(self.seed);
+        if let Some(policy) = self.policy {
+            plan = plan.reading_by(policy);
+        }
+        plan.clocks_stop |= self.clocks_stop;
+        plan.chaos_ms = self.chaos_ms.unwrap_or(plan.chaos_ms);
+        plan.planted = self.bug;
+        plan
+    }
+}
+
+/// Has one seed run, and adds what it did.
+fn one(options: &Options, seed: u64, ledger: &Mutex<Ledger>) -> Result<()> {
+    let begin = Instant::now();
+    let mut done = apart::start(&std::env::current_exe()?, seed, &options.words)?;
+    done.tally.took_ms = u64::try_from(begin.elapsed().as_millis())?;
     let mut ledger = lock(ledger);
-    ledger.tally.add(&plan, ended.as_ref().map_err(|failure| failure.to_string()), took_ms);
+    for (seed, why) in &done.tally.failures {
+        println!("seed {seed} FAILED {why}");
+    }
+    print!("{}", done.trace);
+    ledger.tally.merge(done.tally);
     if options.reports.is_some() { ledger.save() } else { Ok(()) }
 }
 
@@ -128,6 +136,10 @@ fn work(options: &Options, begin: Instant, next: &AtomicU64, ledger: &Mutex<Ledg
 
 fn main() -> Result<ExitCode> {
     let mut options = options()?;
+    if options.alone {
+        print!("{}", apart::perform(&options.plan(), options.trace));
+        return Ok(ExitCode::SUCCESS);
+    }
     let begin = Instant::now();
     let ledger = match &options.reports {
         Some(dir) => Ledger::open(dir, &options.date)?,
@@ -146,14 +158,11 @@ fn main() -> Result<ExitCode> {
             .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })?;
     let ledger = lock(&ledger);
-    println!(
-        "from seed {} in {:.0} s: {}",
-        options.seed,
-        begin.elapsed().as_secs_f64(),
-        ledger.tally.summary()
-    );
+    let took_s = begin.elapsed().as_secs();
+    let whose = if options.reports.is_some() { ", all of this day" } else { "" };
+    println!("from seed {} in {took_s} s{whose}:\n{}", options.seed, ledger.tally.summary());
     if options.reports.is_some() {
-        println!("all reports: {}", ledger.total().summary());
+        println!("all days:\n{}", ledger.total().summary());
     }
     let held = ledger.tally.failures.len() == failed_before;
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -251,6 +251,13 @@ impl SimNode {
         (self.paused_until_ms, self.frozen_until_ms) = (0, 0);
     }
 
+    /// Has its process run a task as well, which ends with it.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(process) = &self.process {
+            drop(process.runtime.spawn(task));
+        }
+    }
+
     /// Moves its wall clock.
     pub fn jump(&mut self, by_ms: i64) {
         self.wall_off_ms += by_ms;
@@ -262,6 +269,12 @@ impl SimNode {
         if let Some(process) = &self.process {
             process.stop.cancel();
         }
+    }
+
+    /// It was asked to stop, and has not ended yet.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.stop.is_cancelled())
     }
 
     /// Ends the process.

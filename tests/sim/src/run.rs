@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -37,6 +38,8 @@ pub struct Report {
     pub elected: usize,
     /// Contents compared at the same entry.
     pub compared: u64,
+    /// Leaders that said up to where they would let a read go.
+    pub probed: u64,
     /// Milliseconds that healing took.
     pub healed_ms: u64,
     /// What happened, line by line.
@@ -60,14 +63,17 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs a plan on a thread of its own.
+/// Runs a plan on a thread of its own, once in a process: see [`crate::apart`].
 ///
 /// # Errors
 /// What was broken.
 ///
 /// # Panics
-/// If the simulation itself does; the program's panics end their tasks, and what follows from that is judged.
+/// If the simulation itself does, or is not the first; the program's panics end their tasks, and what follows from that
+/// is judged.
 pub fn run(plan: &Plan) -> Result<Report, Box<Failure>> {
+    static RAN: AtomicBool = AtomicBool::new(false);
+    assert!(!RAN.swap(true, Ordering::Relaxed), "a second simulation in one process would not repeat");
     let plan = plan.clone();
     // Before chance is that of the seed: the name must not be.
     let files = files().map_err(|error| failure(&error, None))?;
@@ -111,7 +117,7 @@ fn perform(plan: &Plan, world: &mut World) -> Result<Report> {
     judge(&history)?;
     let increments = world.clients.increments();
     let known = history.iter().filter(|operation| operation.end.is_some()).count();
-    world.trace.note(format_args!("network {:x?}", world.net.trace()));
+    world.note_digests();
     Ok(Report {
         simulated_ms: world.now_ms(),
         operations: history.len() + increments.len(),
@@ -120,6 +126,7 @@ fn perform(plan: &Plan, world: &mut World) -> Result<Report> {
         pairs: faults.pairs,
         elected: world.invariants.elected(),
         compared: world.invariants.compared,
+        probed: world.probes.answered,
         healed_ms,
         trace: world.trace.text(),
     })

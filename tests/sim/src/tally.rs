@@ -43,6 +43,8 @@ pub struct Tally {
     pub elected: u64,
     /// Contents compared at the same entry.
     pub compared: u64,
+    /// Leaders that said up to where they would let a read go.
+    pub probed: u64,
     /// Slowest healing.
     pub healed_max_ms: u64,
     /// Seed after the last one.
@@ -59,7 +61,7 @@ pub struct Tally {
 type Join = fn(u64, u64) -> u64;
 
 impl Tally {
-    fn numbers(&mut self) -> [(&'static str, Join, &mut u64); 11] {
+    fn numbers(&mut self) -> [(&'static str, Join, &mut u64); 12] {
         let (sum, max): (Join, Join) = (|one, other| one + other, u64::max);
         [
             ("next_seed", max, &mut self.next_seed),
@@ -72,6 +74,7 @@ impl Tally {
             ("known", sum, &mut self.known),
             ("elected", sum, &mut self.elected),
             ("compared", sum, &mut self.compared),
+            ("probed", sum, &mut self.probed),
             ("healed_max_ms", max, &mut self.healed_max_ms),
         ]
     }
@@ -93,6 +96,7 @@ impl Tally {
         self.known += report.known as u64;
         self.elected += report.elected as u64;
         self.compared += report.compared;
+        self.probed += report.probed;
         self.healed_max_ms = self.healed_max_ms.max(report.healed_ms);
         for (fault, count) in &report.faults {
             *self.faults.entry(fault.to_string()).or_default() += count;
@@ -163,30 +167,35 @@ impl Tally {
         Ok(tally)
     }
 
-    /// One paragraph.
+    /// A few lines for whoever waits for the end.
     #[must_use]
     pub fn summary(&self) -> String {
         let hours = |ms: u64| std::time::Duration::from_millis(ms).as_secs_f64() / 3600.0;
+        let failed: Vec<String> = self.failures.iter().map(|(seed, _)| seed.to_string()).collect();
+        let verdict =
+            if failed.is_empty() { "all held".to_owned() } else { format!("FAILED: {}", failed.join(" ")) };
+        let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
         format!(
-            "{} seeds ({} by lease), {:.2} simulated hours ({:.2} by lease) in {:.0} s of a core, {} operations ({} of \
-             known outcome), {} elections, {} contents compared, slowest healing {} ms, {} faults {:?}, {} of {} pairs of \
-             faults in a row, {} failures {:?}",
+            "  {} seeds ({} by lease): {verdict}\n  \
+             {:.2} simulated hours ({:.2} by lease) in {} s of cores\n  \
+             {} operations, {} of unknown outcome; {} contents compared, {} leaders asked\n  \
+             {} elections, slowest healing {} ms\n  \
+             {} faults ({} of {} pairs in a row): {}",
             self.seeds,
             self.lease_seeds,
             hours(self.simulated_ms),
             hours(self.lease_ms),
             self.took_ms / 1000,
             self.operations,
-            self.known,
-            self.elected,
+            self.operations - self.known,
             self.compared,
+            self.probed,
+            self.elected,
             self.healed_max_ms,
             self.faults.values().sum::<u64>(),
-            self.faults,
             self.pairs.len(),
             KINDS * KINDS,
-            self.failures.len(),
-            self.failures.iter().map(|(seed, _)| seed).collect::<Vec<_>>(),
+            faults.join(", "),
         )
     }
 }

@@ -11,6 +11,7 @@ use crate::client::Clients;
 use crate::invariants::Invariants;
 use crate::node::{self, Crash, SimNode};
 use crate::plan::Plan;
+use crate::probe::Probes;
 use crate::trace::Trace;
 
 /// Rounds between two looks at every node.
@@ -18,6 +19,9 @@ const LOOK_EVERY_MS: u64 = 2;
 
 /// Rounds between two comparisons of all nodes.
 const AGREE_EVERY_MS: u64 = 10;
+
+/// Rounds between two lines that only say whether two runs are still the same.
+const DIGEST_EVERY_MS: u64 = 500;
 
 /// Everything that runs.
 pub struct World {
@@ -31,9 +35,14 @@ pub struct World {
     pub clients: Clients,
     /// What was seen so far.
     pub invariants: Invariants,
+    /// What those who lead are asked.
+    pub probes: Probes,
     /// When nodes that are down start again.
     restarts: BTreeMap<usize, u64>,
     leader: Option<usize>,
+    /// Vote of each node, as others may have been told.
+    votes: BTreeMap<usize, (u64, u64)>,
+    voted: Option<usize>,
 }
 
 impl World {
@@ -58,8 +67,18 @@ impl World {
             }
             node.start(0)?;
         }
-        let (invariants, restarts) = (Invariants::default(), BTreeMap::new());
-        Ok(Self { trace, net, nodes, clients, invariants, restarts, leader: None })
+        Ok(Self {
+            trace,
+            net,
+            nodes,
+            clients,
+            invariants: Invariants::default(),
+            probes: Probes::default(),
+            restarts: BTreeMap::new(),
+            leader: None,
+            votes: BTreeMap::new(),
+            voted: None,
+        })
     }
 
     /// Global milliseconds since the start.
@@ -90,7 +109,16 @@ impl World {
         if now.is_multiple_of(LOOK_EVERY_MS) {
             self.look()?;
         }
-        Ok(())
+        if now.is_multiple_of(DIGEST_EVERY_MS) {
+            self.note_digests();
+        }
+        let committed = self.invariants.committed().map(|id| id.index);
+        self.probes.round(now, &self.nodes, committed)
+    }
+
+    /// Notes what two runs of one seed must have in common, packet by packet and state by state.
+    pub fn note_digests(&self) {
+        self.trace.note(format_args!("network {:x?}, states {:x}", self.net.trace(), self.invariants.digest));
     }
 
     fn look(&mut self) -> Result<()> {
@@ -102,6 +130,9 @@ impl World {
                     bail!("{broken}");
                 }
                 let now = group.inspect();
+                if self.votes.insert(number, now.given).is_some_and(|before| before < now.given) {
+                    self.voted = Some(number);
+                }
                 if now.leads && leader.is_none_or(|(_, term)| term < now.term) {
                     leader = Some((number, now.term));
                 }
@@ -110,7 +141,8 @@ impl World {
         }
         if leader.map(|(number, _)| number) != self.leader {
             self.leader = leader.map(|(number, _)| number);
-            self.trace.note(format_args!("leader {leader:?}, network {:x?}", self.net.trace()));
+            self.trace.note(format_args!("leader {leader:?}"));
+            self.note_digests();
         }
         Ok(())
     }
@@ -137,6 +169,11 @@ impl World {
     #[must_use]
     pub fn leader(&self) -> Option<usize> {
         self.leader
+    }
+
+    /// A node that has given a vote since this was asked last.
+    pub fn voted(&mut self) -> Option<usize> {
+        self.voted.take()
     }
 
     /// Ends a node's process; it starts again later.
@@ -177,7 +214,7 @@ impl World {
     /// Whether all nodes serve, have the same voters, and have applied the same.
     #[must_use]
     pub fn agrees(&self) -> bool {
-        if !self.now_ms().is_multiple_of(AGREE_EVERY_MS) {
+        if !self.now_ms().is_multiple_of(AGREE_EVERY_MS) || self.nodes.iter().any(SimNode::stops) {
             return false;
         }
         let groups: Vec<_> = self.nodes.iter().filter_map(SimNode::group).collect();
