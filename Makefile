@@ -3,7 +3,7 @@
 #   make run [NODES=3]   build the server and run it: one node on 127.0.0.1:4920, or a cluster on 4920, 4921, ...
 #   make demo            three nodes, a live view, a key that kills the leader
 #   make test            everything that can be proved without Kubernetes
-#   make sim [SEEDS=100] [SEED=1] [MINUTES=m] [POLICY=lease|strict] [BUG=name] [JOBS=4]
+#   make sim [SEEDS=100] [SEED=1] [MINUTES=m] [POLICY=lease|strict] [BUG=name] [JOBS=cores]
 #                        whole clusters in one thread under virtual time, from one seed each; a failure names its seed,
 #                        and SEEDS=1 SEED=n TRACE=1 shows what happened, the same each time. A few seeds are in `make test`
 #   make soak [MINUTES=60] the same for so long, from the seed after the last one; adds to tests/reports/<date>-sim.txt
@@ -74,7 +74,7 @@ test: setup-test
 SIM_FEATURES = --workspace --features kvnode-sim/sim
 SEEDS ?= 100
 SEED  ?= 1
-JOBS  ?= 4
+JOBS  ?= $(shell nproc)
 SIM    = $(CARGO_TARGET_DIR)/debug/sim --jobs $(JOBS) $(if $(POLICY),--policy $(POLICY)) $(if $(TRACE),--trace)
 sim: sim-build
 	$(SIM) --seed $(SEED) --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BUG),--bug $(BUG))

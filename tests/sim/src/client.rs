@@ -30,9 +30,9 @@ const ROLES: &[Role] =
 /// How many that are.
 pub const CLIENTS: usize = ROLES.len();
 const CONNECT_MAX: Duration = Duration::from_millis(500);
-/// Most give up soon and ask another node; some wait for longer than any fault lasts.
+/// Half of the time a client gives up soon and asks another node, else it waits for longer than any fault lasts.
 const ANSWER_MAX: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(8)];
-const PATIENT: f64 = 0.3;
+const PATIENT: f64 = 0.5;
 /// Load comes and goes: in some stretches of time, by seed, nothing is written. Then one that is cut off misses
 /// nothing, and can be elected where it should not.
 const STRETCH_MS: u64 = 2500;

@@ -110,7 +110,7 @@ const ALL: &[(Fault, u32)] = &[
     (Fault::SlowApply, 1),
     (Fault::DiskFails, 2),
     (Fault::Transfer, 3),
-    (Fault::Shrink, 2),
+    (Fault::Shrink, 5),
     (Fault::Replace, 1),
 ];
 
