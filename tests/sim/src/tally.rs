@@ -177,7 +177,7 @@ impl Tally {
         let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
         format!(
             "  {} seeds ({} by lease): {verdict}\n  \
-             {:.2} simulated hours ({:.2} by lease) in {} s of cores\n  \
+             {:.2} simulated hours ({:.2} by lease), {} s over all jobs\n  \
              {} operations, {} of unknown outcome; {} contents compared, {} leaders asked\n  \
              {} elections, slowest healing {} ms\n  \
              {} faults ({} of {} pairs in a row): {}",
