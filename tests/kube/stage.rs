@@ -219,6 +219,7 @@ impl Stage {
         show("events", kubectl.run(&["get", "events", "--sort-by", ".lastTimestamp"]));
         let selector = "app.kubernetes.io/name=kvnode";
         show("nodes", kubectl.run(&["logs", "--selector", selector, "--tail", "15", "--prefix"]));
+        show("s3", kubectl.run(&["logs", "s3", "--tail", "40"]));
         let selector = "app.kubernetes.io/name=kvnode-backup";
         show(
             "jobs",
