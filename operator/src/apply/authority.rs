@@ -101,7 +101,8 @@ pub(super) fn signs(word: Option<&str>, accepted: Spread, now: Timestamp) -> boo
     match accepted {
         Spread::Everywhere => true,
         Spread::Behind => false,
-        Spread::Untold => since.is_none_or(|since| now.duration_since(since) >= SILENT),
+        // Without a time nobody knows how long a pod has been silent: it is waited for.
+        Spread::Untold => since.is_some_and(|since| now.duration_since(since) >= SILENT),
     }
 }
 
@@ -214,6 +215,7 @@ mod tests {
         assert!(signs(Spread::Everywhere, 0));
         assert!(!signs(Spread::Behind, 99));
         assert!(!signs(Spread::Untold, 2) && signs(Spread::Untold, 3));
+        assert!(!super::signs(None, Spread::Untold, at(99)));
     }
 
     #[test]

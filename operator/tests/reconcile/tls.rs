@@ -1,7 +1,10 @@
 //! The Secrets of a cluster with TLS. Nodes in memory speak in the clear: handshakes are tested beside the admin client.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
+use kvnode_operator::context::Context;
 use kvnode_operator::pki::{self, Pair};
 use serde_json::{Value, json};
 
@@ -22,6 +25,15 @@ pub(crate) fn text(secret: &Secret, key: &str) -> String {
 
 fn managed() -> Value {
     json!({ "tls": { "clients": "Required" } })
+}
+
+async fn writes_nothing(bed: &Bed, operator: &Arc<Context>) {
+    bed.server.wire.start(None);
+    for _ in 0..3 {
+        bed.pass(operator).await.expect("a pass");
+    }
+    let writes: Vec<Call> = bed.server.wire.calls().into_iter().filter(Call::is_write).collect();
+    assert!(writes.is_empty(), "{writes:?}");
 }
 
 #[tokio::test]
@@ -51,12 +63,7 @@ async fn a_managed_cluster_gets_its_authority_and_certificate_once() {
     assert!(!bed.cluster().to_string().contains("PRIVATE KEY"), "{status:#}");
     // The same operator, and one that has just started, write nothing.
     for operator in [operator, bed.operator(false)] {
-        bed.server.wire.start(None);
-        for _ in 0..3 {
-            bed.pass(&operator).await.expect("a pass");
-        }
-        let writes: Vec<Call> = bed.server.wire.calls().into_iter().filter(Call::is_write).collect();
-        assert!(writes.is_empty(), "{writes:?}");
+        writes_nothing(&bed, &operator).await;
     }
 }
 
@@ -198,12 +205,7 @@ async fn cert_manager_is_asked_once_and_the_pods_mount_what_it_writes() {
     bed.server.objects.lock().create(&Key::new("/secrets", "shop", "cart-tls"), written).expect("created");
     bed.settle(&operator).await;
     assert_eq!(text(&secret(&bed, "cart-auth"), "ca.crt"), authority.cert);
-    bed.server.wire.start(None);
-    for _ in 0..3 {
-        bed.pass(&operator).await.expect("a pass");
-    }
-    let writes: Vec<Call> = bed.server.wire.calls().into_iter().filter(Call::is_write).collect();
-    assert!(writes.is_empty(), "{writes:?}");
+    writes_nothing(&bed, &operator).await;
 }
 
 #[tokio::test]
