@@ -42,7 +42,10 @@ pub const BUGS: &[(&str, &str)] = &[
     ("follower-reads-unconfirmed", "every node answers reads from its own state"),
     ("read-without-quorum", "a leader confirms reads alone"),
     ("confirm-without-a-look", "a voter confirms a leader without a look at its vote"),
-    ("told-commit-forgotten", "a leader confirms reads up to what it has applied, whatever its followers have"),
+    (
+        "told-commit-forgotten",
+        "a leader confirms reads up to what it has applied, whatever its followers have",
+    ),
     ("fresh-leader-confirms", "a leader confirms reads before it has applied an entry of its own term"),
     ("lease-too-long", "a leader trusts its lease for three times as long as it was granted"),
     ("lease-kept-over-transfer", "reads go by lease during a hand-over"),
