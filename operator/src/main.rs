@@ -22,6 +22,9 @@ const IO: u8 = 74;
 /// Time that tasks get to notice the end of the runtime.
 const RUNTIME_END: Duration = Duration::from_secs(1);
 
+/// What a program that does one thing says beside its one line: the chain of credentials tells its failures there.
+const QUIET: &str = "warn,aws_config=error";
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -81,7 +84,7 @@ fn print(text: &str) -> Result<(), Failure> {
 /// One thing done and ended, by hand or in a Job. SIGTERM ends the process as it ends any other: what is half done is
 /// cleared by the next run.
 fn handle(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let filter = std::env::var("KVNODE_OPERATOR_LOG_FILTER").unwrap_or_else(|_| "warn".into());
+    let filter = std::env::var("KVNODE_OPERATOR_LOG_FILTER").unwrap_or_else(|_| QUIET.into());
     telemetry::install(&filter, LogFormat::Text).map_err(|error| {
         (USAGE, format!("KVNODE_OPERATOR_LOG_FILTER {filter:?}: {error}: warn is one that works"))
     })?;

@@ -12,9 +12,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
     date_time_ymd,
 };
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -120,8 +122,7 @@ pub fn client(ca: &str, leaf: Option<&Leaf>) -> Result<Arc<ClientConfig>> {
     for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
         roots.add(certificate?)?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = builder.with_root_certificates(roots);
     Ok(Arc::new(match leaf {
         None => builder.with_no_client_auth(),
@@ -147,14 +148,8 @@ impl Acceptor {
         for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
             roots.add(certificate?)?;
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build()?;
-        let chain = CertificateDer::pem_slice_iter(leaf.cert.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?)?;
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider()).build()?;
+        Ok(Self(acceptor(leaf, verifier)?))
     }
 
     /// The handshake.
@@ -163,6 +158,55 @@ impl Acceptor {
     /// It failed.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<Caller> {
         self.0.accept(stream).await
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn acceptor(leaf: &Leaf, verifier: Arc<dyn ClientCertVerifier>) -> Result<TlsAcceptor> {
+    let chain = CertificateDer::pem_slice_iter(leaf.cert.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// A local address by TLS whose connections go on in the clear: the other side of [`Tunnel`]. Ends when it is dropped.
+pub struct Front {
+    /// Where to connect.
+    pub addr: String,
+    _tasks: JoinSet<()>,
+}
+
+impl Front {
+    /// Opens one before an address, which shows this certificate.
+    ///
+    /// # Errors
+    /// Bad PEM, or no local port.
+    pub async fn open(target: &str, leaf: &Leaf) -> Result<Self> {
+        let acceptor = acceptor(leaf, WebPkiClientVerifier::no_client_auth())?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let addr = listener.local_addr()?.to_string();
+        let target = target.to_owned();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                let (target, acceptor) = (target.clone(), acceptor.clone());
+                connections.spawn(async move {
+                    // Who does not trust us goes away again; that is for the client to tell.
+                    let Ok(mut near) = acceptor.accept(near).await else { return };
+                    if let Ok(mut far) = TcpStream::connect(&target).await {
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { addr, _tasks: tasks })
     }
 }
 

@@ -10,12 +10,14 @@
 //! command.rs    the program itself, by hand
 //! large.rs      memory and rates
 //! kinds.rs      kinds of stores: encryption, storage classes, no trailers, full or read-only ones
+//! doors.rs      an authority of the store's own, and web identity
 //! readme.rs     the README's way by hand
 //! ```
 
 mod bed;
 mod command;
 mod crash;
+mod doors;
 mod kinds;
 mod large;
 mod proofs;
