@@ -38,6 +38,14 @@ pub enum Error {
         "this Kubernetes knows no Certificate of cert-manager.io: install cert-manager, or delete the KvCluster and make it anew with another spec.tls.mode"
     )]
     NoCertManager,
+    /// A Secret that somebody else keeps, and the spec names, lacks what it should have.
+    #[error("{what}")]
+    Given {
+        /// `spec.field: what is wrong`.
+        what: String,
+        /// Pods cannot do without it; else they go on with what they have.
+        blocks: bool,
+    },
     /// What is to be written has the name of something else.
     #[error("{what} belongs to something else: rename or delete it")]
     NameTaken {
@@ -95,6 +103,7 @@ impl Error {
             Error::Late { .. } => "api_late",
             Error::Node(error) => error.kind(),
             Error::Pki(_) | Error::NoCertManager => "certificate",
+            Error::Given { .. } => "secret",
             Error::NameTaken { .. } => "name_taken",
             Error::NoAddress { .. } => "no_address",
         }
@@ -107,11 +116,17 @@ impl Error {
         matches!(&**source, kube::Error::Api(status) if [400, 403, 404, 405, 422].contains(&status.code))
     }
 
+    /// What is planned must wait for it.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        !matches!(self, Error::Given { blocks: false, .. })
+    }
+
     /// It stays as it is until somebody changes something: a permission, an object, what is installed.
     #[must_use]
     pub fn needs_somebody(&self) -> bool {
         match self {
-            Error::Pki(_) | Error::NoCertManager | Error::NameTaken { .. } => true,
+            Error::Pki(_) | Error::NoCertManager | Error::Given { .. } | Error::NameTaken { .. } => true,
             Error::Api { source, .. } => {
                 matches!(&**source, kube::Error::Api(status) if [400, 403, 405, 422].contains(&status.code))
             }

@@ -20,6 +20,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
@@ -154,6 +155,19 @@ pub fn is_due(cert: &str, now: Timestamp) -> bool {
     let Some((from, to)) = life(cert) else { return true };
     let (life, spent) = (to.as_second() - from.as_second(), now.as_second() - from.as_second());
     spent.saturating_mul(3) >= life.saturating_mul(2)
+}
+
+/// The authorities of a `ca.crt`.
+///
+/// # Errors
+/// What is wrong with it, without its content.
+pub fn authorities(ca: &str) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        let certificate = certificate.map_err(|_| "ca.crt is no PEM")?;
+        roots.add(certificate).map_err(|error| format!("ca.crt: {error}"))?;
+    }
+    if roots.is_empty() { Err("ca.crt has no certificate".to_owned()) } else { Ok(roots) }
 }
 
 /// Fingerprint of the first certificate of a PEM text.

@@ -55,7 +55,11 @@ pub async fn reconcile(ctx: &Arc<Context>, name: &ClusterName) -> Result<Again, 
         plan.status = hindered(plan.status, &recorded, refusal, clock::wall());
     }
     report::status(ctx, name, &sight.object, &plan.status, &plan.events).await?;
-    settled?;
+    if let Err(error) = settled
+        && error.blocks()
+    {
+        return Err(error);
+    }
     if plan.step.is_act() {
         return Box::pin(act(ctx, name, sight, plan)).await;
     }

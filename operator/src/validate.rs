@@ -12,7 +12,7 @@ use crate::backup::arguments::span;
 use crate::backup::duty::job::Images;
 use crate::backup::schedule::Cron;
 use crate::build::{acl, labels};
-use crate::crd::tls::{ClientTls, TlsMode};
+use crate::crd::tls::{ClientAuth, ClientTls, TlsMode};
 use crate::crd::{KvCluster, KvClusterSpec};
 
 /// Least size of a volume, as in the schema.
@@ -63,6 +63,12 @@ impl Cluster {
         }
     }
 
+    /// Which certificates clients are asked for, if they are.
+    #[must_use]
+    pub fn client_auth(&self) -> Option<&ClientAuth> {
+        self.spec.tls.client_auth.as_ref().filter(|_| self.client_tls() != ClientTls::Disabled)
+    }
+
     /// How clients connect.
     #[must_use]
     pub fn client_tls(&self) -> ClientTls {
@@ -101,6 +107,7 @@ pub fn validate(object: &KvCluster, operator: &Operator) -> Result<Cluster, Inva
     if (spec.tls.mode == TlsMode::CertManager) != spec.tls.issuer_ref.is_some() {
         faults.push("spec.tls.issuerRef: goes with spec.tls.mode CertManager, and only with it".to_owned());
     }
+    given(&name, spec, &mut faults);
     users(spec, &mut faults);
     let storage_bytes = storage(spec, &mut faults);
     settings(spec, &mut faults);
@@ -121,6 +128,31 @@ pub fn validate(object: &KvCluster, operator: &Operator) -> Result<Cluster, Inva
         formed: formed(object),
         operator: operator.clone(),
     })
+}
+
+/// Secrets that the operator makes cannot be those that it is given.
+fn given(name: &str, spec: &KvClusterSpec, faults: &mut Vec<String>) {
+    let password = spec.auth.password_secret.as_ref().map(|given| given.name.as_str());
+    if password == Some(&*labels::auth_secret(name)) {
+        faults.push(
+            "spec.auth.passwordSecret.name: the operator makes that Secret itself; name another one"
+                .to_owned(),
+        );
+    }
+    let clients = spec.tls.client_auth.as_ref().map(|asked| asked.secret_name.as_str());
+    let own = match spec.tls.mode {
+        TlsMode::Disabled => Vec::new(),
+        TlsMode::Managed => vec![labels::ca_secret(name), labels::tls_secret(name)],
+        TlsMode::CertManager => vec![labels::tls_secret(name)],
+        TlsMode::Secret => spec.tls.secret_name.iter().cloned().collect(),
+    };
+    let is_own = |secret: &str| own.iter().any(|own| own == secret);
+    if clients.is_some_and(is_own) {
+        faults.push(
+            "spec.tls.clientAuth.secretName: what the cluster's own authority signs may take part in it; clients need another one"
+                .to_owned(),
+        );
+    }
 }
 
 fn users(spec: &KvClusterSpec, faults: &mut Vec<String>) {
@@ -216,6 +248,7 @@ pub const OWNED_KEYS: &[&str] = &[
     "tls_key_file",
     "tls_client_ca_file",
     "tls_client_auth",
+    "tls_client_auth_user",
     "peer_tls",
     "peer_tls_cert_file",
     "peer_tls_key_file",

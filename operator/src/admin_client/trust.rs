@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Dial, Io, Tcp};
 use crate::name::ClusterName;
-use crate::pki::{Fingerprint, Pair, fingerprint_of};
+use crate::pki::{self, Fingerprint, Pair, fingerprint_of};
 
 /// An admin port that speaks TLS.
 struct Known {
@@ -135,14 +135,7 @@ impl Dial for ByName {
 /// # Errors
 /// What is wrong with the PEM texts, without their content.
 pub fn client(ca: &str, own: &Pair) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-        let certificate = certificate.map_err(|_| "ca.crt is no PEM")?;
-        roots.add(certificate).map_err(|error| format!("ca.crt: {error}"))?;
-    }
-    if roots.is_empty() {
-        return Err("ca.crt has no certificate".to_owned());
-    }
+    let roots = pki::authorities(ca)?;
     let chain = CertificateDer::pem_slice_iter(own.cert.as_bytes()).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|_| "tls.crt is no PEM")?;
     let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).map_err(|_| "tls.key has no private key")?;
@@ -156,14 +149,13 @@ pub fn client(ca: &str, own: &Pair) -> Result<Arc<ClientConfig>, String> {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use rustls::ServerConfig;
     use rustls::server::WebPkiClientVerifier;
+    use rustls::{RootCertStore, ServerConfig};
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
-    use crate::pki;
 
     fn cluster(name: &str) -> ClusterName {
         ClusterName { namespace: "shop".into(), name: name.into() }

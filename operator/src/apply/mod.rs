@@ -48,7 +48,10 @@ pub async fn settle(ctx: &Context, name: &ClusterName, sight: &Sight, plan: &Pla
     if let Some(children) = &plan.children {
         // A pod waits for what it mounts; whatever is wrong with that, the rest of the cluster is looked after.
         kept = secrets::keep(ctx, name, sight, now).await;
-        manifest::apply(ctx, name, sight, children).await?;
+        // But a pod that would wait for ever is not made of one that runs.
+        if !secrets::needs_clients(sight) {
+            manifest::apply(ctx, name, sight, children).await?;
+        }
     } else {
         secrets::renew(ctx, name, sight, now).await?;
     }

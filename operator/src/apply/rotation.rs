@@ -12,6 +12,9 @@
 //!
 //! Nodes log in at each other with the first valid one, so the new one comes first only when all of them know it.
 //!
+//! A password that somebody else keeps (`spec.auth.passwordSecret`) takes the same way as soon as it is another one; there is
+//! nothing to make then, so `begin` and age do nothing.
+//!
 //! Words of people are taken as far as they make sense: `begin` said again and again ends at [`VALID_MAX`] passwords, and
 //! `spreading` without a time begins now, or is taken away where there is nothing to spread.
 
@@ -146,6 +149,35 @@ pub(super) fn next(
     }
 }
 
+/// The next state of a password that somebody else keeps, which is `given` now; `None` while there is nothing to do.
+pub(super) fn next_given(word: Option<&str>, keys: Keys, moment: Moment, given: &str) -> Option<Turn> {
+    let time = moment.time;
+    let first = word.and_then(|word| word.split(' ').next());
+    let newest = if first == Some("spreading") { keys.valid.last() } else { Some(&keys.password) };
+    let is_newest = newest.is_some_and(|newest| newest == given);
+    let is_handed_out = given == keys.password;
+    let moving = format!("moving {time}");
+    match first {
+        // Who ends the old ones means it; another one comes after that.
+        Some("finish") if !is_handed_out => Some(finish(keys)),
+        // It spreads already, or it waits for room, which somebody must make.
+        _ if !is_newest && !is_handed_out => {
+            let Keys { password, mut valid } = keys;
+            valid.retain(|other| other != given);
+            let waits = first == Some("moving") && valid.len() >= VALID_MAX;
+            (!waits).then(|| begin(Keys { password, valid }, time, || given.to_owned()))
+        }
+        // There is nothing to make; or the one that is handed out has come back while another one spread.
+        _ if first == Some("begin") || !is_newest => {
+            let word = (keys.valid.len() > 1).then_some(moving);
+            Some(Turn { keys, word, turned: Turned::Put })
+        }
+        // Without a word nothing begins: age is for passwords that are made here.
+        None => None,
+        Some(_) => next(word, keys, moment, String::new),
+    }
+}
+
 fn begin(keys: Keys, time: Timestamp, fresh: impl FnOnce() -> String) -> Turn {
     let Keys { password, mut valid } = keys;
     valid.retain(|other| *other != password);
@@ -241,6 +273,56 @@ mod tests {
         }
         let (same, word, _) = take("spreading", keys("a", &["a"]), at(5, Spread::Everywhere)).unwrap();
         assert!(same == keys("a", &["a"]) && word.is_none(), "there is nothing to spread");
+    }
+
+    #[test]
+    fn a_password_of_somebody_else_takes_the_same_way() {
+        let give = |word: Option<&str>, keys: Keys, moment, given: &str| {
+            next_given(word, keys, moment, given).map(|turn| (turn.keys, turn.word))
+        };
+        let read = at(0, Spread::Everywhere);
+        assert!(give(None, keys("a", &["a"]), read, "a").is_none());
+        let (both, word) = give(None, keys("a", &["a"]), read, "b").unwrap();
+        assert!(both == keys("a", &["a", "b"]));
+        let word = word.unwrap();
+        assert!(give(Some(&word), both.clone(), at(9, Spread::Behind), "b").is_none(), "a pod is behind");
+        // Another one while that one spreads; what it was before stays valid.
+        let (three, _) = give(Some(&word), both.clone(), at(1, Spread::Behind), "c").unwrap();
+        assert!(three == keys("a", &["a", "b", "c"]));
+        // The old one again: it is handed out as it is.
+        let (back, put) = give(Some(&word), both.clone(), at(1, Spread::Behind), "a").unwrap();
+        assert!(back == both && put.unwrap().starts_with("moving"));
+        let (moved, word) = give(Some(&word), both, at(1, Spread::Everywhere), "b").unwrap();
+        assert!(moved == keys("b", &["b", "a"]));
+        assert!(give(word.as_deref(), moved.clone(), at(9000, Spread::Everywhere), "b").is_none());
+        let (done, word) = give(Some("finish"), moved, at(5, Spread::Everywhere), "b").unwrap();
+        assert!(done == keys("b", &["b"]) && word.is_none());
+        // There is nothing to make.
+        let (same, word) = give(Some("begin"), done, read, "b").unwrap();
+        assert!(same == keys("b", &["b"]) && word.is_none());
+        let policy = Policy::of(Some(&Rotation { every: "2h".into(), overlap: "1h".into() }));
+        let old = Moment { policy, ..at(600, Spread::Everywhere) };
+        assert!(give(None, keys("b", &["b"]), old, "b").is_none());
+        assert!(give(Some("moving 1970-01-01T00:00:00Z"), keys("b", &["b", "a"]), old, "b").is_some());
+        // One that was valid before is the newest again.
+        let (again, _) = give(None, keys("b", &["b", "a"]), read, "a").unwrap();
+        assert!(again == keys("b", &["b", "a"]));
+        // Who ends the old one means it, whatever comes next.
+        let (ended, word) = give(Some("finish"), keys("a", &["a", "z"]), read, "b").unwrap();
+        assert!(ended == keys("a", &["a"]) && word.is_none());
+        // There is a limit: nothing that is valid ends by itself, and nothing is written again and again.
+        let (mut now, mut word) = (keys("a", &["a"]), None);
+        for given in ["b", "c", "d"] {
+            let (next, spreading) = give(word.as_deref(), now, read, given).unwrap();
+            (now, word) = give(spreading.as_deref(), next, read, given).unwrap();
+            assert!(now.password == given);
+        }
+        assert!(now == keys("d", &["d", "c", "b", "a"]));
+        assert!(give(word.as_deref(), now.clone(), read, "e").is_none(), "there is no room");
+        let full = next_given(None, now.clone(), read, "e").unwrap();
+        assert!(full.turned == Turned::Full && full.keys == now && full.word.is_some());
+        let (ended, word) = give(Some("finish"), now, read, "e").unwrap();
+        assert!(give(word.as_deref(), ended, read, "e").unwrap().0 == keys("d", &["d", "e"]));
     }
 
     #[test]

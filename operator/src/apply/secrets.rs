@@ -29,6 +29,7 @@ use crate::error::{Error, asked};
 use crate::name::ClusterName;
 use crate::observe::Sight;
 use crate::observe::secrets::PairSeen;
+use crate::observed::SetSeen;
 use crate::pki::{self, Chain, Pair};
 use crate::plan::Note;
 
@@ -56,7 +57,23 @@ pub(super) async fn keep(
     if is_complete {
         users::keep(ctx, name, sight, (ca.as_deref(), now)).await?;
     }
-    Ok(())
+    match &sight.secrets.clients_fault {
+        None => Ok(()),
+        Some(fault) => Err(Error::Given { what: fault.clone(), blocks: needs_clients(sight) }),
+    }
+}
+
+/// Pods are to mount the authorities of clients, which cannot be used, and do not yet: new ones would not start.
+pub(super) fn needs_clients(sight: &Sight) -> bool {
+    let asked = sight.object.spec.tls.client_auth.as_ref().map(|asked| asked.secret_name.as_str());
+    let volumes = |set: &SetSeen| {
+        let spec = set.template.as_ref().and_then(|template| template.spec.as_ref());
+        let volumes = spec.into_iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let mut secrets = volumes.filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref());
+        secrets.any(|secret| Some(secret) == asked)
+    };
+    let sets = &sight.observed.sets;
+    sight.secrets.clients_fault.is_some() && (sets.is_empty() || !sets.values().all(volumes))
 }
 
 /// Makes the certificate of a cluster that is otherwise left alone (paused, only looked at, wrong) anew when it is due: at its

@@ -1,7 +1,7 @@
 //! Passwords: that of the user `default`, those of `spec.auth.users`, and the ACL file that the pods read.
 //!
 //! ```text
-//! <name>-auth          user default   made once, mounted by the pods (its key passwords)
+//! <name>-auth          user default   made once, or as passwordSecret says; mounted by the pods (its key passwords)
 //! <name>-user-<user>   one each       made once
 //! <name>-acl           users.acl      made of the spec and the users' Secrets; mounted by the pods
 //! ```
@@ -21,7 +21,7 @@ use kvnode_api::logins;
 use rand::distr::{Alphanumeric, Distribution as _};
 use serde_json::json;
 
-use super::rotation::{Keys, Moment, Policy, Spread, Turn, Turned, next};
+use super::rotation::{Keys, Moment, Policy, Spread, Turn, Turned, next, next_given};
 use super::secrets::{by_tls, metadata};
 use crate::build::acl;
 use crate::build::config_map::ACL_FILE;
@@ -56,14 +56,23 @@ pub(super) async fn keep(
         return if sight.secrets.acl.is_some() { here.acl("").await } else { Ok(()) };
     }
     let default = labels::auth_secret(&name.name);
-    here.login(DEFAULT, &default, sight.secrets.auth.as_ref()).await?;
+    let (origin, fault) = match sight.secrets.given.as_ref().map(|given| &given.0) {
+        None => (Origin::Made, None),
+        Some(Ok(given)) => (Origin::Given(given), None),
+        Some(Err(fault)) => (Origin::Missing, Some(fault)),
+    };
+    here.login(DEFAULT, &default, sight.secrets.auth.as_ref(), origin).await?;
     let mut file = String::new();
     for user in &auth.users {
         let secret = labels::user_secret(&name.name, &user.name);
-        let valid = here.login(&user.name, &secret, sight.secrets.users.get(&user.name)).await?;
+        let valid =
+            here.login(&user.name, &secret, sight.secrets.users.get(&user.name), Origin::Made).await?;
         file.push_str(&acl::line(&user.name, &valid, &user.acl));
     }
-    here.acl(&file).await
+    here.acl(&file).await?;
+    // The password that is handed out stays until there is another one.
+    let blocks = sight.secrets.auth.is_none();
+    fault.map_or(Ok(()), |fault| Err(Error::Given { what: fault.clone(), blocks }))
 }
 
 /// How far what the Secrets hold has come: by what each pod says that it has read.
@@ -94,6 +103,17 @@ fn spread(sight: &Sight) -> Spread {
     Spread::of(&told)
 }
 
+/// Where a password comes from.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    /// From here.
+    Made,
+    /// From somebody else, who has this one now.
+    Given(&'a str),
+    /// From somebody else, who has none.
+    Missing,
+}
+
 /// What one pass looks at.
 struct Here<'a> {
     ctx: &'a Context,
@@ -108,19 +128,35 @@ struct Here<'a> {
 
 impl Here<'_> {
     /// The Secret of a user, made, rotated, or put right; the passwords that are valid then.
-    async fn login(&self, user: &str, secret: &str, seen: Option<&LoginSeen>) -> Result<Vec<String>, Error> {
+    async fn login(
+        &self,
+        user: &str,
+        secret: &str,
+        seen: Option<&LoginSeen>,
+        origin: Origin<'_>,
+    ) -> Result<Vec<String>, Error> {
         let Some(seen) = seen else {
-            let password = password();
+            let password = match origin {
+                Origin::Made => password(),
+                Origin::Given(given) => given.to_owned(),
+                Origin::Missing => return Ok(Vec::new()),
+            };
             let object = self.secret(user, secret, &password);
             self.ctx.secrets.forget(self.name);
             asked(format!("create Secret {secret}"), self.api.create(&PostParams::default(), &object))
                 .await?;
-            tracing::info!(cluster = %self.name, secret, "password made");
+            tracing::info!(cluster = %self.name, secret, "Secret made");
             return Ok(vec![password]);
         };
         let keys = Keys { password: seen.password.clone(), valid: seen.valid.clone() };
         let moment = Moment { time: self.now, since: seen.since, spread: self.spread, policy: self.policy };
-        let turn = next(seen.rotate.as_deref(), keys, moment, password);
+        let word = seen.rotate.as_deref();
+        let turn = match origin {
+            Origin::Made => next(word, keys, moment, password),
+            Origin::Given(given) => next_given(word, keys, moment, given),
+            // What is under way goes on.
+            Origin::Missing => next_given(word, keys, moment, newest(seen)),
+        };
         let valid = turn.as_ref().map_or(&seen.valid, |turn| &turn.keys.valid).clone();
         let password = turn.as_ref().map_or(&seen.password, |turn| &turn.keys.password);
         // Where clients connect and whom they trust may change as well.
@@ -264,6 +300,12 @@ impl Here<'_> {
             ..Secret::default()
         }
     }
+}
+
+/// The last password that there was to be.
+fn newest(seen: &LoginSeen) -> &str {
+    let spreads = seen.rotate.as_deref().is_some_and(|word| word.starts_with("spreading"));
+    seen.valid.last().filter(|_| spreads).unwrap_or(&seen.password)
 }
 
 fn bytes(text: &str) -> ByteString {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::json;
 
 use super::{hash, labels, metadata, put, typed};
-use crate::crd::tls::ClientTls;
+use crate::crd::tls::{CertificateUser, ClientCertificate, ClientTls};
 use crate::validate::Cluster;
 
 /// Name of the file in the ConfigMap.
@@ -18,6 +18,8 @@ pub const RESTORE_FILE: &str = "restore";
 pub const DIR: &str = "/etc/kvnode";
 /// Directory that the certificate is mounted in.
 pub const TLS_DIR: &str = "/etc/kvnode-tls";
+/// Directory that the authorities of clients are mounted in, with `spec.tls.clientAuth`.
+pub const CLIENTS_DIR: &str = "/etc/kvnode-clients";
 /// Directory that the passwords are mounted in.
 pub const AUTH_DIR: &str = "/etc/kvnode-auth";
 /// Directory that the ACL file is mounted in, where there are users.
@@ -80,13 +82,33 @@ pub(super) fn tls_settings(cluster: &Cluster) -> BTreeMap<String, String> {
     settings.insert("tls_addr".to_owned(), format!("0.0.0.0:{port}"));
     settings.insert("tls_cert_file".to_owned(), file("tls.crt"));
     settings.insert("tls_key_file".to_owned(), file("tls.key"));
+    settings.extend(client_auth_settings(cluster));
     settings
 }
 
-/// The settings that need a restart.
-pub(super) fn restart_settings(cluster: &Cluster) -> BTreeMap<&str, &str> {
-    let all = cluster.spec.config.iter().map(|(key, value)| (key.as_str(), value.0.as_str()));
-    all.filter(|(key, _)| !LIVE_KEYS.contains(key)).collect()
+fn client_auth_settings(cluster: &Cluster) -> BTreeMap<String, String> {
+    let Some(asked) = cluster.client_auth() else { return BTreeMap::new() };
+    let certificate = match asked.certificate {
+        ClientCertificate::Required => "require",
+        ClientCertificate::Optional => "optional",
+    };
+    let mut settings = BTreeMap::from([
+        ("tls_client_ca_file".to_owned(), format!("{CLIENTS_DIR}/ca.crt")),
+        ("tls_client_auth".to_owned(), certificate.to_owned()),
+    ]);
+    let user = match asked.user {
+        CertificateUser::Nobody => return settings,
+        CertificateUser::CommonName => "cn",
+        CertificateUser::AlternativeName => "san",
+    };
+    settings.insert("tls_client_auth_user".to_owned(), user.to_owned());
+    settings
+}
+
+/// The settings that need a restart, and that nothing else of a pod shows.
+pub(super) fn restart_settings(cluster: &Cluster) -> BTreeMap<String, String> {
+    let all = cluster.spec.config.iter().map(|(key, value)| (key.clone(), value.0.clone()));
+    all.filter(|(key, _)| !LIVE_KEYS.contains(&key.as_str())).chain(client_auth_settings(cluster)).collect()
 }
 
 /// The log filter that nodes should have, and the hash that pods are marked with once they do.

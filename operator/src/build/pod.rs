@@ -45,6 +45,9 @@ pub(super) fn intent(cluster: &Cluster, role: SetRole) -> String {
     if let Some(secret) = cluster.tls_secret() {
         put(&mut intent, "tls", json!([secret, config_map::tls_settings(cluster)]));
     }
+    if let Some(asked) = cluster.client_auth() {
+        put(&mut intent, "clients", json!(asked.secret_name));
+    }
     if cluster.spec.auth.enabled {
         put(&mut intent, "auth", json!(true));
     }
@@ -116,6 +119,12 @@ fn pod_spec(cluster: &Cluster, role: SetRole) -> Value {
         volumes.push(
             json!({ "name": labels::TLS_VOLUME, "secret": { "secretName": secret, "defaultMode": 0o440 } }),
         );
+    }
+    if let Some(asked) = cluster.client_auth()
+        && let Some(Value::Array(volumes)) = pod.get_mut("volumes")
+    {
+        let items = json!([{ "key": "ca.crt", "path": "ca.crt" }]);
+        volumes.push(json!({ "name": "clients", "secret": { "secretName": asked.secret_name, "defaultMode": 0o440, "items": items } }));
     }
     if cluster.spec.auth.enabled
         && let Some(Value::Array(volumes)) = pod.get_mut("volumes")
@@ -252,6 +261,11 @@ fn container(cluster: &Cluster, role: SetRole) -> Value {
     {
         mounts
             .push(json!({ "name": labels::TLS_VOLUME, "mountPath": config_map::TLS_DIR, "readOnly": true }));
+    }
+    if cluster.client_auth().is_some()
+        && let Some(Value::Array(mounts)) = container.get_mut("volumeMounts")
+    {
+        mounts.push(json!({ "name": "clients", "mountPath": config_map::CLIENTS_DIR, "readOnly": true }));
     }
     if cluster.spec.auth.enabled
         && let Some(Value::Array(mounts)) = container.get_mut("volumeMounts")

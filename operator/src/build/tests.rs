@@ -361,6 +361,36 @@ fn tls_reaches_pods_services_and_probes_and_no_pod_that_has_none() {
 }
 
 #[test]
+fn authorities_of_clients_reach_the_pods_by_a_restart() {
+    let with = |asked: Value| built(json!({ "tls": { "clientAuth": asked } }), 3, None);
+    let template = |built: &Built| json!(built.children.voters.spec.as_ref().unwrap().template);
+    let settings = |built: &Built| -> Value {
+        serde_json::from_str(&built.children.config_map.data.as_ref().unwrap()[config_map::FILE]).unwrap()
+    };
+    let by_name = with(json!({ "secretName": "clients", "user": "CommonName" }));
+    let volumes = template(&by_name)["spec"]["volumes"].to_string();
+    assert!(
+        volumes.contains(r#""secretName":"clients""#) && volumes.contains(r#""key":"ca.crt""#),
+        "{volumes}"
+    );
+    let told = settings(&by_name);
+    assert_eq!(told["tls_client_ca_file"], "/etc/kvnode-clients/ca.crt");
+    assert_eq!((&told["tls_client_auth"], &told["tls_client_auth_user"]), (&json!("require"), &json!("cn")));
+    let may = with(json!({ "secretName": "clients", "certificate": "Optional", "user": "AlternativeName" }));
+    let told = settings(&may);
+    assert_eq!(
+        (&told["tls_client_auth"], &told["tls_client_auth_user"]),
+        (&json!("optional"), &json!("san"))
+    );
+    assert_ne!(template(&by_name), template(&may), "a node reads that when it starts");
+    let nobody = with(json!({ "secretName": "clients" }));
+    assert!(settings(&nobody).get("tls_client_auth_user").is_none());
+    let none = built(json!({}), 3, None);
+    assert!(!template(&none).to_string().contains("kvnode-clients"));
+    assert!(!settings(&none).to_string().contains("client_auth"));
+}
+
+#[test]
 fn a_password_file_reaches_the_pods_unless_the_door_is_open() {
     let built = built(json!({}), 3, None);
     let pod = serde_json::to_value(&built.children.voters.spec.as_ref().unwrap().template).unwrap();

@@ -4,12 +4,16 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bucket::SecretKey;
+
 /// Whether clients need a password, and which users there are.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.enabled || !has(self.users) || self.users.size() == 0")
-        .message("auth.users needs auth.enabled: without it everybody is the user default, without a password")
+        .message("auth.users needs auth.enabled: without it everybody is the user default, without a password"),
+    validation = Rule::new("self.enabled || !has(self.passwordSecret)")
+        .message("auth.passwordSecret needs auth.enabled: without it nobody is asked for a password")
 )]
 pub struct AuthSpec {
     /// The operator makes a password once, in the Secret `<name>-auth` (servicebinding.io/redis: type, host, port, username,
@@ -17,10 +21,16 @@ pub struct AuthSpec {
     /// read it again by themselves. To change the password without a failed login, set the Secret's annotation
     /// kvnode.dev/rotate to begin: a second password becomes valid, and once every pod has read it, the Secret hands it
     /// out; finish makes the first one invalid. False: everybody who reaches the client port is the user default, without a password. A cluster that
-    /// was made before true was the default stays open until users are named here, or this is set to false and then to
+    /// was made before true was the default stays open until users or passwordSecret are named here, or this is set to false and then to
     /// true; see status.doors. Default: true.
     #[serde(default = "super::yes")]
     pub enabled: bool,
+    /// Where the password of `default` comes from, if the operator is not to make one: a key of a Secret in this namespace,
+    /// kept by you or by what fills your Secrets. One line of 1 to 512 bytes. Clients read `<name>-auth` all the same: a
+    /// changed password is handed out there once every pod has read it, and the old one is valid until the annotation
+    /// kvnode.dev/rotate of `<name>-auth` says finish, or for rotation.overlap; up to four are valid at once. Example: {name: cart-password, key: password}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_secret: Option<SecretKey>,
     /// Users beside `default`. Each has a Secret `<name>-user-<user>` in the same form, with a password that the operator
     /// makes once and changes as it does that of `<name>-auth`; who deletes the Secret gets another password within a minute. The
     /// first user needs a rolling restart; users that come, go or change later reach the pods within two minutes.
@@ -29,8 +39,8 @@ pub struct AuthSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub users: Vec<AclUser>,
-    /// Passwords that change by themselves, that of `default` and those of all users. Without it they change only when the
-    /// annotation kvnode.dev/rotate of their Secret says so.
+    /// Passwords that change by themselves, those of all users and, without passwordSecret, that of `default`. Without it
+    /// they change only when the annotation kvnode.dev/rotate of their Secret says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
 }
@@ -55,7 +65,7 @@ fn one_day() -> String {
 
 impl Default for AuthSpec {
     fn default() -> Self {
-        Self { enabled: true, users: Vec::new(), rotation: None }
+        Self { enabled: true, password_secret: None, users: Vec::new(), rotation: None }
     }
 }
 

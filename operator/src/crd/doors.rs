@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! recorded    spec.auth says   pods have        in effect
-//! KeptOpen    on               -                KeptOpen, until users are named or the spec says off
+//! KeptOpen    on               -                KeptOpen, until users or a password are named or the spec says off
 //! (none)      on               no password      KeptOpen
 //! (other)     on               -                Required
 //! (other)     off              -                Open
@@ -59,7 +59,8 @@ impl Doors {
             (Some(recorded), _) => recorded.auth == AuthDoor::KeptOpen,
             (None, pods) => pods.is_some_and(|have| !have.auth),
         };
-        let auth = match (spec.auth.enabled, stays_open && spec.auth.users.is_empty()) {
+        let unasked = spec.auth.users.is_empty() && spec.auth.password_secret.is_none();
+        let auth = match (spec.auth.enabled, stays_open && unasked) {
             (false, _) => AuthDoor::Open,
             (true, true) => AuthDoor::KeptOpen,
             (true, false) => AuthDoor::Required,
@@ -140,6 +141,8 @@ mod tests {
         assert_eq!(Doors::of(&asked, Some(off), pods).auth, AuthDoor::Required);
         let users = spec(json!({ "auth": { "users": [{ "name": "app", "acl": "+@read" }] } }));
         assert_eq!(Doors::of(&users, Some(kept), pods).auth, AuthDoor::Required);
+        let given = spec(json!({ "auth": { "passwordSecret": { "name": "given" } } }));
+        assert_eq!(Doors::of(&given, Some(kept), pods).auth, AuthDoor::Required);
         // One that has locks, and whose pods are gone for the moment, keeps them.
         let locked = Doors { tls: TlsMode::Managed, auth: AuthDoor::Required };
         assert_eq!(Doors::of(&asked, Some(locked), pods), locked);

@@ -161,6 +161,7 @@ fn the_examples_are_valid() {
         include_str!("../../../deploy/examples/minimal.yaml"),
         include_str!("../../../deploy/examples/production.yaml"),
         include_str!("../../../deploy/examples/cert-manager.yaml"),
+        include_str!("../../../deploy/examples/client-certificates.yaml"),
     ] {
         let ours = text.split("\n---\n").last().unwrap();
         let example: KvCluster = serde_yaml::from_str(ours).unwrap();
@@ -287,6 +288,10 @@ fn tls_rules() {
     assert!(tls(issuer).validate_cel().is_ok());
     refused(tls(json!({ "mode": "CertManager" })).validate_cel(), "tls.issuerRef");
     refused(tls(json!({ "issuerRef": { "name": "cart" } })).validate_cel(), "tls.issuerRef");
+    let clients = json!({ "secretName": "clients", "user": "CommonName" });
+    assert!(tls(json!({ "clientAuth": clients })).validate_cel().is_ok());
+    refused(tls(json!({ "clients": "Disabled", "clientAuth": clients })).validate_cel(), "tls.clientAuth");
+    refused(tls(json!({ "mode": "Disabled", "clientAuth": clients })).validate_cel(), "tls.clientAuth");
     let (off, on) = (tls(json!({ "mode": "Disabled" })), spec(json!({})));
     refused(on.validate_cel_update(&off), "tls.mode cannot be changed");
     refused(off.validate_cel_update(&on), "tls.mode cannot be changed");
@@ -306,6 +311,11 @@ fn users_need_passwords_and_good_names() {
     let users = |enabled: bool, name: &str| {
         spec(json!({ "auth": { "enabled": enabled, "users": [{ "name": name, "acl": "+@read" }] } }))
     };
+    let given = |enabled: bool| {
+        spec(json!({ "auth": { "enabled": enabled, "passwordSecret": { "name": "given" } } }))
+    };
+    given(true).validate_cel().unwrap();
+    refused(given(false).validate_cel(), "auth.passwordSecret needs auth.enabled");
     users(true, "app").validate_cel().unwrap();
     refused(users(false, "app").validate_cel(), "auth.users needs auth.enabled");
     let faults = |spec: Value| {
@@ -322,6 +332,10 @@ fn users_need_passwords_and_good_names() {
     assert_eq!(faults(auth("app", "~app:* +@read -keys")), "");
     assert!(faults(auth("default", "+@read")).contains("users[default]"));
     assert!(faults(auth("app", "+reed")).contains("spec.auth.users[app].acl: \"+reed\": no command"));
+    let own = faults(json!({ "auth": { "passwordSecret": { "name": "cart-auth" } } }));
+    assert!(own.contains("spec.auth.passwordSecret.name"), "{own}");
+    let own = faults(json!({ "tls": { "clientAuth": { "secretName": "cart-ca" } } }));
+    assert!(own.contains("spec.tls.clientAuth.secretName"), "{own}");
     let mut both = auth("app", "+@read");
     both["config"] = json!({ "acl_file": "/x" });
     assert!(faults(both).contains("spec.config.acl_file"));

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("self.mode in ['Managed', 'CertManager'] || !has(self.names) || self.names.size() == 0")
         .message("tls.names is for certificates that the operator makes or asks for: set tls.mode to Managed or CertManager"),
     validation = Rule::new("self.mode != 'Disabled' || self.clients == 'Optional'")
-        .message("tls.clients needs another tls.mode than Disabled")
+        .message("tls.clients needs another tls.mode than Disabled"),
+    validation = Rule::new("!has(self.clientAuth) || (self.mode != 'Disabled' && self.clients != 'Disabled')")
+        .message("tls.clientAuth is for clients that come by TLS: set tls.clients to Required, or to Optional to let others in without a certificate at the port in the clear")
 )]
 pub struct TlsSpec {
     /// Managed: the operator has an authority for this cluster (Secret `<name>-ca`), signs a certificate with it (Secret
@@ -40,6 +42,10 @@ pub struct TlsSpec {
     /// 6379. Pods and operator always talk by mutual TLS. Default: Optional.
     #[serde(default)]
     pub clients: ClientTls,
+    /// Certificates that clients are asked for at the port with TLS. Changes need a rolling restart; another ca.crt in the
+    /// Secret does not. Example: {secretName: cart-clients, user: CommonName}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_auth: Option<ClientAuth>,
     /// Further names and addresses that a certificate of mode Managed or CertManager is valid for: of a load balancer, say.
     /// Example: [cart.example.com].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -101,6 +107,46 @@ pub enum ClientTls {
     Required,
     /// In the clear.
     Disabled,
+}
+
+/// Certificates of clients.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientAuth {
+    /// Secret of this namespace whose ca.crt has the authorities that sign the clients' certificates. Not the cluster's own:
+    /// what that one signs may take part in the cluster. Example: cart-clients.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+    /// Required: who shows none is not let in. Optional: they are, and need a password as ever. Default: Required.
+    #[serde(default)]
+    pub certificate: ClientCertificate,
+    /// Whose login a certificate is: Nobody, a password is needed beside it; CommonName, that of the user of spec.auth with
+    /// its common name; AlternativeName, that of the first user with one of its alternative names (DNS, e-mail, URI). A name
+    /// that no user has needs a password as well; default is the name of a user, with all rights. Example: CommonName. Default: Nobody.
+    #[serde(default)]
+    pub user: CertificateUser,
+}
+
+/// Whether a client must show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ClientCertificate {
+    /// It must.
+    #[default]
+    Required,
+    /// It may.
+    Optional,
+}
+
+/// Whose login a certificate is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CertificateUser {
+    /// Nobody's.
+    #[default]
+    Nobody,
+    /// That of the user with its common name.
+    CommonName,
+    /// That of the first user with one of its alternative names.
+    AlternativeName,
 }
 
 /// The certificate in use.

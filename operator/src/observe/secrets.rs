@@ -17,14 +17,17 @@ use crate::build::labels;
 use crate::clock;
 use crate::context::Context;
 use crate::crd::KvCluster;
+use crate::crd::bucket::SecretKey;
 use crate::crd::doors::AuthDoor;
-use crate::crd::tls::TlsMode;
+use crate::crd::tls::{ClientTls, TlsMode};
 use crate::error::{Error, asked_opt};
 use crate::name::ClusterName;
-use crate::pki::{Chain, Pair};
+use crate::pki::{self, Chain, Pair};
 
 /// How long the Secrets of a cluster at rest are believed to be as they were.
 const KEPT: Duration = Duration::from_mins(1);
+/// Longest password that is taken from somebody else's Secret.
+const GIVEN_BYTES_MAX: usize = 512;
 
 /// A Secret with a certificate.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +70,20 @@ pub struct Secrets {
     pub users: BTreeMap<String, LoginSeen>,
     /// `<name>-acl`, with `spec.auth`.
     pub acl: Option<AclSeen>,
+    /// The password of `spec.auth.passwordSecret`.
+    pub given: Option<Given>,
+    /// What is wrong with the Secret of `spec.tls.clientAuth`.
+    pub clients_fault: Option<String>,
+}
+
+/// A password that somebody else keeps, or what is wrong with its Secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Given(pub Result<String, String>);
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Given(..)")
+    }
 }
 
 /// A Secret with a password.
@@ -189,7 +206,8 @@ pub(super) async fn read(
 }
 
 async fn read_anew(ctx: &Context, name: &ClusterName, object: &KvCluster) -> Result<Secrets, Error> {
-    let logins = logins(ctx, name, object).await?;
+    let (logins, theirs) = tokio::try_join!(logins(ctx, name, object), theirs(ctx, name, object))?;
+    let logins = Secrets { given: theirs.0, clients_fault: theirs.1, ..logins };
     let Some(mounted) = mounted(object) else { return Ok(logins) };
     let managed = object.spec.tls.mode == TlsMode::Managed;
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
@@ -198,6 +216,56 @@ async fn read_anew(ctx: &Context, name: &ClusterName, object: &KvCluster) -> Res
     let (authority, pods) = tokio::try_join!(authority, get(mounted))?;
     let authority = authority.map(|found| authority_of(object, &found));
     Ok(Secrets { managed, authority, pods: pods.map(|found| pair(object, &found)), ..logins })
+}
+
+/// What somebody else keeps: the password of the user default, and what is wrong with the authorities of clients.
+async fn theirs(
+    ctx: &Context,
+    name: &ClusterName,
+    object: &KvCluster,
+) -> Result<(Option<Given>, Option<String>), Error> {
+    let (auth, tls) = (&object.spec.auth, &object.spec.tls);
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
+    let get = async |secret: &str| asked_opt(format!("get Secret {secret}"), api.get(secret)).await;
+    let password = async {
+        let Some(at) = auth.password_secret.as_ref().filter(|_| auth.enabled) else { return Ok(None) };
+        Ok(Some(Given(given(at, get(&at.name).await?.as_ref()))))
+    };
+    let clients = async {
+        let by_tls = object.tls_mode() != TlsMode::Disabled && tls.clients != ClientTls::Disabled;
+        let Some(asked) = tls.client_auth.as_ref().filter(|_| by_tls) else { return Ok(None) };
+        Ok(clients_fault(&asked.secret_name, get(&asked.secret_name).await?.as_ref()))
+    };
+    tokio::try_join!(password, clients)
+}
+
+/// One line; what tools put behind it is taken away.
+fn given(at: &SecretKey, secret: Option<&Secret>) -> Result<String, String> {
+    let SecretKey { name, key } = at;
+    let Some(secret) = secret else {
+        return Err(format!("spec.auth.passwordSecret: there is no Secret {name}"));
+    };
+    let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(key)) else {
+        return Err(format!("spec.auth.passwordSecret: Secret {name} has no key {key}"));
+    };
+    let text = std::str::from_utf8(&bytes.0).unwrap_or_default();
+    let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+    let is_line = text.trim() == text && !text.contains(char::is_control);
+    if is_line && (1..=GIVEN_BYTES_MAX).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "spec.auth.passwordSecret: key {key} of Secret {name} must hold one line of 1 to {GIVEN_BYTES_MAX} bytes, \
+         without blanks at its ends"
+    ))
+}
+
+fn clients_fault(name: &str, secret: Option<&Secret>) -> Option<String> {
+    let fault = match secret {
+        None => format!("there is no Secret {name}"),
+        Some(secret) => format!("Secret {name}: {}", pki::authorities(&text(secret, "ca.crt")).err()?),
+    };
+    Some(format!("spec.tls.clientAuth: {fault}"))
 }
 
 /// Passwords and the ACL file.

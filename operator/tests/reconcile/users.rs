@@ -259,3 +259,148 @@ async fn where_the_door_is_opened_again_the_users_go() {
     let calls = bed.server.wire.calls();
     assert!(calls.iter().all(|call| !call.path.contains("/secrets/cart-acl")), "it is over: {calls:?}");
 }
+
+fn give(bed: &Bed, name: &str, key_name: &str, content: &[u8]) {
+    let bytes = serde_json::to_value(k8s_openapi::ByteString(content.to_vec())).expect("bytes");
+    let data = json!({ "data": { key_name: bytes } });
+    let mut objects = bed.server.objects.lock();
+    if objects.get(&key(name)).is_ok() {
+        objects.merge(&key(name), &data, false).expect("changed");
+    } else {
+        objects.create(&key(name), data).expect("created");
+    }
+}
+
+const GIVEN: &str = "first-Wort given";
+const NEXT: &str = "zweites-Wort";
+
+/// A cluster whose default password is in the Secret `given`.
+fn bed_given() -> Bed {
+    let mut spec = users(&json!([{ "name": "app", "acl": "+@read" }]));
+    spec["auth"]["passwordSecret"] = json!({ "name": "given" });
+    Bed::new(&spec)
+}
+
+fn told(bed: &Bed) -> String {
+    bed.cluster()["status"]["conditions"].to_string()
+}
+
+/// Password that is handed out, and those that are valid.
+fn auth(bed: &Bed) -> (String, String) {
+    let auth = secret(bed, "cart-auth");
+    (text(&auth, "password"), text(&auth, "passwords"))
+}
+
+fn read_all(bed: &Bed) {
+    bed.nodes.read_logins(&auth(bed).1, &text(&secret(bed, "cart-acl"), "users.acl"));
+}
+
+#[tokio::test]
+async fn a_password_that_somebody_else_keeps_is_handed_out() {
+    let bed = bed_given();
+    let operator = bed.operator(false);
+    for (content, why) in [
+        (None, "there is no Secret given"),
+        (Some("zwei\nZeilen"), "one line of 1 to 512 bytes"),
+        (Some("\n"), "one line of 1 to 512 bytes"),
+    ] {
+        content.iter().for_each(|content| give(&bed, "given", "key", content.as_bytes()));
+        Bed::minute(&operator);
+        for _ in 0..3 {
+            bed.pass(&operator).await.expect_err("a fault");
+        }
+        let said = told(&bed);
+        assert!(said.contains(why) && said.contains("ChangeRefused") && !said.contains("Zeilen"), "{said}");
+        assert!(!there(&bed, "cart-auth"), "nothing is made up");
+    }
+    give(&bed, "given", "key", format!("{GIVEN}\n").as_bytes());
+    Bed::minute(&operator);
+    bed.settle(&operator).await;
+    assert_eq!(auth(&bed), (GIVEN.to_owned(), format!("{GIVEN}\n")));
+    let uri = text(&secret(&bed, "cart-auth"), "uri");
+    assert!(uri.contains(":first-Wort%20given@"), "{uri}");
+    bed.server.wire.start(None);
+    bed.pass(&operator).await.expect("a pass");
+    assert!(writes(&bed).is_empty(), "{:?}", writes(&bed));
+    // Another one: both are valid until the clients have moved.
+    read_all(&bed);
+    give(&bed, "given", "key", NEXT.as_bytes());
+    Bed::minute(&operator);
+    bed.settle(&operator).await;
+    assert_eq!(auth(&bed), (GIVEN.to_owned(), format!("{GIVEN}\n{NEXT}\n")), "not every pod has read it");
+    read_all(&bed);
+    bed.settle(&operator).await;
+    assert_eq!(auth(&bed), (NEXT.to_owned(), format!("{NEXT}\n{GIVEN}\n")));
+    rotate(&bed, "cart-auth", "finish");
+    Bed::minute(&operator);
+    bed.settle(&operator).await;
+    assert_eq!(auth(&bed).1, format!("{NEXT}\n"));
+    let state = bed.state().concat();
+    assert!(!state.contains("-Wort"), "in its Secrets, and nowhere else");
+}
+
+#[tokio::test]
+async fn without_the_password_that_somebody_else_keeps_the_cluster_goes_on() {
+    let bed = bed_given();
+    let operator = bed.operator(false);
+    give(&bed, "given", "key", GIVEN.as_bytes());
+    bed.settle(&operator).await;
+    read_all(&bed);
+    give(&bed, "given", "key", NEXT.as_bytes());
+    Bed::minute(&operator);
+    bed.settle(&operator).await;
+    bed.server.objects.lock().delete(&key("given"), &Value::Null).expect("deleted");
+    bed.edit(&json!({ "replicas": 5 }));
+    read_all(&bed);
+    Bed::minute(&operator);
+    bed.settle(&operator).await;
+    assert_eq!(bed.cluster()["status"]["ready"], "5/5", "it scales all the same");
+    assert!(told(&bed).contains("there is no Secret given") && bed.condition("Stalled") == "True");
+    assert_eq!(auth(&bed), (NEXT.to_owned(), format!("{NEXT}\n{GIVEN}\n")), "what was under way goes on");
+    rotate(&bed, "cart-auth", "finish");
+    Bed::minute(&operator);
+    bed.settle(&operator).await;
+    assert_eq!(auth(&bed), (NEXT.to_owned(), format!("{NEXT}\n")), "a person is heard");
+    give(&bed, "given", "key", NEXT.as_bytes());
+    Bed::minute(&operator);
+    bed.settle(&operator).await;
+    assert_eq!(bed.condition("Stalled"), "False");
+}
+
+#[tokio::test]
+async fn authorities_of_clients_are_looked_at_before_a_pod_waits_for_them() {
+    let bed = Bed::new(&json!({}));
+    let operator = bed.operator(false);
+    bed.settle(&operator).await;
+    let sets = |bed: &Bed| {
+        let set = Key::new("apps/statefulsets", "shop", "cart");
+        bed.server.objects.lock().get(&set).expect("the set")["spec"]["template"].clone()
+    };
+    let before = sets(&bed);
+    bed.edit(&json!({ "tls": { "clientAuth": { "secretName": "clients", "user": "CommonName" } } }));
+    for (content, why) in
+        [(None, "there is no Secret clients"), (Some("no PEM"), "ca.crt has no certificate")]
+    {
+        content.iter().for_each(|content| give(&bed, "clients", "ca.crt", content.as_bytes()));
+        Bed::minute(&operator);
+        for _ in 0..3 {
+            bed.pass(&operator).await.expect_err("a fault");
+        }
+        assert_eq!(sets(&bed), before, "a pod that ends must be able to start again");
+        let said = told(&bed);
+        assert!(said.contains("spec.tls.clientAuth: ") && said.contains(why), "{said}");
+    }
+    let authority = kvnode_tests::pki::Authority::new("clients").expect("an authority");
+    give(&bed, "clients", "ca.crt", authority.pem().as_bytes());
+    Bed::minute(&operator);
+    bed.settle(&operator).await;
+    assert_eq!((bed.condition("Stalled").as_str(), bed.condition("Ready").as_str()), ("False", "True"));
+    assert_ne!(sets(&bed), before);
+    // Pods that have it go on without it.
+    bed.server.objects.lock().delete(&key("clients"), &Value::Null).expect("deleted");
+    bed.edit(&json!({ "replicas": 5 }));
+    Bed::minute(&operator);
+    bed.settle(&operator).await;
+    assert_eq!(bed.cluster()["status"]["ready"], "5/5");
+    assert!(told(&bed).contains("there is no Secret clients"));
+}
