@@ -12,7 +12,7 @@ use crate::kubectl::Kubectl;
 use crate::stage::Stage;
 
 /// Deadline of what a healthy Kubernetes does in seconds.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
 
 /// One cluster.
 pub(crate) struct Kv {
@@ -44,7 +44,7 @@ impl Kv {
         self.kubectl.run(&gone)?;
         self.kubectl.apply(&stage.manifest("client.yaml", &[("CLUSTER_NAME", &self.name)])?)?;
         self.kubectl
-            .run(&["wait", &format!("pod/{pod}"), "--for=condition=Ready", "--timeout=120s"])
+            .run(&["wait", &format!("pod/{pod}"), "--for=condition=Ready", "--timeout=180s"])
             .map(drop)
     }
 

@@ -62,6 +62,11 @@ impl Kubectl {
     }
 }
 
+/// A text of an object; empty where there is none.
+pub(crate) fn text(value: &Json) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 /// Runs a command to its end with this on standard input.
 pub(crate) fn finish(mut command: Command, input: &str) -> Result<String> {
     let mut child = command

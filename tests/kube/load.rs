@@ -56,20 +56,27 @@ impl Phase {
 impl Load {
     /// Starts writing to an address, in the clear and without a password.
     pub(crate) async fn plain(stage: &Stage, addr: &str) -> Result<Self> {
-        Self::begin(stage, addr, "none").await
+        Self::begin(stage, ("load", ""), addr, "none").await
     }
 
     /// Starts writing to a cluster, as the Secret of its user default says.
     pub(crate) async fn start(stage: &Stage, cluster: &str) -> Result<Self> {
-        Self::begin(stage, "bind:/bind", &format!("{cluster}-auth")).await
+        Self::begin(stage, ("load", ""), "bind:/bind", &format!("{cluster}-auth")).await
     }
 
-    async fn begin(stage: &Stage, addr: &str, secret: &str) -> Result<Self> {
+    /// The same as another user, in a pod `load-<user>`, to keys of its own.
+    pub(crate) async fn start_as(stage: &Stage, cluster: &str, user: &str) -> Result<Self> {
+        let (pod, prefix) = (format!("load-{user}"), format!("{user}:"));
+        Self::begin(stage, (&pod, &prefix), "bind:/bind", &format!("{cluster}-user-{user}")).await
+    }
+
+    async fn begin(stage: &Stage, (pod, prefix): (&str, &str), addr: &str, secret: &str) -> Result<Self> {
         let kubectl = stage.kubectl();
-        let pod = String::from("load");
-        let words = [("LOAD_NAME", pod.as_str()), ("LOAD_ADDR", addr), ("LOAD_SECRET", secret)];
+        let pod = pod.to_owned();
+        let words =
+            [("LOAD_NAME", &*pod), ("LOAD_ADDR", addr), ("LOAD_SECRET", secret), ("LOAD_PREFIX", prefix)];
         kubectl.apply(&stage.manifest("load.yaml", &words)?)?;
-        kubectl.run(&["wait", "pod/load", "--for=condition=Ready", "--timeout=60s"])?;
+        kubectl.run(&["wait", &format!("pod/{pod}"), "--for=condition=Ready", "--timeout=180s"])?;
         let load = Self { kubectl, pod };
         load.progress(100).await?;
         load.mark()?;
@@ -86,7 +93,7 @@ impl Load {
     pub(crate) async fn progress(&self, more: u64) -> Result<()> {
         let first = self.count()?;
         let enough = async || Ok((self.count()? >= first + more).then_some(()));
-        eventually("the writer gets on", Duration::from_mins(1), enough).await
+        eventually("the writer gets on", Duration::from_mins(3), enough).await
     }
 
     fn count(&self) -> Result<u64> {

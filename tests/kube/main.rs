@@ -38,7 +38,7 @@ use crate::scenarios::{ACTS, Scenario};
 use crate::stage::Stage;
 
 /// Longest time of one scenario on a busy machine.
-const DEADLINE: Duration = Duration::from_mins(12);
+const DEADLINE: Duration = Duration::from_mins(15);
 /// Scenarios of one act that play at once.
 const AT_ONCE: usize = 4;
 

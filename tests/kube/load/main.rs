@@ -1,7 +1,7 @@
 //! The client that writes without end from inside the Kubernetes cluster, and says what became of it.
 //!
 //! ```text
-//! kube-load run ADDR PORT       writes w:1, w:2, ... to ADDR; answers questions on 127.0.0.1:PORT. ADDR is HOST:PORT, or
+//! kube-load run ADDR PORT [P]   writes w:P1, w:P2, ... to ADDR; answers questions on 127.0.0.1:PORT. ADDR is HOST:PORT, or
 //!                               bind:DIR where a Secret with host, password and authority is mounted (bind:DIR@HOST)
 //! kube-load ask PORT WORD       one question, one line of JSON: count | mark | verify
 //! kube-load fill ADDR MIB       MIB mebibytes in values of 64 KiB, once
@@ -31,16 +31,17 @@ async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["run", addr, port] => run(addr, port.parse()?).await,
+        ["run", addr, port] => run(addr, port.parse()?, "").await,
+        ["run", addr, port, prefix] => run(addr, port.parse()?, prefix).await,
         ["ask", port, word] => ask(port.parse()?, word).await,
         ["fill", addr, mebibytes] => fill(addr, mebibytes.parse()?).await,
-        _ => bail!("usage: kube-load run ADDR PORT | ask PORT count|mark|verify | fill ADDR MIB"),
+        _ => bail!("usage: kube-load run ADDR PORT [PREFIX] | ask PORT count|mark|verify | fill ADDR MIB"),
     }
 }
 
-async fn run(addr: &str, port: u16) -> Result<()> {
+async fn run(addr: &str, port: u16, prefix: &str) -> Result<()> {
     let shared = Arc::new(Shared::default());
-    let target = Target::open(addr)?;
+    let target = Target::open(addr)?.with_prefix(prefix);
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     tokio::select! {
         () = write(&target, &shared) => Ok(()),
@@ -80,7 +81,7 @@ async fn verify(target: &Target, acknowledged: &[u64]) -> Result<String> {
     let mut missing = Vec::new();
     for chunk in acknowledged.chunks(500) {
         let mut command = vec!["MGET".to_owned()];
-        command.extend(chunk.iter().map(|n| format!("w:{n}")));
+        command.extend(chunk.iter().map(|n| target.key(*n)));
         let reply = client.call(&command).await?;
         ensure!(reply.items().len() == chunk.len(), "MGET answered {reply:?}");
         let pairs = chunk.iter().zip(reply.items());

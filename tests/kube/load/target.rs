@@ -16,6 +16,7 @@ use tokio::time::timeout;
 pub(crate) struct Target {
     addr: String,
     bound: Option<Bound>,
+    prefix: String,
 }
 
 /// What is mounted.
@@ -36,13 +37,24 @@ impl Target {
     /// `host:port`, or `bind:DIRECTORY`, or `bind:DIRECTORY@host` where another host than the Secret's is meant.
     pub(crate) fn open(text: &str) -> Result<Self> {
         let Some(bound) = text.strip_prefix("bind:") else {
-            return Ok(Self { addr: text.to_owned(), bound: None });
+            return Ok(Self { addr: text.to_owned(), bound: None, prefix: "w:".to_owned() });
         };
         let (dir, host) = bound.split_once('@').map_or((bound, None), |(dir, host)| (dir, Some(host)));
         let mut bound = Bound { dir: dir.into(), by_tls: false, tunnels: Mutex::default() };
         bound.by_tls = bound.read("uri")?.starts_with("rediss:");
         let host = host.map_or_else(|| bound.read("host"), |host| Ok(host.to_owned()))?;
-        Ok(Self { addr: format!("{host}:{}", bound.read("port")?), bound: Some(bound) })
+        let addr = format!("{host}:{}", bound.read("port")?);
+        Ok(Self { addr, bound: Some(bound), prefix: "w:".to_owned() })
+    }
+
+    /// Keys begin with `w:` and this, so that two writers do not write the same.
+    pub(crate) fn with_prefix(self, prefix: &str) -> Self {
+        Self { prefix: format!("w:{prefix}"), ..self }
+    }
+
+    /// The key of a write.
+    pub(crate) fn key(&self, number: u64) -> String {
+        format!("{}{number}", self.prefix)
     }
 
     /// Where a plain client connects now.

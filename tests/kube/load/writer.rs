@@ -98,7 +98,8 @@ pub(crate) async fn write(target: &Target, shared: &Shared) {
             client = connect(target, shared).await;
             continue;
         };
-        match connected.call(&["SET", &format!("w:{number}"), &number.to_string()]).await {
+        let key = target.key(number);
+        match connected.call(&["SET", &key, &number.to_string()]).await {
             Ok(reply) if reply.is_ok() => {
                 let now = (Instant::now(), unix_ms());
                 shared.with(|phase, all| {
@@ -116,13 +117,13 @@ pub(crate) async fn write(target: &Target, shared: &Shared) {
             }
             Ok(reply) => {
                 shared.with(|phase, _| phase.errors += 1);
-                shared.sample(&format!("w:{number}: {reply:?}"));
+                shared.sample(&format!("{key}: {reply:?}"));
             }
             Err(CallError::Connect(_)) => client = None,
             Err(error) => {
                 // It was sent and nobody answered: it may have happened. The same write again does no harm.
                 shared.with(|phase, _| phase.unknown += 1);
-                shared.sample(&format!("w:{number}: {error}"));
+                shared.sample(&format!("{key}: {error}"));
                 client = None;
             }
         }

@@ -28,7 +28,7 @@ pub(crate) async fn s3(stage: &Stage, bucket: &str) -> Result<()> {
     let kubectl = stage.kubectl();
     stage.clients()?;
     kubectl.apply(&stage.manifest("s3.yaml", &[])?)?;
-    kubectl.run(&["wait", "pod/s3", "--for=condition=Ready", "--timeout=120s"])?;
+    kubectl.run(&["wait", "pod/s3", "--for=condition=Ready", "--timeout=180s"])?;
     make_bucket(&kubectl, bucket).await
 }
 

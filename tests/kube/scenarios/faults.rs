@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kvnode_tests::tool;
 use kvnode_tests::wait::{eventually, until};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use crate::bed::Bed;
 use crate::cluster::{Kv, PATIENCE};
+use crate::kubectl::text;
 use crate::load::Load;
 use crate::stage::Stage;
 
@@ -235,8 +236,4 @@ pub(crate) async fn node_cut_off(stage: &Stage) -> Result<()> {
     drop(cut);
     cart.ready(3).await?;
     until("all is whole again", PATIENCE, async || cart.redis("GET cut").is_ok_and(|said| said == "1")).await
-}
-
-fn text(value: &Json) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }

@@ -10,19 +10,14 @@ use kvnode_tests::wait::{eventually, until};
 use serde_json::{Value as Json, json};
 
 use super::backups::{by_hand, complete, s3, store};
+use super::operators::with_second;
 use crate::cluster::{Kv, PATIENCE};
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, text};
 use crate::stage::Stage;
 
-/// Where the second operator lives.
-const SECOND: &str = "kvnode-second";
 /// A node counts as silent after 40 s, its pods go after 30 more, and the run begins anew after another minute.
 const LOST: Duration = Duration::from_mins(6);
 const RUNS: usize = 3;
-
-fn text(value: &Json) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
 
 /// The Kubernetes node that a run works on is gone for good: the run is done on another one.
 pub(crate) async fn a_run_on_a_lost_node(stage: &Stage) -> Result<()> {
@@ -89,17 +84,7 @@ async fn lost(stage: &Stage, bed: &crate::bed::Bed, victim: &str, others: &[Stri
 pub(crate) async fn backups_by_two_operators(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     s3(stage, "backups").await?;
-    let only = format!("watchNamespaces={{{}}}", stage.namespace());
-    stage.install_as(
-        "second",
-        SECOND,
-        &["crds.install=false", "rbac.clusterReads=false", "replicas=1", &only],
-    )?;
-    let outcome = by_two(stage).await;
-    // Whatever happened, the next scenario wants one operator.
-    let _ = stage.helm(&["uninstall", "second", "--namespace", SECOND, "--wait"]);
-    stage.system().run(&["delete", "namespace", SECOND, "--ignore-not-found", "--wait=false"])?;
-    outcome
+    with_second(stage, by_two(stage)).await
 }
 
 async fn by_two(stage: &Stage) -> Result<()> {

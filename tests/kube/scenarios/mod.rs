@@ -69,6 +69,7 @@ acts![
         backups::buckets_that_refuse,
         safe::doors_are_locked,
         safe::cert_manager_is_asked,
+        safe::what_others_keep,
         last_resort::a_changed_object_is_refused,
         last_resort::a_last_backup_before_deletion,
         runbook::backups_as_written,

@@ -19,7 +19,17 @@ pub(crate) async fn two_operators_at_once(stage: &Stage) -> Result<()> {
     stage.operator().await?;
     let cart = Kv::create(stage, "cart", &json!({ "storage": { "size": "1Gi" } })).await?;
     let load = Load::start(stage, "cart").await?;
-    let outcome = together_and_alone(stage, &cart, &load).await;
+    with_second(stage, together_and_alone(stage, &cart, &load)).await
+}
+
+/// A second operator, which cares for the namespace of the scenario alone, while that runs.
+pub(super) async fn with_second(stage: &Stage, play: impl Future<Output = Result<()>>) -> Result<()> {
+    let only = format!("watchNamespaces={{{}}}", stage.namespace());
+    let values = ["crds.install=false", "rbac.clusterReads=false", "replicas=1", &only];
+    let outcome = match stage.install_as("second", SECOND, &values) {
+        Ok(()) => play.await,
+        Err(error) => Err(error),
+    };
     // Whatever happened, the next scenario wants one operator.
     let _ = stage.helm(&["uninstall", "second", "--namespace", SECOND, "--wait"]);
     stage.system().run(&["delete", "namespace", SECOND, "--ignore-not-found", "--wait=false"])?;
@@ -27,12 +37,6 @@ pub(crate) async fn two_operators_at_once(stage: &Stage) -> Result<()> {
 }
 
 async fn together_and_alone(stage: &Stage, cart: &Kv, load: &Load) -> Result<()> {
-    let only = format!("watchNamespaces={{{}}}", stage.namespace());
-    stage.install_as(
-        "second",
-        SECOND,
-        &["crds.install=false", "rbac.clusterReads=false", "replicas=1", &only],
-    )?;
     for size in [5, 3] {
         let took = cart.scale(size).await?;
         let phase = load.mark()?;
@@ -67,7 +71,7 @@ async fn together_and_alone(stage: &Stage, cart: &Kv, load: &Load) -> Result<()>
     elsewhere.kubectl.run(&["delete", "kvcluster/elsewhere"])?;
     ensure!(untouched, "the second operator cares for another namespace");
     load.verify()?;
-    until("its surplus pods are gone", Duration::from_mins(1), async || {
+    until("its surplus pods are gone", Duration::from_mins(3), async || {
         cart.pods().is_ok_and(|pods| pods.len() == 1)
     })
     .await

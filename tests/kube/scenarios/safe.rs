@@ -27,7 +27,7 @@ fn spec() -> Json {
 fn bound(cart: &Kv, stage: &Stage, pod: &str, secret: &str) -> Result<()> {
     let words = [("BOUND_NAME", pod), ("BOUND_SECRET", secret)];
     cart.kubectl.apply(&stage.manifest("bound.yaml", &words)?)?;
-    cart.kubectl.run(&["wait", &format!("pod/{pod}"), "--for=condition=Ready", "--timeout=120s"]).map(drop)
+    cart.kubectl.run(&["wait", &format!("pod/{pod}"), "--for=condition=Ready", "--timeout=180s"]).map(drop)
 }
 
 /// A stock client with nothing but the URI and the authority of the Secret.
@@ -149,13 +149,24 @@ fn annotation(cart: &Kv, secret: &str) -> Result<String> {
     Ok(found["metadata"]["annotations"]["kvnode.dev/rotate"].as_str().unwrap_or_default().to_owned())
 }
 
-/// The certificate and then the password change under a client that writes all the time, and it notices nothing.
+/// The certificate and then the passwords change under clients that write all the time, and they notice nothing.
 pub(crate) async fn secrets_rotate_under_load(stage: &Stage) -> Result<()> {
     stage.operator().await?;
-    let cart = Kv::create(stage, "cart", &spec()).await?;
+    let mut with_writer = spec();
+    with_writer["auth"]["users"] = json!([{ "name": "writer", "acl": "~w:* +@all -@dangerous" }]);
+    let cart = Kv::create(stage, "cart", &with_writer).await?;
     stage.clients()?;
     cart.reason("TlsValid", "Served").await?;
-    let load = Load::start(stage, "cart").await?;
+    let loads = [Load::start(stage, "cart").await?, Load::start_as(stage, "cart", "writer").await?];
+    let unharmed = async |what: &str| {
+        for load in &loads {
+            load.progress(100).await?;
+            let phase = load.mark()?;
+            say!("{what}: {phase:?}");
+            phase.without_failure()?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
     bound(&cart, stage, "owner", "cart-auth")?;
     let ends = |cart: &Kv| Ok::<_, anyhow::Error>(cart.object()?["status"]["tls"]["notAfter"].clone());
     let (before, began) = (ends(&cart)?, Instant::now());
@@ -166,44 +177,129 @@ pub(crate) async fn secrets_rotate_under_load(stage: &Stage) -> Result<()> {
     })
     .await?;
     say!("another certificate served after {:.0} s", began.elapsed().as_secs_f64());
-    load.progress(100).await?;
-    load.mark()?.without_failure()?;
+    unharmed("certificate changed").await?;
+    passwords_rotate(&cart).await?;
+    unharmed("passwords rotated").await?;
+    loads.iter().try_for_each(|load| load.verify().map(drop))
+}
 
-    let old = cart.kubectl.exec("owner", &["cat", "/bind/password"])?;
+/// That of the user default, and that of a user with a name.
+async fn passwords_rotate(cart: &Kv) -> Result<()> {
+    let users = [("cart-auth", ["owner", "load"].as_slice()), ("cart-user-writer", &["load-writer"])];
+    let password = |pod: &str| cart.kubectl.exec(pod, &["cat", "/bind/password"]);
     let rotate = |word: &str| {
         let word = format!("kvnode.dev/rotate={word}");
-        cart.kubectl.run(&["annotate", "--overwrite", "secret", "cart-auth", &word]).map(drop)
+        users.iter().try_for_each(|(secret, _)| {
+            cart.kubectl.run(&["annotate", "--overwrite", "secret", secret, &word]).map(drop)
+        })
     };
+    let old = [password("owner")?, password("load-writer")?];
     rotate("begin")?;
     let began = Instant::now();
-    until("the Secret hands the new password out", SPREAD, async || {
-        annotation(&cart, "cart-auth").is_ok_and(|word| word.starts_with("moving"))
-    })
-    .await?;
-    until("clients have the new password", SPREAD, async || {
-        let now = ["owner", "load"].map(|pod| cart.kubectl.exec(pod, &["cat", "/bind/password"]));
-        now.iter().all(|now| now.as_ref().is_ok_and(|now| *now != old))
-    })
-    .await?;
-    say!("another password handed out after {:.0} s", began.elapsed().as_secs_f64());
-    let said = stranger(&cart, &format!("-a {old}"))?;
-    ensure!(said == "1", "the old password is refused before the new one is everywhere: {said}");
-    ensure!(redis(&cart, "owner", "PING")? == "PONG", "and the new one is");
+    for ((secret, pods), old) in users.iter().zip(&old) {
+        until(&format!("{secret} hands the new password out"), SPREAD, async || {
+            annotation(cart, secret).is_ok_and(|word| word.starts_with("moving"))
+        })
+        .await?;
+        until("clients have the new password", SPREAD, async || {
+            pods.iter().all(|pod| password(pod).is_ok_and(|now| now != *old))
+        })
+        .await?;
+    }
+    say!("other passwords handed out after {:.0} s", began.elapsed().as_secs_f64());
+    let logins = [format!("-a {}", old[0]), format!("--user writer --pass {}", old[1])];
+    for login in &logins {
+        let said = stranger(cart, login)?;
+        ensure!(said == "1", "the old password is refused before the new one is everywhere: {said}");
+    }
+    ensure!(redis(cart, "owner", "PING")? == "PONG", "and the new one is");
     // Every connection is made anew, by the new password.
     let leader = cart.object()?["status"]["leader"]["pod"].as_str().context("a leader")?.to_owned();
     cart.kubectl.run(&["delete", "pod", &leader])?;
     cart.ready(3).await?;
     rotate("finish")?;
-    until("the old password is refused", PATIENCE * 2, async || {
-        stranger(&cart, &format!("-a {old}")).is_ok_and(|said| said.contains("WRONGPASS"))
+    for login in &logins {
+        until("the old password is refused", PATIENCE * 2, async || {
+            stranger(cart, login).is_ok_and(|said| said.contains("WRONGPASS"))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Clients prove themselves by certificates of an authority that somebody else keeps, and the password of the user default is
+/// somebody else's as well. Both are named before they are there.
+pub(crate) async fn what_others_keep(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    let cart = Kv { name: "cart".into(), kubectl: stage.kubectl() };
+    cart.apply(&json!({
+        "replicas": 1,
+        "storage": { "size": "1Gi" },
+        "tls": { "clients": "Required", "clientAuth": { "secretName": "cart-clients", "user": "CommonName" } },
+        "auth": {
+            "passwordSecret": { "name": "cart-password" },
+            "users": [{ "name": "reader", "acl": "~w:* +@read +ping +acl|whoami" }],
+        },
+    }))?;
+    let authority = Authority::new("clients")?;
+    let secret = |name: &str, data: Json| {
+        let secret =
+            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": data });
+        cart.kubectl.apply(&secret.to_string())
+    };
+    let lacks = async |what: &str| {
+        let what = format!("there is no Secret {what}");
+        until(&format!("it says that {what}"), PATIENCE, async || {
+            cart.kubectl.run(&["describe", "kvc", "cart"]).is_ok_and(|text| text.contains(&what))
+        })
+        .await
+    };
+    let touch =
+        |why: &str| cart.kubectl.run(&["annotate", "kvc/cart", &format!("touched={why}"), "--overwrite"]);
+    lacks("cart-password").await?;
+    secret("cart-password", json!({ "key": "first/one\n" }))?;
+    touch("password")?;
+    lacks("cart-clients").await?;
+    secret("cart-clients", json!({ "ca.crt": authority.pem() }))?;
+    touch("clients")?;
+    let reader = authority.named("reader", &["reader"])?;
+    secret("own-certificate", json!({ "tls.crt": reader.cert, "tls.key": reader.key }))?;
+    cart.ready(1).await?;
+    bound(&cart, stage, "owner", "cart-auth")?;
+    let call = |login: &str, words: &str| {
+        let script = format!("redis-cli --no-auth-warning --cacert /bind/ca.crt {login} {words} 2>&1");
+        cart.kubectl.exec("owner", &["sh", "-c", &script]).map(|said| said.trim().to_owned())
+    };
+    let (own, bare) = ("--cert /own/tls.crt --key /own/tls.key", "--tls -h cart.$NAMESPACE.svc -p 6380");
+    let bare = bare.replace("$NAMESPACE", stage.namespace());
+    until("the certificate is the login of its user", PATIENCE, async || {
+        call(&format!("{bare} {own}"), "ACL WHOAMI").is_ok_and(|said| said == "reader")
     })
     .await?;
-    load.progress(100).await?;
-    let phase = load.mark()?;
-    say!("password rotated: {phase:?}");
-    phase.without_failure()?;
-    load.verify()?;
-    Ok(())
+    let said = call(&format!("{bare} {own}"), "SET w:1 x")?;
+    ensure!(said.starts_with("NOPERM"), "{said}");
+    let by_uri = format!("-u \"$(cat /bind/uri)\" {own}");
+    ensure!(call(&by_uri, "SET w:1 x")? == "OK", "a password is another login: {}", call(&by_uri, "PING")?);
+    let said = call("-u \"$(cat /bind/uri)\"", "PING").unwrap_or_else(|error| error.to_string());
+    ensure!(!said.contains("PONG"), "without a certificate nobody is let in: {said}");
+    // Another password: the old one goes on until it is told to end.
+    let old = cart.kubectl.exec("owner", &["cat", "/bind/password"])?;
+    ensure!(old == "first/one", "{old}");
+    secret("cart-password", json!({ "key": "second" }))?;
+    until("the Secret hands the new password out", SPREAD, async || {
+        annotation(&cart, "cart-auth").is_ok_and(|word| word.starts_with("moving"))
+    })
+    .await?;
+    until("the client has it", SPREAD, async || {
+        cart.kubectl.exec("owner", &["cat", "/bind/password"]).is_ok_and(|now| now == "second")
+    })
+    .await?;
+    ensure!(call(&by_uri, "PING")? == "PONG" && call(&format!("{bare} {own} -a {old}"), "PING")? == "PONG");
+    cart.kubectl.run(&["annotate", "--overwrite", "secret", "cart-auth", "kvnode.dev/rotate=finish"])?;
+    until("the old password is refused", PATIENCE * 2, async || {
+        call(&format!("{bare} {own} -a {old}"), "PING").is_ok_and(|said| said.contains("WRONGPASS"))
+    })
+    .await
 }
 
 /// The definition that cert-manager would bring.
