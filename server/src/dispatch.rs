@@ -65,7 +65,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{UnixMs, monotonic};
 use crate::command::{self, Action, Context, SessionOp, slot, table};
 use crate::config::{Config, Consistency, Redirect};
-use crate::net::{self, Flow};
+use crate::net::{self, Ends, Flow};
 use crate::raft::Stages;
 use crate::resp::{Protocol, Reply, Request, reply};
 use crate::session::Session;
@@ -234,11 +234,11 @@ impl<R: Replica> Dispatcher<R> {
         &self,
         id: u64,
         (peer, local): (SocketAddr, SocketAddr),
-        cancel: CancellationToken,
+        ends: Ends,
         inside: bool,
     ) -> Connection {
         let standing = self.standing(inside);
-        let client = self.clients.open(id, peer, local, cancel, standing.login.clone());
+        let client = self.clients.open(id, peer, local, ends, standing.login.clone());
         Connection {
             session: Session::default(),
             client,

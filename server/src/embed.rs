@@ -258,7 +258,8 @@ impl Node {
         let cancel = CancellationToken::new();
         let dispatcher = self.dispatcher();
         let peer = SocketAddr::new(local.ip(), 0);
-        let connection = dispatcher.open_as(self.next_client_id(), (peer, local), cancel.clone(), true);
+        let connection =
+            dispatcher.open_as(self.next_client_id(), (peer, local), cancel.clone().into(), true);
         let limits = self.config().limits.clone();
         Client { dispatcher: Arc::downgrade(dispatcher), limits, connection: Some(connection), cancel }
     }

@@ -179,10 +179,15 @@ impl<'a> Locked<'a> {
         Ok(writers)
     }
 
-    fn by_password(&self, password: &str) -> Vec<((), Writer)> {
-        let login = format!("AUTH {password}");
-        let nodes = self.cluster.nodes.iter();
-        nodes.map(|node| ((), Writer::start_as(vec![node.addr().to_owned()], Some(login.clone())))).collect()
+    /// A writer of each node, which logs in by the password that this file has when it connects.
+    fn by_password(&self, file: &str) -> Vec<((), Writer)> {
+        let file = self.cluster.path().join(file);
+        let start = |addr: &str| {
+            let file = file.clone();
+            let login = move || format!("AUTH {}", fs::read_to_string(&file).unwrap_or_default());
+            ((), Writer::start_as(vec![addr.to_owned()], Some(Box::new(login))))
+        };
+        self.cluster.nodes.iter().map(|node| start(node.addr())).collect()
     }
 }
 
@@ -219,7 +224,9 @@ fn every_certificate_authority_and_password_changes_under_load_without_a_failed_
         .await?;
 
         let first = locked.writers(&old[0].pem(), &old[0].named("app", &[])?).await?;
-        let with_old = locked.by_password("old");
+        let handed_out = locked.cluster.path().join("handed-out");
+        fs::write(&handed_out, "old")?;
+        let by_password = locked.by_password("handed-out");
         // The nodes' own, both ways; nobody outside has to do anything.
         locked.exchange("peer", (&old[1], &new[1]), async || Ok(())).await?;
         // The operator's: each of its calls is a connection of its own.
@@ -257,10 +264,12 @@ fn every_certificate_authority_and_password_changes_under_load_without_a_failed_
         };
         fs::write(&passwords, "old\nnew\n")?;
         valid("new", true).await?;
-        let with_new = locked.by_password("new");
-        written += ends_well(with_old).await?;
+        fs::write(&handed_out, "new")?;
         fs::write(&passwords, "new\n")?;
         valid("old", false).await?;
+        // Who logged in by the old one was let go behind an answer, and has come again by the new one.
+        written += ends_well(by_password).await?;
+        let with_new = locked.by_password("handed-out");
         // The users: another rule, another user, and the one who writes stays.
         let rules = locked.cluster.path().join("users.acl");
         fs::write(&rules, "user app on >also ~* &* +@all -@admin\nuser more on >pw ~* +@read\n")?;

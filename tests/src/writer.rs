@@ -55,6 +55,9 @@ impl Report {
     }
 }
 
+/// Says how to log in.
+pub type Login = Box<dyn Fn() -> String + Send + Sync>;
+
 /// The running client.
 pub struct Writer {
     stop: Arc<AtomicBool>,
@@ -69,10 +72,10 @@ impl Writer {
         Self::start_as(addrs, None)
     }
 
-    /// The same, and begins each connection with this command.
+    /// The same, and begins each connection with the command that this says then.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the handle is owned by the writer and awaited in stop")]
-    pub fn start_as(addrs: Vec<String>, login: Option<String>) -> Self {
+    pub fn start_as(addrs: Vec<String>, login: Option<Login>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let count = Arc::new(AtomicU64::new(0));
         let task = tokio::spawn(write((addrs, login), Arc::clone(&stop), Arc::clone(&count)));
@@ -104,16 +107,16 @@ impl Writer {
     }
 }
 
-async fn connect(addr: &str, login: Option<&str>) -> Option<Client> {
+async fn connect(addr: &str, login: Option<String>) -> Option<Client> {
     let mut client = Client::connect(addr).await.ok()?;
     if let Some(login) = login {
-        client.ok(login).await.ok()?;
+        client.ok(&login).await.ok()?;
     }
     Some(client)
 }
 
 async fn write(
-    (addrs, login): (Vec<String>, Option<String>),
+    (addrs, login): (Vec<String>, Option<Login>),
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
 ) -> Result<Report> {
@@ -122,10 +125,14 @@ async fn write(
     let mut last = Instant::now();
     let (mut number, mut turn) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
+        // Lets the runtime look at the socket: an end that came with the last answer is seen before the next write.
+        tokio::task::yield_now().await;
+        if client.as_ref().is_some_and(Client::has_ended) {
+            client = None;
+        }
         let Some(connected) = client.as_mut() else {
-            client = connect(&addrs[turn % addrs.len()], login.as_deref()).await;
+            client = connect(&addrs[turn % addrs.len()], login.as_ref().map(|says| says())).await;
             turn += 1;
-            tokio::task::yield_now().await;
             continue;
         };
         number += 1;

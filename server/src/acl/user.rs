@@ -335,6 +335,19 @@ impl Login {
         Self { name: Arc::clone(&self.name), proof: self.proof, user }
     }
 
+    /// The same, but for one whose user stands while its password does not, as at the end of a rotation: it stands until its
+    /// connection has ended in order, with the rights of that user. The caller sees to that end.
+    #[must_use]
+    pub fn renewed_or_parting(&self, users: &Users) -> Self {
+        let renewed = self.renewed(users);
+        let parts =
+            self.user.is_some() && renewed.user.is_none() && matches!(self.proof, Some(Proof::Password(_)));
+        if !parts {
+            return renewed;
+        }
+        Self { user: users.get(&self.name).filter(|user| user.enabled).cloned(), ..renewed }
+    }
+
     /// The user; `None` = not logged in.
     #[must_use]
     pub fn user(&self) -> Option<&Arc<User>> {

@@ -5,7 +5,7 @@
 //! AUTH, HELLO AUTH -> login: right? -> Connection::login                WRONGPASS, later and later
 //! verified certificate -> its name is a user's -> Connection::login
 //! files change -> Access::reload -> generation + 1 -> each connection renews its login before its next request;
-//!                                   those that lose it are closed
+//!                                   those that lose it are closed, behind an answer if only the password ended
 //! ```
 //!
 //! Invariants
@@ -302,7 +302,7 @@ impl<R: Replica> Dispatcher<R> {
         let access = &self.parts.access;
         let generation = access.generation.load(Ordering::Acquire);
         if connection.standing.seen != generation {
-            connection.standing.login = connection.standing.login.renewed(&access.users.load());
+            connection.standing.login = connection.standing.login.renewed_or_parting(&access.users.load());
             connection.standing.seen = generation;
             connection.client.set_login(&connection.standing.login);
         }
@@ -466,7 +466,8 @@ impl<R: Replica> Dispatcher<R> {
     }
 
     /// Reads the files of the users, and closes the connections that lose their login by it, or a channel that they
-    /// listen to. Blocks. True if the users have changed.
+    /// listen to: at once where the user is gone or off; where only the password has ended, behind the next answer. Blocks.
+    /// True if the users have changed.
     ///
     /// # Errors
     /// What is wrong with the files.
@@ -474,14 +475,19 @@ impl<R: Replica> Dispatcher<R> {
         let Some(users) = self.parts.access.reload(force)? else { return Ok(false) };
         for client in self.clients.all() {
             let login = client.login();
-            if login.user().is_some() && login.renewed(&users).user().is_none() {
-                tracing::info!(client = client.id, user = %login.name(), "login is not valid any more, connection closes");
+            if login.user().is_none() || login.renewed(&users).user().is_some() {
+                continue;
+            }
+            tracing::info!(client = client.id, user = %login.name(), "login is not valid any more, connection closes");
+            if login.renewed_or_parting(&users).user().is_some() {
+                client.leave();
+            } else {
                 client.close();
             }
         }
         self.monitors.close_those_refused(&users);
         self.registry.close_those(|client, name, is_pattern| {
-            let login = client.login().renewed(&users);
+            let login = client.login().renewed_or_parting(&users);
             login.user().is_some_and(|user| !user.may_listen(name, is_pattern))
         });
         Ok(true)

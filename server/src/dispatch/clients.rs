@@ -13,13 +13,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::pubsub::Subscriptions;
 use crate::acl::Login;
 use crate::clock::monotonic;
 use crate::command::pubsub::Kind;
 use crate::command::{ClientClass, KillFilter, table};
+use crate::net::Ends;
 use crate::resp::Protocol;
 use crate::session::Session;
 
@@ -31,7 +31,7 @@ pub struct Client {
     peer: SocketAddr,
     local: SocketAddr,
     opened: Instant,
-    cancel: CancellationToken,
+    ends: Ends,
     /// Milliseconds from `opened` to the last turn.
     active_ms: AtomicU64,
     /// Slot of the last command.
@@ -126,12 +126,17 @@ impl Client {
 
     /// Has the connection closed.
     pub fn close(&self) {
-        self.cancel.cancel();
+        self.ends.kill.cancel();
+    }
+
+    /// Has the connection closed in order: see [`Ends::leave`].
+    pub fn leave(&self) {
+        self.ends.leave.cancel();
     }
 
     /// Resolves when the connection is to close.
     pub async fn cancelled(&self) {
-        self.cancel.cancelled().await;
+        self.ends.kill.cancelled().await;
     }
 
     /// RESET: forgets the name, and that it watches others.
@@ -219,7 +224,7 @@ impl Clients {
         id: u64,
         peer: SocketAddr,
         local: SocketAddr,
-        cancel: CancellationToken,
+        ends: Ends,
         login: Login,
     ) -> Arc<Client> {
         let client = Arc::new(Client {
@@ -227,7 +232,7 @@ impl Clients {
             peer,
             local,
             opened: monotonic(),
-            cancel,
+            ends,
             active_ms: AtomicU64::new(0),
             last_slot: AtomicUsize::new(usize::MAX),
             facts: Mutex::default(),
@@ -307,7 +312,7 @@ impl Clients {
         let mut caller_too = false;
         for client in clients.iter().filter(|client| client.matches(filter)) {
             if client.id != caller {
-                client.cancel.cancel();
+                client.close();
             } else if filter.skip_me {
                 continue;
             } else {
@@ -331,6 +336,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::acl::Users;
 
@@ -339,7 +346,7 @@ mod tests {
         let port = 1000 + u16::try_from(id).unwrap();
         let peer = SocketAddr::from(([127, 0, 0, 1], port));
         let local = SocketAddr::from(([127, 0, 0, 1], 4920));
-        (clients.open(id, peer, local, cancel.clone(), Login::unproved(&Users::default())), cancel)
+        (clients.open(id, peer, local, cancel.clone().into(), Login::unproved(&Users::default())), cancel)
     }
 
     fn filter() -> KillFilter {

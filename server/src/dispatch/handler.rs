@@ -3,19 +3,18 @@
 use std::net::SocketAddr;
 
 use bytes::BytesMut;
-use tokio_util::sync::CancellationToken;
 
 use super::replica::Replica;
 use super::{Connection, Dispatcher};
-use crate::net::{Flow, Handler};
+use crate::net::{Ends, Flow, Handler};
 use crate::resp::Request;
 use crate::tls::Certificate;
 
 impl<R: Replica> Handler for Dispatcher<R> {
     type Session = Connection;
 
-    fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, cancel: CancellationToken) -> Connection {
-        self.open_as(id, (peer, local), cancel, false)
+    fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, ends: Ends) -> Connection {
+        self.open_as(id, (peer, local), ends, false)
     }
 
     fn identified(&self, connection: &mut Connection, certificate: &Certificate) {

@@ -74,7 +74,7 @@ impl Monitors {
         let Some(row) = table::find(b"MONITOR") else { return };
         let words = [Bytes::from_static(b"MONITOR")];
         for (_, client) in self.watchers.lock().values() {
-            let login = client.login().renewed(users);
+            let login = client.login().renewed_or_parting(users);
             if login.user().is_none_or(|user| acl::permits(user, &row, &words).is_err()) {
                 tracing::info!(client = client.id, "monitor is not permitted any more, connection closes");
                 client.close();

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::views::tests::status;
 use super::*;
-use crate::net::Handler as _;
+use crate::net::{Ends, Handler as _};
 use crate::raft::{MemberError, ProposeError, ReadError, Role, Stages, Status};
 use crate::store::{Answer, Query, Visible};
 
@@ -210,7 +210,7 @@ impl Bench {
             peer_addr: "127.0.0.1:14920".to_owned(),
         });
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let connection = dispatcher.open(1, at(5000), at(4920), CancellationToken::new());
+        let connection = dispatcher.open(1, at(5000), at(4920), Ends::default());
         Self { group, dispatcher, connection, shutdown, fatals, snapshots, net }
     }
 
@@ -529,7 +529,7 @@ async fn clients_see_and_kill_each_other() {
     let mut bench = Bench::new(|_| {});
     let cancel = CancellationToken::new();
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let other = bench.dispatcher.open(2, at(5001), at(4920), cancel.clone());
+    let other = bench.dispatcher.open(2, at(5001), at(4920), cancel.clone().into());
     let Reply::Verbatim(list) = bench.reply("CLIENT LIST").await else { panic!() };
     assert_eq!(String::from_utf8_lossy(&list).lines().count(), 2);
     assert_eq!(bench.reply("CLIENT KILL ID 2").await, Reply::Integer(1));

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::connection::{ClientStream, Connection, End, Shared};
-use super::{Handler, Stats};
+use super::{Ends, Handler, Stats};
 use crate::config::Limits;
 use crate::machine::{self, TcpListener, TcpStream};
 use crate::tls::{Certificate, Credentials};
@@ -284,12 +284,12 @@ impl<H: Handler> ClientTask<H> {
         stream: impl ClientStream,
         certificate: Option<Certificate>,
     ) -> Result<End, Box<dyn Any + Send>> {
-        let kill = CancellationToken::new();
-        let mut session = self.handler.open(self.id, self.peer, self.local, kill.clone());
+        let ends = Ends { kill: CancellationToken::new(), leave: self.stop.child_token() };
+        let mut session = self.handler.open(self.id, self.peer, self.local, ends.clone());
         if let Some(certificate) = &certificate {
             self.handler.identified(&mut session, certificate);
         }
-        let connection = Connection::new(stream, Arc::clone(&self.shared), kill, self.stop.clone());
+        let connection = Connection::new(stream, Arc::clone(&self.shared), ends.kill, ends.leave);
         let running = AssertUnwindSafe(connection.run(&*self.handler, &mut session)).catch_unwind();
         let served = tokio::select! {
             biased;

@@ -36,15 +36,30 @@ mod toy;
 
 pub use listener::Listener;
 
+/// How somebody else ends a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Ends {
+    /// At once (CLIENT KILL): a running turn is finished, its replies are written as far as the socket takes them.
+    pub kill: CancellationToken,
+    /// In order, as when the node stops: with the answer to what the client sent or sends next, so that nothing is left
+    /// without one; within a few seconds also if it never pauses.
+    pub leave: CancellationToken,
+}
+
+impl From<CancellationToken> for Ends {
+    fn from(kill: CancellationToken) -> Self {
+        Self { kill, ..Self::default() }
+    }
+}
+
 /// What runs the requests of the connections.
 pub trait Handler: Send + Sync + 'static {
     /// State of one connection.
     type Session: Send + Sync + 'static;
 
     /// A connection begins. `id` counts from 1 and is never used twice by one process (CLIENT ID); `local` is our
-    /// address as the client sees it. Whoever cancels `kill` (CLIENT KILL) closes the connection: a running turn is
-    /// finished, its replies are written as far as the socket takes them at once.
-    fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, kill: CancellationToken) -> Self::Session;
+    /// address as the client sees it.
+    fn open(&self, id: u64, peer: SocketAddr, local: SocketAddr, ends: Ends) -> Self::Session;
 
     /// The client has shown a certificate, which was verified; called once, before its first turn.
     fn identified(&self, session: &mut Self::Session, certificate: &Certificate) {

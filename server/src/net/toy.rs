@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Flow, Handler};
+use super::{Ends, Flow, Handler};
 use crate::resp::reply::append;
 use crate::resp::{Protocol, Reply, Request};
 
@@ -59,9 +59,9 @@ pub(super) struct ToySession {
 impl Handler for Toy {
     type Session = ToySession;
 
-    fn open(&self, id: u64, _peer: SocketAddr, _local: SocketAddr, kill: CancellationToken) -> ToySession {
+    fn open(&self, id: u64, _peer: SocketAddr, _local: SocketAddr, ends: Ends) -> ToySession {
         self.opened.fetch_add(1, Ordering::SeqCst);
-        ToySession { id, kill, logged_in: !self.locked.load(Ordering::SeqCst) }
+        ToySession { id, kill: ends.kill, logged_in: !self.locked.load(Ordering::SeqCst) }
     }
 
     fn refuses(&self, _peer: SocketAddr) -> Option<&'static str> {

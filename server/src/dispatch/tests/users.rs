@@ -47,7 +47,7 @@ impl Bench {
     fn another(&mut self, id: u64) -> (Connection, CancellationToken) {
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let cancel = CancellationToken::new();
-        (self.dispatcher.open(id, at(5001), at(4920), cancel.clone()), cancel)
+        (self.dispatcher.open(id, at(5001), at(4920), cancel.clone().into()), cancel)
     }
 
     /// Makes `connection` the one that `turn` uses, and returns the one before.
@@ -190,9 +190,12 @@ async fn exec_that_is_not_permitted_gives_the_transaction_up() {
 }
 
 #[tokio::test]
-async fn a_password_that_is_changed_over_breaks_no_connection_until_it_is_gone() {
+async fn a_password_that_is_changed_over_breaks_no_connection_and_ends_it_behind_an_answer() {
     let files = Files::new(Some("old\n"), None);
     let mut bench = files.bench();
+    let (ends, at) = (Ends::default(), |port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let first = bench.dispatcher.open(3, at(5001), at(4920), ends.clone());
+    bench.swap(first);
     assert_eq!(bench.reply("AUTH old").await, Reply::Ok);
     files.write("pass", "old\nnew\n");
     assert_eq!(bench.dispatcher.reload_users(false), Ok(true));
@@ -205,8 +208,10 @@ async fn a_password_that_is_changed_over_breaks_no_connection_until_it_is_gone()
     assert_eq!(bench.reply("GET a").await, bulk("a"));
     assert!(!fresh_cancel.is_cancelled());
     bench.swap(old);
-    assert_eq!(bench.reply("GET a").await, error(NOAUTH));
+    assert!(ends.leave.is_cancelled() && !ends.kill.is_cancelled(), "it ends in order");
+    assert_eq!(bench.reply("GET a").await, bulk("a"), "what is on its way is answered");
     assert_eq!(bench.dispatcher.reload_users(false), Ok(false), "nothing has changed");
+    assert_eq!(bench.reply("AUTH old").await, error(WRONG));
 }
 
 #[tokio::test]
@@ -321,7 +326,7 @@ async fn clients_inside_the_process_need_no_password() {
     let files = Files::new(Some("pw"), None);
     let mut bench = files.bench();
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let inside = bench.dispatcher.open_as(9, (at(0), at(4920)), CancellationToken::new(), true);
+    let inside = bench.dispatcher.open_as(9, (at(0), at(4920)), Ends::default(), true);
     bench.swap(inside);
     assert_eq!(bench.reply("GET a").await, bulk("a"));
     files.write("pass", "other");

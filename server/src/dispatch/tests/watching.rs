@@ -25,7 +25,7 @@ async fn ask(bench: &Bench, connection: &mut Connection, line: &str) -> Vec<Repl
 #[tokio::test]
 async fn a_monitor_sees_what_others_ask_but_no_secret_and_no_administration() {
     let mut bench = Bench::new(|config| config.auth_failure_delay = Duration::ZERO);
-    let mut watcher = bench.dispatcher.open(2, at(5001), at(4920), CancellationToken::new());
+    let mut watcher = bench.dispatcher.open(2, at(5001), at(4920), Ends::default());
     assert_eq!(ask(&bench, &mut watcher, "MONITOR").await, [Reply::Ok]);
     let lines = ["SET a 1", "NOPE", "get a", "SELECT 3", "AUTH someone secret", "HELLO 3 AUTH x secret"];
     bench.turn(&lines).await;
@@ -50,7 +50,7 @@ async fn a_monitor_sees_what_others_ask_but_no_secret_and_no_administration() {
 async fn a_monitor_that_does_not_read_is_closed_and_nobody_waits_for_it() {
     let mut bench = Bench::new(|_| {});
     let cancel = CancellationToken::new();
-    let mut watcher = bench.dispatcher.open(2, at(5001), at(4920), cancel.clone());
+    let mut watcher = bench.dispatcher.open(2, at(5001), at(4920), cancel.clone().into());
     ask(&bench, &mut watcher, "MONITOR").await;
     let long = format!("ECHO {}", "x".repeat(1000));
     for _ in 0..10_000 {
@@ -65,7 +65,7 @@ async fn a_monitor_that_does_not_read_is_closed_and_nobody_waits_for_it() {
 #[tokio::test(start_paused = true)]
 async fn a_pause_holds_writes_and_what_follows_them_until_it_is_over() {
     let mut bench = Bench::new(|_| {});
-    let mut admin = bench.dispatcher.open(2, at(5001), at(4920), CancellationToken::new());
+    let mut admin = bench.dispatcher.open(2, at(5001), at(4920), Ends::default());
     assert_eq!(ask(&bench, &mut admin, "CLIENT PAUSE 60000 WRITE").await, [Reply::Ok]);
     assert_eq!(bench.replies(&["GET a", "PING"]).await, [bulk("a"), Reply::Simple("PONG")]);
     let began = tokio::time::Instant::now();
@@ -103,11 +103,11 @@ async fn a_pause_of_all_holds_everything_and_ends_by_itself() {
 #[tokio::test]
 async fn a_client_that_waits_can_be_let_go() {
     let bench = Bench::new(|_| {});
-    let mut admin = bench.dispatcher.open(2, at(5001), at(4920), CancellationToken::new());
+    let mut admin = bench.dispatcher.open(2, at(5001), at(4920), Ends::default());
     for (how, expected) in
         [("TIMEOUT", Reply::Integer(1)), ("ERROR", error("UNBLOCKED client unblocked via CLIENT UNBLOCK"))]
     {
-        let mut waiter = bench.dispatcher.open(7, at(5002), at(4920), CancellationToken::new());
+        let mut waiter = bench.dispatcher.open(7, at(5002), at(4920), Ends::default());
         let let_go = async {
             let line = format!("CLIENT UNBLOCK 7 {how}");
             while ask(&bench, &mut admin, &line).await != [Reply::Integer(1)] {

@@ -47,7 +47,7 @@ impl Bench {
         let kill = self.kill.clone();
         #[allow(clippy::disallowed_methods, reason = "the test awaits the handle")]
         let task = tokio::spawn(async move {
-            let mut session = toy.open(1, loopback(), loopback(), kill);
+            let mut session = toy.open(1, loopback(), loopback(), kill.into());
             connection.run(&*toy, &mut session).await
         });
         (client, task)
@@ -369,7 +369,7 @@ async fn a_burst_leaves_no_memory_behind() {
     let (client, server) = duplex(1024 * 1024);
     let mut connection =
         Connection::new(server, Arc::clone(&bench.shared), bench.kill.clone(), bench.stop.clone());
-    let mut session = bench.toy.open(1, loopback(), loopback(), bench.kill.clone());
+    let mut session = bench.toy.open(1, loopback(), loopback(), bench.kill.clone().into());
     let (_reader, mut writer) = tokio::io::split(client);
     writer.write_all("ECHO a\r\n".repeat(50_000).as_bytes()).await.unwrap();
     writer.write_all(b"ECHO").await.unwrap();
