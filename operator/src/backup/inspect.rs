@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! Download --chunk--> [thread] sha256 (stored) -> [decrypt] -> sha256 (plain) -> [parse] -> [file]
+//!                                                                                              |
+//!                                                             [thread] sync, each 32 MiB <-----+
 //! ```
 //!
 //! Memory: a few chunks between the network and the thread.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use kvnode_api::snapshot::SnapshotMeta;
@@ -22,6 +26,8 @@ use super::state_bin::{Content, Parser};
 use crate::s3::{Download, S3Error};
 
 const CHUNKS_WAITING: usize = 16;
+/// Bytes after which those written so far are brought to the disk.
+const FLUSH_BYTES: usize = 32 * 1024 * 1024;
 
 /// Bytes and their SHA-256.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +71,7 @@ pub enum InspectError {
     Wrong(String),
     /// The file cannot be written.
     #[error("write the file: {0}")]
-    File(std::io::Error),
+    File(io::Error),
 }
 
 /// Reads the whole object.
@@ -112,7 +118,8 @@ pub async fn inspect(
 }
 
 fn read(mut receiver: mpsc::Receiver<Bytes>, work: Work) -> Result<Inspected, InspectError> {
-    let Work { key, parse, mut into } = work;
+    let Work { key, parse, into } = work;
+    let mut into = into.map(Flushed::new).transpose().map_err(InspectError::File)?;
     let mut opener = key.map(Opener::new);
     let mut parser = parse.then(Parser::default);
     let (mut stored, mut plain) = (Hash::default(), Hash::default());
@@ -125,7 +132,7 @@ fn read(mut receiver: mpsc::Receiver<Bytes>, work: Work) -> Result<Inspected, In
             parser.push(bytes).map_err(InspectError::Wrong)?;
         }
         if let Some(file) = &mut into {
-            file.write_all(bytes).map_err(InspectError::File)?;
+            file.write(bytes).map_err(InspectError::File)?;
         }
         Ok::<_, InspectError>(())
     };
@@ -141,11 +148,47 @@ fn read(mut receiver: mpsc::Receiver<Bytes>, work: Work) -> Result<Inspected, In
     }
     let content = parser.map(Parser::finish).transpose().map_err(InspectError::Wrong)?;
     if let Some(file) = into {
-        file.sync_all().map_err(InspectError::File)?;
+        file.end().map_err(InspectError::File)?;
     }
     let stored = stored.sum();
     let plain = if encrypted { plain.sum() } else { stored.clone() };
     Ok(Inspected { stored, plain, content })
+}
+
+/// A file that goes to the disk while more of it comes: the last sync finds little to do.
+struct Flushed {
+    file: File,
+    waiting: usize,
+    flush: SyncSender<()>,
+    flusher: JoinHandle<io::Result<()>>,
+}
+
+impl Flushed {
+    fn new(file: File) -> io::Result<Self> {
+        let (flush, asked) = sync_channel(1);
+        let own = file.try_clone()?;
+        let work = move || asked.into_iter().try_for_each(|()| own.sync_data());
+        let flusher = thread::Builder::new().name("flush".to_owned()).spawn(work)?;
+        Ok(Self { file, waiting: 0, flush, flusher })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.waiting += bytes.len();
+        if self.waiting >= FLUSH_BYTES {
+            self.waiting = 0;
+            // One that waits already takes these bytes along. Where the thread has ended, its error is told at the end.
+            let _ = self.flush.try_send(());
+        }
+        Ok(())
+    }
+
+    /// All of it is on the disk. An error of a sync is told once only, so that of the thread counts as well.
+    fn end(self) -> io::Result<()> {
+        drop(self.flush);
+        self.flusher.join().unwrap_or_else(|_| Err(io::Error::other("the flushing thread panicked")))?;
+        self.file.sync_all()
+    }
 }
 
 struct Hash {

@@ -3,8 +3,9 @@
 //! `KVNODE_BACKUP_MIB` sets the size; 96 if it is not set. Memory is always held to its limit; rates and the time of a
 //! restore are held to theirs from 1 GiB on, where they mean something: `make backup-trial`, with release builds.
 //!
-//! An upload is timed from the moment at which the snapshot is on the node's disk, as the plain client's file is. Dirty
-//! pages of what came before are written out before anything is timed.
+//! An upload is timed from the moment at which the snapshot is on the node's disk, as the plain client's file is. A download has
+//! ended when its file is on the disk: a restore that a power cut takes back is none, so the plain client's file is synced as
+//! well; its time without that is printed beside it. Dirty pages of what came before are written out before anything is timed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,6 +35,7 @@ fn mebibytes() -> usize {
 }
 
 /// A program that ran: its time and the most memory it held, in MiB.
+#[derive(Clone, Copy)]
 struct Ran {
     took: Duration,
     /// Time of that since its upload began.
@@ -123,7 +125,7 @@ async fn memory_stays_flat_and_rates_are_those_of_the_store() -> Result<()> {
     let keys = restored.client().await?.int("DBSIZE").await?;
     let serving = began.elapsed();
     let loader_peak = peak_mib(restored.pid()?.as_raw_nonzero().get().unsigned_abs());
-    let (up, down) = plain_rates(&bed, &curl, &state, bytes).await?;
+    let (up, down, unsynced) = plain_rates(&bed, &curl, &state, bytes).await?;
     ensure!(keys == i64::try_from(size * 1024 * 1024 / VALUE_BYTES)?, "{keys} keys");
 
     println!("{} MiB of state.bin; MiB/s, and the most memory in MiB:", bytes / MIB);
@@ -136,7 +138,11 @@ async fn memory_stays_flat_and_rates_are_those_of_the_store() -> Result<()> {
         );
         ensure!(run.peak_mib <= RUN_MIB_MAX, "{what} held {} MiB", run.peak_mib);
     }
-    println!("   plain: up {:.0} MiB/s, down {:.0} MiB/s", up.rate(bytes), down.rate(bytes));
+    let rates = [up.rate(bytes), down.rate(bytes), unsynced.rate(bytes)];
+    println!(
+        "   plain: up {:.0} MiB/s, down {:.0} MiB/s, {:.0} without the sync",
+        rates[0], rates[1], rates[2]
+    );
     println!("    node: {node_peak:?} MiB while it was the source, {loader_peak:?} MiB while it loaded");
     println!("serving again after {:.1} s", serving.as_secs_f64());
     if size >= RATES_COUNT_FROM {
@@ -147,8 +153,8 @@ async fn memory_stays_flat_and_rates_are_those_of_the_store() -> Result<()> {
     Ok(())
 }
 
-/// What a plain client makes of the same bytes: up, and down into a file.
-async fn plain_rates(bed: &Bed, curl: &Path, state: &Path, bytes: u64) -> Result<(Ran, Ran)> {
+/// What a plain client makes of the same bytes: up, and down into a file, with and without its sync.
+async fn plain_rates(bed: &Bed, curl: &Path, state: &Path, bytes: u64) -> Result<(Ran, Ran, Ran)> {
     let url = format!("{}/backups/plain/state.bin", bed.s3.endpoint());
     let mut put = plain(curl);
     put.arg("-T").arg(state).arg(&url);
@@ -156,7 +162,10 @@ async fn plain_rates(bed: &Bed, curl: &Path, state: &Path, bytes: u64) -> Result
     let copy: PathBuf = bed.scratch("copy");
     let mut get = plain(curl);
     get.arg("-o").arg(&copy).arg(&url);
-    let down = ran(get, None).await?;
+    let unsynced = ran(get, None).await?;
     ensure!(copy.metadata().context("the copy")?.len() == bytes, "curl lost bytes");
-    Ok((up, down))
+    let began = clock::monotonic();
+    std::fs::File::open(&copy)?.sync_all()?;
+    let down = Ran { took: unsynced.took + began.elapsed(), ..unsynced };
+    Ok((up, down, unsynced))
 }
