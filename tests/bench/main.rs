@@ -17,6 +17,7 @@ mod systems;
 mod table;
 mod trials;
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -99,7 +100,8 @@ fn command(arguments: &[String]) -> String {
         if !value.is_empty() {
             let name = name.trim_start_matches('-').to_uppercase();
             let quote = if value.contains([' ', ';']) { "'" } else { "" };
-            typed += &format!(" {name}={quote}{value}{quote}");
+            // Writing into a String does not fail.
+            let _ = write!(typed, " {name}={quote}{value}{quote}");
         }
     }
     typed

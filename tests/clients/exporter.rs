@@ -1,4 +1,4 @@
-//! redis_exporter against a real redis-server and against each of three nodes: what it makes of the one it makes of the other.
+//! `redis_exporter` against a real redis-server and against each of three nodes: what it makes of the one it makes of the other.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! Real clients with their defaults against three nodes, through a follower: redis-py, ioredis, node-redis, the redis
-//! crate, redis-cli, redis-benchmark and redis_exporter; and the software on top of them: Django's caches, Flask-Caching, Celery results,
+//! crate, redis-cli, redis-benchmark and `redis_exporter`; and the software on top of them: Django's caches, Flask-Caching, Celery results,
 //! limits, connect-redis, keyv, redlock and rate limiters.
 //!
 //! The scripts are also run against a real redis-server: a script that passes nowhere proves nothing.

@@ -5,9 +5,9 @@ use kvnode_tests::client::Client;
 use kvnode_tests::scenario::scenario;
 use kvnode_tests::wait::{SOON, eventually};
 
-/// What redis_exporter makes metrics of, as far as it is known here. Left out, as nobody knows: allocator_*,
-/// used_memory_overhead, _startup and _dataset, client_recent_max_*, aof sizes (there is no append-only file), and what only
-/// Redis before 5, KeyDB or Tile38 tell.
+/// What `redis_exporter` makes metrics of, as far as it is known here. Left out, as nobody knows: `allocator_*`,
+/// `used_memory_overhead`, `_startup` and `_dataset`, `client_recent_max_*`, aof sizes (there is no append-only file), and what only
+/// Redis before 5, `KeyDB` or Tile38 tell.
 const EXPORTER: &str = "uptime_in_seconds process_id connected_clients blocked_clients tracking_clients maxclients \
     clients_in_timeout_table pubsub_clients cluster_connections used_memory used_memory_rss used_memory_peak \
     used_memory_scripts maxmemory mem_fragmentation_ratio mem_fragmentation_bytes mem_clients_slaves \

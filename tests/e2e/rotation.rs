@@ -1,7 +1,8 @@
 //! Every certificate, key, authority and password of a running cluster is exchanged under load, and no command fails.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -77,9 +78,10 @@ impl<'a> Locked<'a> {
         ] {
             let path = dir.join(stem);
             let path = path.display();
-            text += &format!(
-                "{key}_cert_file: {path}.crt\n{key}_key_file: {path}.key\n{key}_{ca}: {path}-ca.crt\n"
-            );
+            writeln!(
+                text,
+                "{key}_cert_file: {path}.crt\n{key}_key_file: {path}.key\n{key}_{ca}: {path}-ca.crt"
+            )?;
         }
         let file = dir.join("config.yaml");
         fs::write(&file, text)?;
@@ -189,6 +191,28 @@ impl<'a> Locked<'a> {
         };
         self.cluster.nodes.iter().map(|node| start(node.addr())).collect()
     }
+
+    /// From `old` to `new`, under these writers.
+    async fn change_password(&self, handed_out: &Path, writers: Vec<((), Writer)>) -> Result<u64> {
+        let passwords = self.cluster.path().join("passwords");
+        let valid = async |password: &str, wanted: bool| -> Result<()> {
+            for node in &self.cluster.nodes {
+                eventually("the passwords are taken over", SOON, async || {
+                    let reply = node.client().await?.run(&format!("AUTH {password}")).await?;
+                    Ok((reply.is_ok() == wanted).then_some(()))
+                })
+                .await?;
+            }
+            Ok(())
+        };
+        fs::write(&passwords, "old\nnew\n")?;
+        valid("new", true).await?;
+        fs::write(handed_out, "new")?;
+        fs::write(&passwords, "new\n")?;
+        valid("old", false).await?;
+        // Who logged in by the old one was let go behind an answer, and has come again by the new one.
+        ends_well(writers).await
+    }
 }
 
 /// Each writer with what it needs to reach its node.
@@ -251,24 +275,7 @@ fn every_certificate_authority_and_password_changes_under_load_without_a_failed_
             })
             .await?;
         // The password: both, the new one is used, the new one alone.
-        let passwords = locked.cluster.path().join("passwords");
-        let valid = async |password: &str, wanted: bool| -> Result<()> {
-            for node in &locked.cluster.nodes {
-                eventually("the passwords are taken over", SOON, async || {
-                    let reply = node.client().await?.run(&format!("AUTH {password}")).await?;
-                    Ok((reply.is_ok() == wanted).then_some(()))
-                })
-                .await?;
-            }
-            Ok(())
-        };
-        fs::write(&passwords, "old\nnew\n")?;
-        valid("new", true).await?;
-        fs::write(&handed_out, "new")?;
-        fs::write(&passwords, "new\n")?;
-        valid("old", false).await?;
-        // Who logged in by the old one was let go behind an answer, and has come again by the new one.
-        written += ends_well(by_password).await?;
+        written += locked.change_password(&handed_out, by_password).await?;
         let with_new = locked.by_password("handed-out");
         // The users: another rule, another user, and the one who writes stays.
         let rules = locked.cluster.path().join("users.acl");

@@ -1,6 +1,7 @@
 //! What is secret is shown nowhere: every answer, log line and file that others read is searched for it. And what was done
 //! by whom is told.
 
+use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
@@ -210,12 +211,12 @@ fn trail(cluster: &Cluster) -> Result<Vec<String>> {
         for name in ["user", "command", "object", "by", "reason", "outcome", "method", "path", "status"] {
             match &event[name] {
                 serde_json::Value::Null => {}
-                serde_json::Value::String(value) => text += &format!(" {name}={value}"),
-                value => text += &format!(" {name}={value}"),
+                serde_json::Value::String(value) => write!(text, " {name}={value}")?,
+                value => write!(text, " {name}={value}")?,
             }
         }
         if let Some(voters) = event["voters"].as_str() {
-            text += &format!(" voters={}", voters.split(',').count());
+            write!(text, " voters={}", voters.split(',').count())?;
         }
         told.push(text);
     }

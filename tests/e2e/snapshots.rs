@@ -115,10 +115,13 @@ fn is_below(dir: &Path, fits: &impl Fn(&Path) -> bool) -> bool {
     entries.flatten().any(|entry| fits(&entry.path()) || is_below(&entry.path(), fits))
 }
 
+/// Whether a path is the one that is waited for.
+type Fits<'a> = &'a dyn Fn(&Path) -> bool;
+
 #[test]
 fn a_restore_that_is_killed_begins_anew_and_loses_nothing() {
     let in_loading = |path: &Path| path.parent().is_some_and(|dir| dir.ends_with("loading"));
-    let moments: [(&str, &dyn Fn(&Path) -> bool); 3] = [
+    let moments: [(&str, Fits<'_>); 3] = [
         ("tables are built", &in_loading),
         ("the state is there", &|path| path.ends_with("restored.json")),
         ("tables are built or the state is there", &|path| in_loading(path) || path.ends_with("ready.json")),

@@ -85,7 +85,7 @@ pub(super) fn line(
         Ok(text) => (Some(short(text)), None),
         Err((_, error)) => (None, Some(short(error))),
     };
-    let end = End { text, error, preview, ..End::default() };
+    let end = End { text, preview, error, ..End::default() };
     telling.report_file.as_deref().map_or(Ok(()), |file| write(file, &end))
 }
 

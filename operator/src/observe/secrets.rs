@@ -196,7 +196,7 @@ pub(super) async fn read(
     if let Some(kept) = ctx.secrets.of(name).filter(|_| at_rest) {
         return Ok(kept);
     }
-    let found = Arc::new(read_anew(ctx, name, object).await?);
+    let found = Arc::new(Box::pin(read_anew(ctx, name, object)).await?);
     if found.is_rotating() {
         ctx.secrets.forget(name);
     } else {

@@ -9,6 +9,8 @@
 //! The node id in it keeps nodes apart. Whoever has a mark can try passwords against it, so a node shows it only to callers
 //! who have proved themselves by a certificate.
 
+use std::fmt::Write as _;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::Id;
@@ -33,7 +35,11 @@ pub fn mark(node: Id, contents: &str) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        // Writing into a String does not fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ impl ApplyHandle {
     async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, Fatal> {
         let (reply, answer) = oneshot::channel();
         let stopped = || Fatal::new("reach the apply thread", "it has stopped");
-        self.runner.send(job(reply)).await.map_err(|_| stopped())?;
+        self.runner.send(job(reply)).await.map_err(|()| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 

@@ -83,7 +83,7 @@ impl Electorate {
         let [voters] = membership.get_joint_config().as_slice() else { return None };
         let others: Vec<u64> = voters.iter().copied().filter(|id| *id != own).collect();
         let needed = if planted!("read-without-quorum") { 0 } else { voters.len() / 2 };
-        (others.len() < voters.len()).then_some(Self { needed, others })
+        (others.len() < voters.len()).then_some(Self { others, needed })
     }
 }
 

@@ -8,8 +8,8 @@
 //!      -> heal: all faults end, the cluster serves and agrees -> every key's history is judged -> report
 //! ```
 //!
-//! What runs is the real program from sockets to RocksDB; `kvnode_server::sim` stands for the machine below it. Not
-//! simulated: RocksDB's files (what it has flushed survives, its memtables do not) and compactions, small files beside
+//! What runs is the real program from sockets to `RocksDB`; `kvnode_server::sim` stands for the machine below it. Not
+//! simulated: `RocksDB`'s files (what it has flushed survives, its memtables do not) and compactions, small files beside
 //! them (identity, life), full disks, TLS, the schedule of threads. Those are the affair of the suites that run real
 //! processes.
 #![cfg(feature = "sim")]

@@ -231,13 +231,13 @@ mod tests {
     }
 
     fn with(states: &serde_json::Value, name: &str) -> serde_json::Value {
-        let mut status = json!({
+        let mut all = json!({
             "name": name, "image": "i", "imageID": "i", "ready": false, "restartCount": 0,
         });
         for (key, value) in states.as_object().unwrap() {
-            status[key] = value.clone();
+            all[key] = value.clone();
         }
-        status
+        all
     }
 
     fn preview() -> Preview {

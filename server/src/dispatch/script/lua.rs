@@ -217,8 +217,8 @@ fn prepare(lua: &Lua, job: &Job, host: &Rc<RefCell<Host>>, meter: &Meter) -> mlu
     let parsed = lua.create_function(|lua, text: mlua::LuaString| json::decode(lua, &text.as_bytes()))?;
     let encoded = lua.create_function(|_, value: Value| json::encode(&value))?;
     let searcher = Searcher { meter: meter.clone(), last: RefCell::default() };
-    let searched = lua.create_function(move |lua, asked| search(lua, asked, &searcher))?;
-    let functions = (raw, sha1hex, parsed, encoded, Value::NULL, searched);
+    let find = lua.create_function(move |lua, asked| search(lua, asked, &searcher))?;
+    let functions = (raw, sha1hex, parsed, encoded, Value::NULL, find);
     lua.load(PRELUDE).set_name("=prelude").call(functions)
 }
 
@@ -246,14 +246,13 @@ impl Searcher {
     ) -> Result<Result<Option<Found>, &'static str>, Spent> {
         let mut last = self.last.borrow_mut();
         let known = last.take().filter(|(known, anchor, _)| known == pattern && *anchor == may_anchor);
-        let (_, _, compiled) = match known {
-            Some(known) => last.insert(known),
-            None => {
-                self.meter.pay(pattern.len().saturating_mul(STEPS_PER_PATTERN_BYTE))?;
-                match Pattern::new(pattern, may_anchor) {
-                    Ok(compiled) => last.insert((pattern.to_vec(), may_anchor, compiled)),
-                    Err(problem) => return Ok(Err(problem)),
-                }
+        let (_, _, compiled) = if let Some(known) = known {
+            last.insert(known)
+        } else {
+            self.meter.pay(pattern.len().saturating_mul(STEPS_PER_PATTERN_BYTE))?;
+            match Pattern::new(pattern, may_anchor) {
+                Ok(compiled) => last.insert((pattern.to_vec(), may_anchor, compiled)),
+                Err(problem) => return Ok(Err(problem)),
             }
         };
         compiled.find(text, from, &self.meter).map(Ok)
@@ -264,6 +263,7 @@ impl Searcher {
 /// with the pattern.
 fn search(lua: &Lua, (text, pattern, from, how): Asked, searcher: &Searcher) -> mlua::Result<MultiValue> {
     let (text, pattern, how) = (text.as_bytes(), pattern.as_bytes(), how.as_bytes());
+    #[expect(clippy::cast_precision_loss, reason = "a text has fewer than 2^53 bytes")]
     let place = |at: usize| Value::Number(at as f64);
     let Some(rest) = text.get(from..) else { return Ok(MultiValue::new()) };
     if how == b"plain" || (how == b"find" && pattern::is_plain(&pattern)) {

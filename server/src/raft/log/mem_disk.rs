@@ -283,11 +283,13 @@ impl MemFile {
         let mut content = self.content.lock();
         if failing {
             // What Linux does: the pages are marked clean, the next sync says all is well.
-            content.current = content.durable.clone();
+            let durable = content.durable.clone();
+            content.current = durable;
             return Err(eio());
         }
         self.disk.step(format!("sync {}", self.name))?;
-        content.durable = content.current.clone();
+        let current = content.current.clone();
+        content.durable = current;
         Ok(())
     }
 }

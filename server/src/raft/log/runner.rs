@@ -44,6 +44,7 @@ mod thread {
         }
 
         /// Something is queued.
+        #[expect(clippy::unused_self, reason = "a simulated writer is woken itself")]
         pub(in crate::raft::log) fn wake(&self, shared: &Shared) {
             shared.work.notify_one();
         }

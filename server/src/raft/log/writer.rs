@@ -172,9 +172,11 @@ impl Writer {
         let asked = ops.iter().any(|queued| queued.op.always_synced());
         let high = self.durability == Durability::High;
         let due = self.sync_due_in().is_some_and(|left| left.is_zero());
-        let forgotten = planted!("sync-left-out")
-            || planted!("vote-not-synced") && ops.iter().all(|queued| matches!(queued.op, Op::Vote(..)));
-        if (asked || high || due) && !forgotten {
+        let mut syncs = asked || high || due;
+        if planted!("vote-not-synced") {
+            syncs &= !ops.iter().all(|queued| matches!(queued.op, Op::Vote(..)));
+        }
+        if syncs && !planted!("sync-left-out") {
             self.sync().map_err(Halt::Dead)?;
         }
         self.settle(ops, encoded);

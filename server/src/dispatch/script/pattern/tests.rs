@@ -22,6 +22,7 @@ fn find(text: &[u8], pattern: &[u8], from: usize) -> Result<Option<Found>, &'sta
 }
 
 /// What `string.find` of Lua says; an error is `None`.
+#[expect(clippy::option_option, reason = "no answer, and the answer that there is no match")]
 fn find_by_lua(lua: &Lua, text: &[u8], pattern: &[u8], from: usize) -> Option<Option<Found>> {
     let function: mlua::Function = lua.load("return string.find(...)").into_function().unwrap();
     let words = (lua.create_string(text).unwrap(), lua.create_string(pattern).unwrap(), from + 1);
@@ -55,8 +56,11 @@ fn fits_by_lua(lua: &Lua, text: &[u8], pattern: &[u8]) -> bool {
     function.call(words).unwrap_or(false)
 }
 
+/// A text, or a position.
+type Shown = Result<Vec<u8>, usize>;
+
 /// Captures as bytes, since equal bytes may stand at several places.
-fn shown(found: Option<Found>, text: &[u8]) -> Option<(Range<usize>, Vec<Result<Vec<u8>, usize>>)> {
+fn shown(found: Option<Found>, text: &[u8]) -> Option<(Range<usize>, Vec<Shown>)> {
     let capture = |capture| match capture {
         Capture::Text(range) => Ok(text[range].to_vec()),
         Capture::Position(at) => Err(at),
