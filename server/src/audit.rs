@@ -27,7 +27,7 @@
 //!
 //! Invariants
 //! - No event holds a password, a key, a value or an argument other than those named above.
-//! - Of each kind at most [`BURST`] lines come at once and one in [`PAUSE`] after that, whatever strangers do.
+//! - Of each kind at most `BURST` lines come at once and one in `PAUSE` after that, whatever strangers do.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! The only place that reads a clock; with the feature `sim` it is that of the simulated node.
 //!
-//! Invariant: `store` never sees a [`Clock`]. Time reaches it as the [`UnixMs`] inside a log entry, so that every
+//! Invariant: `store` never sees a clock. Time reaches it as the [`UnixMs`] inside a log entry, so that every
 //! replica decides the same (decision 10: the entry carries the leader's log time, apply reads no clock).
 
 use std::fmt;

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Every key has one name everywhere: `log_dir` in the file, `KVNODE_LOG_DIR`, `--log-dir`. Reading never stops at the
-//! first fault: [`load`] returns all of them, each with the key, where it was set, the bad value and what is allowed.
+//! first fault: [`load()`] returns all of them, each with the key, where it was set, the bad value and what is allowed.
 //!
-//! Invariant: a [`Config`] that [`load`] returned has every relation of [`relations::RELATIONS`].
+//! Invariant: a [`Config`] that [`load()`] returned has every relation of `relations::RELATIONS`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -22,6 +22,8 @@
 #![allow(
     clippy::doc_markdown,
     clippy::doc_link_with_quotes,
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
     reason = "kubectl explain shows these texts as they are"
 )]
 

@@ -84,7 +84,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Puts the parts together. `connections_max` is the limit that [`serve`] gets; at most a quarter of it may be
+    /// Puts the parts together. `connections_max` is the limit that [`serve()`] gets; at most a quarter of it may be
     /// watches, and an eighth downloads.
     pub fn new(
         node: Arc<dyn NodeControl>,

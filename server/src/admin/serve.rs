@@ -1,7 +1,7 @@
 //! The listener of the admin API: accept, limits, timeouts, graceful end.
 //!
 //! With certificates of its own it speaks TLS; a caller without a certificate then gets the routes of
-//! [`super::probes_only`] where callers are asked for one.
+//! `super::probes_only` where callers are asked for one.
 //!
 //! axum's own `serve` has no header timeout, no connection limit and no write timeout, so the loop is ours, over
 //! hyper's HTTP/1 connection.

@@ -8,7 +8,7 @@
 //!
 //! Invariants
 //! - Event names are ours, so there are as many series as the code has names.
-//! - A series has one sample a second, the worst of it, and [`SAMPLES_MAX`] of them.
+//! - A series has one sample a second, the worst of it, and `SAMPLES_MAX` of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;

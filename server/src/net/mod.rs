@@ -12,7 +12,7 @@
 //! Invariants:
 //! - Replies leave in the order of their requests, and a connection does not read while a reply is unwritten: the
 //!   memory of a client that does not read its replies is bounded by one turn.
-//! - Bytes of unfinished requests, summed over all connections, stay within one [budget](budget).
+//! - Bytes of unfinished requests, summed over all connections, stay within one [`budget`].
 //! - A panic in a handler ends its own connection only, and is counted.
 //! - Every connection is a task of the listener's tracker and is awaited at shutdown, when it finishes the turn it is
 //!   in, answers what has arrived, and closes with nothing unanswered.
