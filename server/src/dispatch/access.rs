@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -35,6 +36,8 @@ use crate::net::Flow;
 use crate::resp::{Reply, Request};
 use crate::secret::Digest;
 
+/// How long a connection whose password has ended is answered, if its client never pauses so that it could end in order.
+const PARTING_MAX: Duration = Duration::from_secs(3);
 /// Failed logins after which a connection is closed.
 const FAILURES_MAX: u32 = 10;
 
@@ -274,11 +277,13 @@ pub(super) struct Standing {
     owes_delay: bool,
     /// Names in the client's certificate that may be those of a user.
     certified: Vec<String>,
+    /// Its password has ended, and until then it is answered: [`PARTING_MAX`].
+    pub(super) parting: Option<Instant>,
 }
 
 impl Standing {
     fn new(login: Login, seen: u64) -> Self {
-        Self { login, seen, failures: 0, owes_delay: false, certified: Vec::new() }
+        Self { login, seen, failures: 0, owes_delay: false, certified: Vec::new(), parting: None }
     }
 }
 
@@ -301,10 +306,20 @@ impl<R: Replica> Dispatcher<R> {
     pub(super) fn renew(&self, connection: &mut Connection) {
         let access = &self.parts.access;
         let generation = access.generation.load(Ordering::Acquire);
-        if connection.standing.seen != generation {
-            connection.standing.login = connection.standing.login.renewed_or_parting(&access.users.load());
-            connection.standing.seen = generation;
-            connection.client.set_login(&connection.standing.login);
+        let standing = &mut connection.standing;
+        if standing.seen != generation {
+            let users = access.users.load();
+            let parts = standing.login.user().is_some() && standing.login.renewed(&users).user().is_none();
+            standing.login = standing.login.renewed_or_parting(&users);
+            standing.parting =
+                if parts { standing.parting.or(Some(monotonic() + PARTING_MAX)) } else { None };
+            standing.seen = generation;
+            connection.client.set_login(&standing.login);
+        }
+        if standing.parting.is_some_and(|until| until <= monotonic()) {
+            standing.login = standing.login.renewed(&access.users.load());
+            standing.parting = None;
+            connection.client.set_login(&standing.login);
         }
     }
 

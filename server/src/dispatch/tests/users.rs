@@ -210,6 +210,10 @@ async fn a_password_that_is_changed_over_breaks_no_connection_and_ends_it_behind
     bench.swap(old);
     assert!(ends.leave.is_cancelled() && !ends.kill.is_cancelled(), "it ends in order");
     assert_eq!(bench.reply("GET a").await, bulk("a"), "what is on its way is answered");
+    // One that never pauses is not answered for ever.
+    assert!(bench.connection.standing.parting.is_some());
+    bench.connection.standing.parting = Some(crate::clock::monotonic());
+    assert_eq!(bench.reply("GET a").await, error(NOAUTH));
     assert_eq!(bench.dispatcher.reload_users(false), Ok(false), "nothing has changed");
     assert_eq!(bench.reply("AUTH old").await, error(WRONG));
 }
