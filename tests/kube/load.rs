@@ -93,7 +93,7 @@ impl Load {
     pub(crate) async fn progress(&self, more: u64) -> Result<()> {
         let first = self.count()?;
         let enough = async || Ok((self.count()? >= first + more).then_some(()));
-        eventually("the writer gets on", Duration::from_mins(3), enough).await
+        eventually("the writer gets on", Duration::from_mins(1), enough).await
     }
 
     fn count(&self) -> Result<u64> {

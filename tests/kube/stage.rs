@@ -195,7 +195,7 @@ impl Stage {
     /// Waits until a pod of the operator holds the lease.
     pub(crate) async fn operator_leads(&self) -> Result<()> {
         let system = self.system();
-        eventually("an operator holds the lease", Duration::from_mins(3), async || {
+        eventually("an operator holds the lease", Duration::from_mins(1), async || {
             let lease = system.get("lease kvnode-operator")?;
             let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
             let pods = system.list("pods --selector app.kubernetes.io/name=kvnode-operator")?;

@@ -71,7 +71,7 @@ async fn together_and_alone(stage: &Stage, cart: &Kv, load: &Load) -> Result<()>
     elsewhere.kubectl.run(&["delete", "kvcluster/elsewhere"])?;
     ensure!(untouched, "the second operator cares for another namespace");
     load.verify()?;
-    until("its surplus pods are gone", Duration::from_mins(3), async || {
+    until("its surplus pods are gone", Duration::from_mins(1), async || {
         cart.pods().is_ok_and(|pods| pods.len() == 1)
     })
     .await

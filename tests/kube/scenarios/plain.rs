@@ -26,13 +26,13 @@ pub(crate) async fn plain_pods_form_a_cluster(stage: &Stage) -> Result<()> {
     let body = json!({ "members": [member(0), member(1), member(2)] }).to_string();
     let url = "http://plain-0.plain-raft:24920/v1/initialize";
     let form = ["curl", "-sf", "-m", "20", "-H", "content-type: application/json", "-d", &body, url];
-    until("the cluster is founded", Duration::from_mins(3), async || kubectl.exec("clients", &form).is_ok())
+    until("the cluster is founded", Duration::from_mins(1), async || kubectl.exec("clients", &form).is_ok())
         .await?;
     let all_ready = async || {
         let pods = kubectl.list("pods --selector app=plain").unwrap_or_default();
         pods.len() == 3 && pods.iter().all(pod_ready)
     };
-    until("three pods are ready", Duration::from_mins(3), all_ready).await?;
+    until("three pods are ready", Duration::from_mins(1), all_ready).await?;
 
     let load = Load::plain(stage, "plain:6379").await?;
     let said = kubectl.exec("clients", &["redis-cli", "-h", "plain", "RAFTLEADER"])?;
@@ -43,7 +43,7 @@ pub(crate) async fn plain_pods_form_a_cluster(stage: &Stage) -> Result<()> {
     let phase = load.mark()?;
     say!("planned end of {leader}: {phase:?}");
     phase.without_failure()?;
-    until("three pods are ready again", Duration::from_mins(3), all_ready).await?;
+    until("three pods are ready again", Duration::from_mins(1), all_ready).await?;
     load.verify()?;
     Ok(())
 }

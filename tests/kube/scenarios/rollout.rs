@@ -118,7 +118,7 @@ pub(crate) async fn nodes_are_drained(stage: &Stage) -> Result<()> {
 /// Drains the data pods of one node; the pods of the suite stay where they are.
 fn drain(cart: &Kv, node: &str) -> Result<()> {
     let selector = format!("kvnode.dev/cluster={}", cart.name);
-    let mut args = vec!["drain", node, "--pod-selector", &selector, "--timeout=180s"];
+    let mut args = vec!["drain", node, "--pod-selector", &selector, "--timeout=120s"];
     args.extend(["--ignore-daemonsets", "--delete-emptydir-data"]);
     cart.kubectl.run(&args)?;
     let left = cart.pods()?.iter().filter(|pod| pod["spec"]["nodeName"] == node).count();
