@@ -86,24 +86,26 @@ fn main() -> ExitCode {
         failed.extend(lost);
     }
     let missed = stage.promises.table();
-    if !failed.is_empty() {
-        println!("failed: {}", failed.join(", "));
+    // Once more and last: whoever keeps only the end of a log still learns why.
+    for failure in &failed {
+        println!("failed: {failure}");
     }
     let took = began.elapsed().as_secs_f64() / 60.0;
     println!("{passed} passed, {} failed, {took:.1} min", failed.len() + missed);
     if failed.is_empty() && missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Plays an act; the names of those that failed.
-fn perform(stage: &Stage, act: &[&Scenario]) -> Vec<&'static str> {
+/// Plays an act; for each scenario that failed a line with its name and the reason.
+fn perform(stage: &Stage, act: &[&Scenario]) -> Vec<String> {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(act.len()) {
             scope.spawn(|| {
                 while let Some(scenario) = act.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if !is_well(stage, scenario) {
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(scenario.name);
+                    if let Err(error) = perform_one(stage, scenario) {
+                        let line = format!("{}: {error:#}", scenario.name);
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(line);
                     }
                 }
             });
@@ -113,7 +115,7 @@ fn perform(stage: &Stage, act: &[&Scenario]) -> Vec<&'static str> {
 }
 
 /// Plays one scenario and says how it went.
-fn is_well(stage: &Stage, scenario: &Scenario) -> bool {
+fn perform_one(stage: &Stage, scenario: &Scenario) -> Result<()> {
     TITLE.set(scenario.name);
     println!("--- {}", scenario.name);
     let began = Instant::now();
@@ -128,7 +130,7 @@ fn is_well(stage: &Stage, scenario: &Scenario) -> bool {
         }
     }
     stage.clear();
-    outcome.is_ok()
+    outcome
 }
 
 fn play(stage: &Stage, scenario: &Scenario) -> Result<()> {

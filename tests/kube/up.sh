@@ -155,6 +155,8 @@ evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available:
 enforceNodeAllocatable: []
 nodeStatusUpdateFrequency: 4s
 volumePluginDir: $var/n$1/plugins
+# Each kubelet removes the logs of pods that it does not know, every minute: in a common directory those of the others'.
+podLogsDir: $var/n$1/pods
 YAML
   put "$etc/n$1/proxy.yaml" <<YAML
 apiVersion: kubeproxy.config.k8s.io/v1alpha1

@@ -32,9 +32,11 @@ pub(crate) async fn leader_pod_deleted(stage: &Stage) -> Result<()> {
     stage.promises.measured("leader pod killed by force: time without writes", FORCED, forced.gap);
     ensure!(forced.errors == 0, "{forced:?}");
     let leader = cart.leader()?;
-    let seen = eventually("the leader Service follows", PATIENCE, async || Ok(watch.saw(&leader))).await?;
+    let seen =
+        eventually("the leader Service follows", PATIENCE, async || watch.saw(&leader).map(Some)).await?;
     // What a node writes reaches its log a moment later.
-    let elected = eventually("the leader's word", PATIENCE, async || elected(&cart, &leader)).await?;
+    let elected =
+        eventually("the leader's word", PATIENCE, async || elected(&cart, &leader).map(Some)).await?;
     let late = Duration::from_millis(seen.saturating_sub(elected));
     stage.promises.measured("leader Service follows the election", LABEL, late);
     if let Some(bed) = &stage.bed {
@@ -75,14 +77,14 @@ async fn ended(cart: &Kv, load: &Load, how: &[&str]) -> Result<crate::load::Phas
 }
 
 /// When the leader began to lead, Unix milliseconds: its own word, with the time that the kubelet put to it.
-fn elected(cart: &Kv, leader: &str) -> Result<Option<u64>> {
+fn elected(cart: &Kv, leader: &str) -> Result<u64> {
     let log = cart.kubectl.run(&["logs", leader, "--timestamps"])?;
     let own = format!("addr={leader}.");
     let told = |line: &&str| line.contains(" leader leader=") && line.contains(&own);
-    let Some(line) = log.lines().rfind(told) else { return Ok(None) };
+    let line = log.lines().rfind(told).with_context(|| format!("{leader} does not tell of it: {log}"))?;
     let time = line.split(' ').next().unwrap_or_default();
     let text = tool::run(Command::new("date").args(["--date", time, "+%s%3N"]))?;
-    text.trim().parse().map(Some).with_context(|| line.to_owned())
+    text.trim().parse().with_context(|| line.to_owned())
 }
 
 /// A stream of the endpoints of a Service, each line with the time at which it came.
@@ -115,11 +117,11 @@ impl Watch {
         Ok(Self { child, lines })
     }
 
-    /// When the Service began to lead to this pod alone, Unix milliseconds; `None` if it does not.
-    fn saw(&self, pod: &str) -> Option<u64> {
+    /// When the Service began to lead to this pod alone, Unix milliseconds.
+    fn saw(&self, pod: &str) -> Result<u64> {
         let lines = self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let from = lines.iter().rposition(|(_, line)| line.trim() != pod).map_or(0, |last| last + 1);
-        lines.get(from).map(|(when, _)| *when)
+        lines.get(from).map(|(when, _)| *when).with_context(|| format!("not to {pod}: {lines:?}"))
     }
 }
 
