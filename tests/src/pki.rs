@@ -188,26 +188,41 @@ impl Front {
     /// Bad PEM, or no local port.
     pub async fn open(target: &str, leaf: &Leaf) -> Result<Self> {
         let acceptor = acceptor(leaf, WebPkiClientVerifier::no_client_auth())?;
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let addr = listener.local_addr()?.to_string();
         let target = target.to_owned();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((near, _)) = listener.accept().await {
-                let (target, acceptor) = (target.clone(), acceptor.clone());
-                connections.spawn(async move {
-                    // Who does not trust us goes away again; that is for the client to tell.
-                    let Ok(mut near) = acceptor.accept(near).await else { return };
-                    if let Ok(mut far) = TcpStream::connect(&target).await {
-                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                    }
-                });
-                while connections.try_join_next().is_some() {}
+        let (addr, tasks) = for_each_connection(move |near| {
+            let (target, acceptor) = (target.clone(), acceptor.clone());
+            async move {
+                // Who does not trust us goes away again; that is for the client to tell.
+                let Ok(mut near) = acceptor.accept(near).await else { return };
+                if let Ok(mut far) = TcpStream::connect(&target).await {
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                }
             }
-        });
+        })
+        .await?;
         Ok(Self { addr, _tasks: tasks })
     }
+}
+
+/// Listens at a local address and serves each connection; all of it ends when the tasks are dropped.
+async fn for_each_connection<F>(
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> Result<(String, JoinSet<()>)>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let addr = listener.local_addr()?.to_string();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((near, _)) = listener.accept().await {
+            let _ = near.set_nodelay(true);
+            connections.spawn(serve(near));
+            while connections.try_join_next().is_some() {}
+        }
+    });
+    Ok((addr, tasks))
 }
 
 /// A TLS connection to `host:port`, whose certificate is checked for the host. With TLS 1.3 the first read says whether
@@ -246,24 +261,17 @@ impl Tunnel {
     /// # Errors
     /// No local port.
     pub async fn open(target: &str, client: Arc<ClientConfig>) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let addr = listener.local_addr()?.to_string();
         let target = target.to_owned();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((mut near, _)) = listener.accept().await {
-                let (target, client) = (target.clone(), client.clone());
-                let _ = near.set_nodelay(true);
-                connections.spawn(async move {
-                    // A connection that cannot go on ends: the client finds it broken.
-                    if let Ok(mut far) = dial(&target, &client).await {
-                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                    }
-                });
-                while connections.try_join_next().is_some() {}
+        let (addr, tasks) = for_each_connection(move |mut near| {
+            let (target, client) = (target.clone(), client.clone());
+            async move {
+                // A connection that cannot go on ends: the client finds it broken.
+                if let Ok(mut far) = dial(&target, &client).await {
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                }
             }
-        });
+        })
+        .await?;
         Ok(Self { addr, _tasks: tasks })
     }
 }
