@@ -43,7 +43,11 @@ async fn make_bucket(kubectl: &Kubectl, bucket: &str) -> Result<()> {
 
 /// A run by hand.
 pub(crate) fn by_hand(kubectl: &Kubectl, name: &str, verify: Option<&str>) -> Result<()> {
-    let mut spec = json!({ "cluster": "cart" });
+    by_hand_of(kubectl, "cart", name, verify)
+}
+
+fn by_hand_of(kubectl: &Kubectl, cluster: &str, name: &str, verify: Option<&str>) -> Result<()> {
+    let mut spec = json!({ "cluster": cluster });
     if let Some(verify) = verify {
         spec["verify"] = json!(verify);
     }
@@ -66,12 +70,15 @@ pub(crate) async fn complete(kubectl: &Kubectl, name: &str) -> Result<Json> {
     .await
 }
 
-/// `meta.json` of a stored backup, read past S3.
-fn stored_meta(kubectl: &Kubectl, status: &Json) -> Result<Json> {
+/// A file of a stored backup, past S3.
+fn stored(status: &Json, file: &str) -> Result<String> {
     let uri = status["uri"].as_str().context("uri")?;
     let path = uri.strip_prefix("s3://").context("uri")?;
-    let text =
-        kubectl.exec("clients", &["curl", "-sf", &format!("http://s3:8888/buckets/{path}meta.json")])?;
+    Ok(format!("http://s3:8888/buckets/{path}{file}"))
+}
+
+fn stored_meta(kubectl: &Kubectl, status: &Json) -> Result<Json> {
+    let text = kubectl.exec("clients", &["curl", "-sf", &stored(status, "meta.json")?])?;
     serde_json::from_str(&text).context(text)
 }
 
@@ -230,6 +237,83 @@ pub(crate) async fn buckets_that_refuse(stage: &Stage) -> Result<()> {
         all.is_ok_and(|text| !text.contains("kube-secret"))
     })
     .await
+}
+
+/// A stored backup in which something is wrong is called Failed, whatever it is: the proof does not believe what stands
+/// beside the object, nor the object. A run whose backup is stored already only proves it.
+pub(crate) async fn a_wrong_backup_is_called_failed(stage: &Stage) -> Result<()> {
+    stage.operator().await?;
+    s3(stage, "backups").await?;
+    let kubectl = stage.kubectl();
+    let spec = json!({
+        "replicas": 1, "storage": { "size": "1Gi" }, "backup": { "s3": store("backups", "kv-backup") },
+    });
+    for name in ["cart", "shop"] {
+        let cluster = Kv::create(stage, name, &spec).await?;
+        ensure!(cluster.redis(&format!("MSET name {name} 1 a 2 b 3 c"))? == "OK");
+    }
+    by_hand_of(&kubectl, "shop", "theirs", Some("Off"))?;
+    let theirs = complete(&kubectl, "theirs").await?;
+    for (name, word) in [
+        ("a-changed-byte", "state.bin, byte 128"),
+        ("of-another-cluster", "of cluster"),
+        ("one-key-more", "meta.json says 5"),
+    ] {
+        by_hand(&kubectl, name, Some("Off"))?;
+        let ours = complete(&kubectl, name).await?;
+        match name {
+            "a-changed-byte" => {
+                let object = stored(&ours, "state.bin")?;
+                // Eight bytes, so that at least one of them was another one.
+                let changed =
+                    format!("curl -sf -r 0-129 {object}; printf 'CHANGED!'; curl -sf -r 138- {object}");
+                put(&kubectl, &changed, &object)?;
+            }
+            "of-another-cluster" => {
+                let foreign = format!("curl -sf {}", stored(&theirs, "state.bin")?);
+                put(&kubectl, &foreign, &stored(&ours, "state.bin")?)?;
+                // Described so that it fits: only the content itself says whose it is.
+                let (mut meta, of) = (stored_meta(&kubectl, &ours)?, stored_meta(&kubectl, &theirs)?);
+                meta["object"] = of["object"].clone();
+                for key in ["sha256", "size_bytes"] {
+                    meta["snapshot"][key] = of["snapshot"][key].clone();
+                }
+                describe(&kubectl, &ours, &meta)?;
+            }
+            _ => {
+                let mut meta = stored_meta(&kubectl, &ours)?;
+                meta["snapshot"]["keys"][0] = json!(5);
+                describe(&kubectl, &ours, &meta)?;
+            }
+        }
+        kubectl.run(&["delete", "kvb", name, "--wait=true"])?;
+        by_hand(&kubectl, name, Some("Content"))?;
+        let told = eventually(&format!("{name} is called wrong"), PATIENCE, async || {
+            let status = kubectl.get(&format!("kvb {name}"))?["status"].clone();
+            Ok((status["verified"] == "Failed").then_some(status))
+        })
+        .await?;
+        say!("{}", kubectl.run(&["get", "kvb", name, "--output", "wide"])?.trim_end());
+        ensure!(told["phase"] == "Failed" && told["uri"] == ours["uri"], "{told}");
+        ensure!(told["error"].as_str().is_some_and(|error| error.contains(word)), "{told}");
+        let cart = Kv { name: "cart".to_owned(), kubectl: kubectl.clone() };
+        let told = cart.reason("BackupVerified", "VerificationFailed").await?;
+        ensure!(told.contains(name), "{told}");
+    }
+    Ok(())
+}
+
+/// Stores what these commands print.
+fn put(kubectl: &Kubectl, printing: &str, url: &str) -> Result<()> {
+    let script = format!("{{ {printing}; }} | curl -sf -F 'file=@-;filename=changed' {url}");
+    kubectl.exec("clients", &["sh", "-c", &script]).map(drop)
+}
+
+/// Stores another `meta.json`.
+fn describe(kubectl: &Kubectl, status: &Json, meta: &Json) -> Result<()> {
+    let url = stored(status, "meta.json")?;
+    let put = ["exec", "--stdin", "clients", "--", "curl", "-sf", "-F", "file=@-;filename=meta.json", &url];
+    kubectl.feed(&put, &meta.to_string()).map(drop)
 }
 
 /// The Job's pod, the source and the operator are killed while a run works, and the founder while it loads.

@@ -67,6 +67,7 @@ acts![
         safe::authority_exchanged_under_load,
         backups::backups_and_restore,
         backups::buckets_that_refuse,
+        backups::a_wrong_backup_is_called_failed,
         safe::doors_are_locked,
         safe::cert_manager_is_asked,
         safe::what_others_keep,
