@@ -1,12 +1,14 @@
 //! Reads a stored object from its first to its last byte: hashes, decrypts, parses, counts, and perhaps writes it down.
 //!
 //! ```text
-//! Download --chunk--> [thread] sha256 (stored) -> [decrypt] -> sha256 (plain) -> [parse] -> [file]
-//!                                                                                              |
-//!                                                             [thread] sync, each 32 MiB <-----+
+//!             +--> [thread] sha256 (stored)
+//! Download ---+
+//!             +--> [thread] [decrypt -> sha256 (plain)] -> [parse] -> [file]
+//!                                                                        |
+//!                                       [thread] sync, each 32 MiB <-----+
 //! ```
 //!
-//! Memory: a few chunks between the network and the thread.
+//! Memory: a few chunks between the network and the threads, which share them.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -83,16 +85,18 @@ pub async fn inspect(
     work: Work,
     reporter: &Reporter,
 ) -> Result<Inspected, InspectError> {
-    let (sender, receiver) = mpsc::channel(CHUNKS_WAITING);
-    let mut thread = JoinSet::new();
-    thread.spawn_blocking(move || read(receiver, work));
+    let (to_hash, hashed) = mpsc::channel(CHUNKS_WAITING);
+    let (to_read, received) = mpsc::channel(CHUNKS_WAITING);
+    let mut threads = JoinSet::new();
+    threads.spawn_blocking(move || Ok(Found::Stored(hash(hashed))));
+    threads.spawn_blocking(move || read(received, work).map(Found::Plain));
     let mut failure = None;
     loop {
         match download.next().await {
             Ok(Some(chunk)) => {
                 let count = chunk.len() as u64;
-                // The thread has found a fault: it says which.
-                if sender.send(chunk).await.is_err() {
+                // A thread that has ended has found a fault: it says which.
+                if to_hash.send(chunk.clone()).await.is_err() || to_read.send(chunk).await.is_err() {
                     break;
                 }
                 reporter.add(count);
@@ -104,12 +108,8 @@ pub async fn inspect(
             }
         }
     }
-    drop(sender);
-    let found = match thread.join_next().await {
-        Some(Ok(found)) => found,
-        Some(Err(error)) => Err(InspectError::Wrong(format!("the reading thread ended: {error}"))),
-        None => Err(InspectError::Wrong("the reading thread is gone".into())),
-    };
+    drop((to_hash, to_read));
+    let found = join(threads).await;
     // A cut end is the network's word, not a property of the object.
     match failure {
         Some(error) => Err(error.into()),
@@ -117,18 +117,51 @@ pub async fn inspect(
     }
 }
 
-fn read(mut receiver: mpsc::Receiver<Bytes>, work: Work) -> Result<Inspected, InspectError> {
+/// What a thread found.
+enum Found {
+    Stored(Sum),
+    /// The plain bytes, where they are not those that are stored, and what they hold.
+    Plain((Option<Sum>, Option<Content>)),
+}
+
+async fn join(mut threads: JoinSet<Result<Found, InspectError>>) -> Result<Inspected, InspectError> {
+    let (mut stored, mut plain) = (None, None);
+    while let Some(ended) = threads.join_next().await {
+        let ended =
+            ended.map_err(|error| InspectError::Wrong(format!("the reading thread ended: {error}")))?;
+        match ended? {
+            Found::Stored(sum) => stored = Some(sum),
+            Found::Plain(found) => plain = Some(found),
+        }
+    }
+    let (Some(stored), Some((plain, content))) = (stored, plain) else {
+        return Err(InspectError::Wrong("the reading thread is gone".into()));
+    };
+    Ok(Inspected { plain: plain.unwrap_or_else(|| stored.clone()), stored, content })
+}
+
+fn hash(mut chunks: mpsc::Receiver<Bytes>) -> Sum {
+    let mut stored = Hash::default();
+    while let Some(chunk) = chunks.blocking_recv() {
+        stored.update(&chunk);
+    }
+    stored.sum()
+}
+
+fn read(
+    mut chunks: mpsc::Receiver<Bytes>,
+    work: Work,
+) -> Result<(Option<Sum>, Option<Content>), InspectError> {
     let Work { key, parse, into } = work;
     let mut into = into.map(Flushed::new).transpose().map_err(InspectError::File)?;
     let mut opener = key.map(Opener::new);
+    let mut plain = opener.is_some().then(Hash::default);
     let mut parser = parse.then(Parser::default);
-    let (mut stored, mut plain) = (Hash::default(), Hash::default());
-    let encrypted = opener.is_some();
-    let mut take = |bytes: &[u8], parser: &mut Option<Parser>| {
-        if encrypted {
+    let mut take = |bytes: &[u8]| {
+        if let Some(plain) = &mut plain {
             plain.update(bytes);
         }
-        if let Some(parser) = parser {
+        if let Some(parser) = &mut parser {
             parser.push(bytes).map_err(InspectError::Wrong)?;
         }
         if let Some(file) = &mut into {
@@ -136,23 +169,20 @@ fn read(mut receiver: mpsc::Receiver<Bytes>, work: Work) -> Result<Inspected, In
         }
         Ok::<_, InspectError>(())
     };
-    while let Some(chunk) = receiver.blocking_recv() {
-        stored.update(&chunk);
+    while let Some(chunk) = chunks.blocking_recv() {
         match &mut opener {
-            Some(opener) => take(&opener.push(&chunk).map_err(InspectError::Wrong)?, &mut parser)?,
-            None => take(&chunk, &mut parser)?,
+            Some(opener) => take(&opener.push(&chunk).map_err(InspectError::Wrong)?)?,
+            None => take(&chunk)?,
         }
     }
     if let Some(opener) = opener {
-        take(&opener.finish().map_err(InspectError::Wrong)?, &mut parser)?;
+        take(&opener.finish().map_err(InspectError::Wrong)?)?;
     }
     let content = parser.map(Parser::finish).transpose().map_err(InspectError::Wrong)?;
     if let Some(file) = into {
         file.end().map_err(InspectError::File)?;
     }
-    let stored = stored.sum();
-    let plain = if encrypted { plain.sum() } else { stored.clone() };
-    Ok(Inspected { stored, plain, content })
+    Ok((plain.map(Hash::sum), content))
 }
 
 /// A file that goes to the disk while more of it comes: the last sync finds little to do.

@@ -7,10 +7,11 @@
 //!
 //! Memory: one frame, 256 KiB of records or one larger record.
 
-use std::io::Read as _;
+use std::fmt;
 
 use bytes::{Buf as _, BytesMut};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use zstd::bulk::Decompressor;
 
 const MAGIC: [u8; 8] = [0x89, b'K', b'V', b'N', b'S', 0x0d, 0x0a, 0x1a];
 const END: [u8; 8] = *b"KVNSEND\n";
@@ -22,6 +23,10 @@ const DB_BYTES: usize = 32;
 const TRAILER_TAIL_BYTES: usize = 12;
 /// One record with the longest key and value, 512 MiB each.
 const BLOCK_BYTES_MAX: usize = 19 + 2 * 512 * 1024 * 1024;
+/// A larger frame gives its memory back.
+const PLAIN_BYTES_KEPT: usize = 1024 * 1024;
+/// A larger value is hashed where it lies: a copy would cost more than the hash's state.
+const COPIED_BYTES_MAX: usize = 4096;
 const TAG_STRING: u8 = 1;
 
 /// What a `state.bin` was found to hold.
@@ -62,7 +67,6 @@ enum State {
 }
 
 /// The reader.
-#[derive(Debug)]
 pub struct Parser {
     state: State,
     buffer: BytesMut,
@@ -75,6 +79,19 @@ pub struct Parser {
     raw_bytes: u64,
     last: Option<(u8, Vec<u8>)>,
     scratch: Vec<u8>,
+    /// Made for the first frame.
+    inflate: Option<Decompressor<'static>>,
+    /// Memory for the next frame.
+    plain: Vec<u8>,
+}
+
+impl fmt::Debug for Parser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parser")
+            .field("state", &self.state)
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Parser {
@@ -91,6 +108,8 @@ impl Default for Parser {
             raw_bytes: 0,
             last: None,
             scratch: Vec::new(),
+            inflate: None,
+            plain: Vec::new(),
         }
     }
 }
@@ -198,11 +217,32 @@ impl Parser {
         if crc32c::crc32c(&block) != crc {
             return Err(format!("the checksum of frame {number} does not fit"));
         }
-        let plain = inflated(&block, raw).map_err(|what| format!("frame {number} {what}"))?;
+        let plain = self.inflated(&block, raw).map_err(|what| format!("frame {number} {what}"))?;
         self.block(&plain, records).map_err(|what| format!("frame {number}: {what}"))?;
+        if plain.capacity() <= PLAIN_BYTES_KEPT {
+            self.plain = plain;
+        }
         self.frames += 1;
         self.raw_bytes += raw as u64;
         Ok(true)
+    }
+
+    /// The plain bytes of a frame. What is announced but does not come out is never touched, and costs no memory.
+    fn inflated(&mut self, block: &[u8], raw: usize) -> Result<Vec<u8>, String> {
+        let fault = |error| format!("cannot be decompressed: {error}");
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        plain.try_reserve_exact(raw).map_err(|error| format!("announces {raw} bytes: {error}"))?;
+        let inflate = match &mut self.inflate {
+            Some(inflate) => inflate,
+            none => none.insert(Decompressor::new().map_err(fault)?),
+        };
+        inflate.decompress_to_buffer(block, &mut plain).map_err(fault)?;
+        if plain.len() == raw {
+            Ok(plain)
+        } else {
+            Err("decompresses to another length than announced".into())
+        }
     }
 
     fn block(&mut self, mut rest: &[u8], records: u32) -> Result<(), String> {
@@ -259,10 +299,18 @@ impl Parser {
         self.scratch.extend_from_slice(&deadline.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
         self.scratch.extend_from_slice(&(key.len() as u64).to_le_bytes());
         self.scratch.extend_from_slice(key);
-        self.scratch.extend_from_slice(value);
+        let digest = if value.len() <= COPIED_BYTES_MAX {
+            self.scratch.extend_from_slice(value);
+            xxh3_128(&self.scratch)
+        } else {
+            let mut hash = Xxh3::new();
+            hash.update(&self.scratch);
+            hash.update(value);
+            hash.digest128()
+        };
         stats.keys += 1;
         stats.expires += u64::from(deadline.is_some());
-        stats.digest = stats.digest.wrapping_add(xxh3_128(&self.scratch));
+        stats.digest = stats.digest.wrapping_add(digest);
         self.records += 1;
         Ok(())
     }
@@ -312,18 +360,6 @@ impl Parser {
 
 fn digest(dbs: &[Db]) -> u128 {
     dbs.iter().fold(0, |sum, db| sum.wrapping_add(db.digest))
-}
-
-fn inflated(block: &[u8], raw: usize) -> Result<Vec<u8>, String> {
-    // Grows with what comes out, not with what was announced.
-    let mut plain = Vec::new();
-    let decoder = zstd::stream::read::Decoder::with_buffer(block)
-        .map_err(|error| format!("cannot be decompressed: {error}"))?;
-    decoder
-        .take(raw as u64 + 1)
-        .read_to_end(&mut plain)
-        .map_err(|error| format!("cannot be decompressed: {error}"))?;
-    if plain.len() == raw { Ok(plain) } else { Err("decompresses to another length than announced".into()) }
 }
 
 #[cfg(test)]

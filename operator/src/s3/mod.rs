@@ -4,7 +4,7 @@
 //! settings   where and as whom: bucket, endpoint, credentials (directory of files, or what the surroundings give)
 //! endpoint   which endpoints are refused before and after their name is resolved
 //! store      small objects, listings, deletion           multipart   one large object, part by part
-//! download   one large object as a stream that survives a cut connection
+//! download   one large object as a stream, in parts that come side by side and survive cut connections
 //! probe      can this bucket be written, read, listed, deleted; told apart in words
 //! error      what went wrong, by what to do about it
 //! ```
