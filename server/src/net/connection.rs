@@ -297,7 +297,7 @@ impl<S: ClientStream> Connection<S> {
                 // A client that is slow to take its replies must not keep others from sending.
                 self.share.release_to(self.decoder.held_bytes() + self.buffer.len());
             }
-            let is_last = is_whole && self.is_last_answer(&mut came).await?;
+            let is_last = self.is_last_answer(is_whole, &mut came).await?;
             if is_last {
                 self.stream.hold_for_end();
             }
@@ -318,9 +318,16 @@ impl<S: ClientStream> Connection<S> {
         Ok(came)
     }
 
-    /// Whether the node stops and the client waits for nothing but the replies in `out`. `came` is set if it sent more.
-    async fn is_last_answer(&mut self, came: &mut bool) -> Result<bool, End> {
-        if !self.stop.is_given() || !self.requests.is_empty() || self.decoder.is_mid_request(&self.buffer) {
+    /// Whether the node stops, and the client waits for nothing but the replies in `out`, or has had its time. `came` is
+    /// set if it sent more.
+    async fn is_last_answer(&mut self, is_whole: bool, came: &mut bool) -> Result<bool, End> {
+        if !self.stop.is_given() {
+            return Ok(false);
+        }
+        if self.last_call().deadline() <= Instant::now() {
+            return Ok(true);
+        }
+        if !is_whole || !self.requests.is_empty() || self.decoder.is_mid_request(&self.buffer) {
             return Ok(false);
         }
         let room = self.make_room().await?;
@@ -343,15 +350,25 @@ impl<S: ClientStream> Connection<S> {
         let limits = &self.shared.limits;
         let patience = if self.login_by.is_some() { limits.auth_timeout } else { limits.output_stall };
         for slice in self.out.chunks(limits.output_bytes_pause.max(1)) {
-            tokio::select! {
-                biased;
-                written = timeout(patience, write_whole(&mut self.stream, slice)) => match written {
-                    Ok(Ok(())) => Stats::add(&self.shared.stats.written_bytes, slice.len()),
-                    Ok(Err(_)) => return Err(End::Gone),
-                    Err(_) => return Err(End::Stalled),
-                },
-                () = self.kill.given() => return Err(End::Killed),
+            // As a rule the socket takes all of it at once, and no timer has to be made.
+            let taken = match self.stream.write(slice).now_or_never() {
+                Some(Ok(taken)) => taken,
+                Some(Err(_)) => return Err(End::Gone),
+                None => 0,
+            };
+            let is_gone = taken == slice.len() && matches!(self.stream.flush().now_or_never(), Some(Ok(())));
+            if !is_gone {
+                tokio::select! {
+                    biased;
+                    written = timeout(patience, write_whole(&mut self.stream, &slice[taken..])) => match written {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) => return Err(End::Gone),
+                        Err(_) => return Err(End::Stalled),
+                    },
+                    () = self.kill.given() => return Err(End::Killed),
+                }
             }
+            Stats::add(&self.shared.stats.written_bytes, slice.len());
         }
         if self.out.capacity() > OUT_BYTES_KEPT {
             self.out = BytesMut::new();
@@ -364,22 +381,19 @@ impl<S: ClientStream> Connection<S> {
     /// Reads once, or finds that there is nothing to wait for. Returning `Ok` without new bytes is harmless.
     async fn read<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> Result<(), End> {
         let room = self.make_room().await?;
-        if self.stop.is_given() {
-            return self.read_last(room).await;
-        }
         let is_bloated = self.is_bloated();
         let length = tokio::select! {
             biased;
             () = self.kill.given() => return Err(End::Killed),
             read = read_some(&mut self.stream, &mut self.buffer, room) => read?,
+            () = self.stop.given() => return self.read_last(room).await,
             () = handler.pushed(session) => {
                 handler.take_pushes(session, &mut self.out);
                 return self.write().await;
             }
-            () = self.stop.given() => return Ok(()),
             () = wait_for(self.stall.as_mut().map(|stall| &mut stall.deadline)) => return Err(End::Stalled),
             () = wait_for(self.login_by.as_mut()) => return Err(End::NotLoggedIn),
-            () = sleep(IDLE), if is_bloated => {
+            () = idle(), if is_bloated => {
                 self.slim_down();
                 return Ok(());
             }
@@ -396,18 +410,23 @@ impl<S: ClientStream> Connection<S> {
         } else {
             STOP_LULL.saturating_sub(self.heard.elapsed())
         };
-        let last_call = self.last_call.get_or_insert_with(|| Box::pin(sleep(STOP_MAX)));
+        self.last_call();
         // Lets the runtime look at its sockets, so that the read below knows of everything that has arrived.
         tokio::task::yield_now().await;
         let length = tokio::select! {
             biased;
-            () = last_call.as_mut() => return Err(End::Stopped),
+            () = wait_for(self.last_call.as_mut()) => return Err(End::Stopped),
             read = read_some(&mut self.stream, &mut self.buffer, room) => read?,
             () = self.kill.given() => return Err(End::Killed),
             () = sleep(patience) => return Err(End::Stopped),
         };
         self.note_read(length, room);
         Ok(())
+    }
+
+    /// Runs from the first look on.
+    fn last_call(&mut self) -> &mut Pin<Box<Sleep>> {
+        self.last_call.get_or_insert_with(|| Box::pin(sleep(STOP_MAX)))
     }
 
     fn note_read(&mut self, length: usize, room: usize) {
@@ -548,6 +567,11 @@ async fn wait_for(deadline: Option<&mut Pin<Box<Sleep>>>) {
         Some(deadline) => deadline.as_mut().await,
         None => std::future::pending().await,
     }
+}
+
+/// A timer that is only made if somebody waits for it: `select!` evaluates its branches also where it does not poll them.
+async fn idle() {
+    sleep(IDLE).await;
 }
 
 /// Whether this is the first word of an HTTP request that a browser was tricked into sending. The lines after it would

@@ -37,15 +37,17 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// One round to the leader and its quorum.
 const ROUND_MAX: Duration = Duration::from_millis(1500);
 
+type Answer = oneshot::Sender<Result<(), ReadError>>;
+
 struct Waiting {
     deadline: Instant,
-    reply: oneshot::Sender<Result<(), ReadError>>,
+    reply: Answer,
 }
 
 /// Entry of the reader, shared by all connections.
 #[derive(Clone)]
 pub(super) struct Reader {
-    waiting: mpsc::Sender<Waiting>,
+    waiting: mpsc::Sender<Answer>,
     core: Arc<Core>,
     leader: watch::Receiver<LeaderView>,
 }
@@ -91,8 +93,7 @@ impl Reader {
             return Ok(());
         }
         let (reply, answer) = oneshot::channel();
-        let deadline = clock::monotonic() + self.core.config.timing.hold_without_leader;
-        self.waiting.send(Waiting { deadline, reply }).await.map_err(|_| ReadError::ShuttingDown)?;
+        self.waiting.send(reply).await.map_err(|_| ReadError::ShuttingDown)?;
         answer.await.unwrap_or(Err(ReadError::ShuttingDown))
     }
 }
@@ -138,8 +139,8 @@ struct Rounds {
 }
 
 impl Rounds {
-    async fn run(self, mut queue: mpsc::Receiver<Waiting>) {
-        let mut next = Vec::new();
+    async fn run(self, mut queue: mpsc::Receiver<Answer>) {
+        let (mut next, mut came) = (Vec::new(), Vec::new());
         let (mut open, mut open_reads) = (FuturesUnordered::new(), 0);
         let stop = self.core.stop_proposer.clone();
         // Handles of a stopped group may live on; this task, which holds the state open, must not.
@@ -148,11 +149,14 @@ impl Rounds {
             tokio::select! {
                 biased;
                 Some(reads) = open.next(), if !open.is_empty() => open_reads -= reads,
-                count = queue.recv_many(&mut next, room), if room > 0 => {
+                count = queue.recv_many(&mut came, room), if room > 0 => {
                     if count == 0 {
                         return;
                     }
-                    gather(&mut queue, &mut next).await;
+                    gather(&mut queue, &mut came, room).await;
+                    // One look at the clock for all that came together: the queue is never left to wait.
+                    let deadline = clock::monotonic() + self.core.config.timing.hold_without_leader;
+                    next.extend(came.drain(..).map(|reply| Waiting { deadline, reply }));
                 }
                 () = stop.cancelled() => return,
             }
@@ -237,16 +241,16 @@ impl Rounds {
 
 /// Lets every connection that has something to read put its reads into this round: as long as each look at the sockets
 /// brings more of them.
-async fn gather(queue: &mut mpsc::Receiver<Waiting>, next: &mut Vec<Waiting>) {
+async fn gather(queue: &mut mpsc::Receiver<Answer>, came: &mut Vec<Answer>, room: usize) {
     for _ in 0..LOOKS_MAX {
-        let before = next.len();
+        let before = came.len();
         yield_now().await;
-        while next.len() < WAITING_MAX
+        while came.len() < room
             && let Ok(more) = queue.try_recv()
         {
-            next.push(more);
+            came.push(more);
         }
-        if next.len() == before {
+        if came.len() == before {
             return;
         }
     }

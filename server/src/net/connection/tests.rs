@@ -354,6 +354,26 @@ async fn a_stopping_connection_parts_with_a_client_that_never_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stopping_connection_parts_with_a_client_that_has_always_sent_more() {
+    let bench = Bench::new(Limits::default());
+    let (client, task) = bench.connect();
+    let (mut reading, mut writing) = tokio::io::split(client);
+    let writer = tokio::spawn(async move { while writing.write_all(b"ECHO a\r\n").await.is_ok() {} });
+    let mut replies = [0; 700];
+    reading.read_exact(&mut replies[..7]).await.unwrap();
+    bench.stop.cancel();
+    let mut reads = 0;
+    while reading.read(&mut replies).await.unwrap() > 0 {
+        reads += 1;
+        assert!(reads < 100, "the connection does not stop");
+        tokio::time::advance(Duration::from_millis(400)).await;
+    }
+    assert!(reads > 1, "it goes on for a while");
+    assert_eq!(task.await.unwrap(), End::Stopped);
+    writer.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_leaves_its_turn_untouched_does_not_spin() {
     let bench = Bench::new(Limits::default());
     let (mut client, task) = bench.connect();
