@@ -67,7 +67,7 @@ impl Download {
         }
     }
 
-    /// The next chunk; `None` after the last byte.
+    /// The next chunk; `None` after the last byte. After an error the download is of no use.
     ///
     /// # Errors
     /// [`S3ErrorKind::NotFound`], [`S3ErrorKind::Precondition`] if the object was replaced, [`S3ErrorKind::Refused`] if the
