@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,6 +25,8 @@ use super::{S3Error, S3ErrorKind, Store};
 
 /// Bytes of one part: a request costs little beside it.
 const PART_BYTES: u64 = 8 * 1024 * 1024;
+/// Smaller chunks are put together: each of them would hold a read buffer of the connection, however little came in it.
+const GATHERED_BYTES: usize = 32 * 1024;
 /// Parts that are on their way, or wait to be handed out.
 const PARTS_AHEAD: usize = 4;
 /// Cuts without a byte in between before giving up.
@@ -104,6 +106,7 @@ impl Download {
                 at: self.next_at,
                 end: size_bytes.min(self.next_at + PART_BYTES),
                 chunks: VecDeque::new(),
+                gathered: BytesMut::new(),
             };
             self.next_at += PART_BYTES;
             self.coming.push_back(AbortOnDropHandle::new(tokio::spawn(part.fetch())));
@@ -123,6 +126,8 @@ struct Part {
     /// Behind the last one.
     end: u64,
     chunks: VecDeque<Bytes>,
+    /// Small ones behind those.
+    gathered: BytesMut,
 }
 
 impl Part {
@@ -131,7 +136,10 @@ impl Part {
         loop {
             let before = self.at;
             match self.attempt().await {
-                Ok(()) => return Ok(self),
+                Ok(()) => {
+                    self.end_gathered();
+                    return Ok(self);
+                }
                 Err(error) if error.is_transient() && (self.at > before || cuts < CUTS_MAX) => {
                     cuts = if self.at > before { 1 } else { cuts + 1 };
                     tracing::debug!(%error, at = self.at, "a download was cut");
@@ -155,13 +163,32 @@ impl Part {
                 }
                 Some(Ok(chunk)) => {
                     self.at += chunk.len() as u64;
-                    self.chunks.push_back(chunk);
+                    self.keep(chunk);
                 }
                 Some(Err(error)) => return Err(broken_body(&doing, &error)),
                 None => return Err(cut("the body ended too early")),
             }
         }
         Ok(())
+    }
+
+    fn keep(&mut self, chunk: Bytes) {
+        if chunk.len() >= GATHERED_BYTES {
+            self.end_gathered();
+            self.chunks.push_back(chunk);
+            return;
+        }
+        self.gathered.reserve(GATHERED_BYTES);
+        self.gathered.extend_from_slice(&chunk);
+        if self.gathered.len() >= GATHERED_BYTES {
+            self.end_gathered();
+        }
+    }
+
+    fn end_gathered(&mut self) {
+        if !self.gathered.is_empty() {
+            self.chunks.push_back(std::mem::take(&mut self.gathered).freeze());
+        }
     }
 
     async fn open(&mut self, doing: &str) -> Result<ByteStream, S3Error> {
@@ -175,12 +202,13 @@ impl Part {
             .set_if_match(self.version.as_ref().and_then(|version| version.tag.clone()));
         let found = match request.send().await {
             Ok(found) => found,
-            Err(error) if self.version.is_none() && is_of_an_empty_object(&error) => {
-                return Ok(self.found(Version { size_bytes: 0, tag: None }, ByteStream::default()));
-            }
+            Err(error) if is_behind_the_end(&error) => match self.version {
+                None => return Ok(self.found(Version { size_bytes: 0, tag: None }, ByteStream::default())),
+                Some(_) => return Err(replaced(doing)),
+            },
             Err(error) => return Err(S3Error::from_sdk(doing, &error)),
         };
-        let Some(size_bytes) = size_of(&found, self.at) else {
+        let Some(size_bytes) = size_of(&found, self.at, self.end) else {
             return Err(S3Error::new(
                 S3ErrorKind::Refused,
                 doing,
@@ -189,8 +217,7 @@ impl Part {
         };
         let version = Version { size_bytes, tag: found.e_tag };
         if self.version.as_ref().is_some_and(|before| *before != version) {
-            let what = "the object was replaced while it was read";
-            return Err(S3Error::new(S3ErrorKind::Precondition, doing, what));
+            return Err(replaced(doing));
         }
         Ok(self.found(version, found.body))
     }
@@ -202,19 +229,24 @@ impl Part {
     }
 }
 
-fn is_of_an_empty_object<E>(error: &aws_sdk_s3::error::SdkError<E>) -> bool {
+fn replaced(doing: &str) -> S3Error {
+    S3Error::new(S3ErrorKind::Precondition, doing, "the object was replaced while it was read")
+}
+
+fn is_behind_the_end<E>(error: &aws_sdk_s3::error::SdkError<E>) -> bool {
     error.raw_response().is_some_and(|answer| answer.status().as_u16() == RANGE_NOT_SATISFIABLE)
 }
 
-/// Bytes of the whole object by an answer that begins at `at`: `bytes 0-99/1234`. Without that header it is the whole.
-fn size_of(found: &GetObjectOutput, at: u64) -> Option<u64> {
+/// Bytes of the whole object by the answer to `at..end`: `bytes 0-99/1234`. Without that header it is the whole, unless
+/// its length is just that of the range: then nobody knows.
+fn size_of(found: &GetObjectOutput, at: u64, end: u64) -> Option<u64> {
     match &found.content_range {
         Some(range) => {
             let (range, size_bytes) = range.strip_prefix("bytes ")?.split_once('/')?;
             let first: u64 = range.split_once('-')?.0.parse().ok()?;
             (first == at).then(|| size_bytes.parse().ok())?
         }
-        None if at == 0 => u64::try_from(found.content_length?).ok(),
+        None if at == 0 => u64::try_from(found.content_length?).ok().filter(|whole| *whole != end),
         None => None,
     }
 }
@@ -231,11 +263,13 @@ mod tests {
                 .content_length(length)
                 .build()
         };
-        assert_eq!(size_of(&answer(Some("bytes 0-99/1234"), 100), 0), Some(1234));
-        assert_eq!(size_of(&answer(Some("bytes 100-1233/1234"), 1134), 100), Some(1234));
-        assert_eq!(size_of(&answer(Some("bytes 0-99/1234"), 100), 100), None, "another range");
-        assert_eq!(size_of(&answer(Some("bytes 0-99/*"), 100), 0), None);
-        assert_eq!(size_of(&answer(None, 1234), 0), Some(1234));
-        assert_eq!(size_of(&answer(None, 1234), 100), None, "the whole object again");
+        assert_eq!(size_of(&answer(Some("bytes 0-99/1234"), 100), 0, 100), Some(1234));
+        assert_eq!(size_of(&answer(Some("bytes 100-1233/1234"), 1134), 100, 1234), Some(1234));
+        assert_eq!(size_of(&answer(Some("bytes 0-99/1234"), 100), 100, 200), None, "another range");
+        assert_eq!(size_of(&answer(Some("bytes 0-99/*"), 100), 0, 100), None);
+        assert_eq!(size_of(&answer(None, 90), 0, 100), Some(90));
+        assert_eq!(size_of(&answer(None, 1234), 0, 100), Some(1234));
+        assert_eq!(size_of(&answer(None, 100), 0, 100), None, "a part of it, or all");
+        assert_eq!(size_of(&answer(None, 1234), 100, 200), None, "the whole object again");
     }
 }

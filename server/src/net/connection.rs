@@ -380,6 +380,9 @@ impl<S: ClientStream> Connection<S> {
 
     /// Reads once, or finds that there is nothing to wait for. Returning `Ok` without new bytes is harmless.
     async fn read<H: Handler>(&mut self, handler: &H, session: &mut H::Session) -> Result<(), End> {
+        if self.stop.is_given() && self.last_call().deadline() <= Instant::now() {
+            return Err(End::Stopped);
+        }
         let room = self.make_room().await?;
         let is_bloated = self.is_bloated();
         let length = tokio::select! {

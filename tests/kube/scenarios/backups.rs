@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use kvnode_tests::wait::{eventually, until};
 use serde_json::{Value as Json, json};
 
@@ -59,15 +59,14 @@ fn by_hand_of(kubectl: &Kubectl, cluster: &str, name: &str, verify: Option<&str>
 
 /// Waits until a run is complete; its status.
 pub(crate) async fn complete(kubectl: &Kubectl, name: &str) -> Result<Json> {
-    eventually(&format!("{name} is complete"), PATIENCE * 2, async || {
+    let status = eventually(&format!("{name} is complete"), PATIENCE * 2, async || {
         let status = kubectl.get(&format!("kvb {name}"))?["status"].clone();
-        match status["phase"].as_str() {
-            Some("Failed") => bail!("{name} failed: {status}"),
-            Some("Complete") => Ok(Some(status)),
-            _ => Ok(None),
-        }
+        let is_over = matches!(status["phase"].as_str(), Some("Complete" | "Failed"));
+        Ok(is_over.then_some(status))
     })
-    .await
+    .await?;
+    ensure!(status["phase"] == "Complete", "{name} failed: {status}");
+    Ok(status)
 }
 
 /// A file of a stored backup, past S3.
@@ -297,8 +296,12 @@ pub(crate) async fn a_wrong_backup_is_called_failed(stage: &Stage) -> Result<()>
         ensure!(told["phase"] == "Failed" && told["uri"] == ours["uri"], "{told}");
         ensure!(told["error"].as_str().is_some_and(|error| error.contains(word)), "{told}");
         let cart = Kv { name: "cart".to_owned(), kubectl: kubectl.clone() };
-        let told = cart.reason("BackupVerified", "VerificationFailed").await?;
-        ensure!(told.contains(name), "{told}");
+        let told = format!("the cluster tells of {name}");
+        eventually(&told, PATIENCE, async || {
+            let told = cart.reason("BackupVerified", "VerificationFailed").await?;
+            Ok(told.contains(name).then_some(()))
+        })
+        .await?;
     }
     Ok(())
 }

@@ -95,7 +95,7 @@ impl Here<'_> {
         }
         let work = look(&self.duty.ctx, &self.namespace, &self.backup.spec.cluster).await?;
         let job = delete_name(&self.name, &self.backup.uid().unwrap_or_default());
-        let Some(seen) = work.seen(&job).await else {
+        let Some(seen) = work.seen(&job, None).await else {
             let bucket = Bucket { cluster: &self.backup.spec.cluster, cluster_id, s3 };
             let job = job::delete(&self.namespace, &job, &self.name, &bucket, &self.duty.images);
             return self.begin(&status, &job).await;

@@ -47,11 +47,16 @@ pub(super) async fn look(ctx: &Context, namespace: &str, cluster: &str) -> Resul
 }
 
 impl Work {
-    /// The Job of that name, if it is there.
-    pub(super) async fn seen(&self, name: &str) -> Option<JobSeen> {
-        let job = self.jobs.iter().find(|job| job.name_any() == name)?;
-        let mut pods: Vec<&Pod> =
-            self.pods.iter().filter(|pod| pod.labels().get(JOB_NAME).is_some_and(|of| of == name)).collect();
+    /// The Job of that name and of the owner with this uid, if it is there. That of an earlier owner of the same name is on
+    /// its way out and says nothing of this one.
+    pub(super) async fn seen(&self, name: &str, owner: Option<&str>) -> Option<JobSeen> {
+        let of_owner = |job: &Job| job.owner_references().iter().all(|of| Some(&*of.uid) == owner);
+        let job = self.jobs.iter().find(|job| job.name_any() == name && of_owner(job))?;
+        let of_job = |pod: &Pod| {
+            pod.labels().get(JOB_NAME).is_some_and(|of| of == name)
+                && pod.owner_references().iter().all(|of| Some(&of.uid) == job.metadata.uid.as_ref())
+        };
+        let mut pods: Vec<&Pod> = self.pods.iter().filter(|pod| of_job(pod)).collect();
         pods.sort_by_key(|pod| pod.creation_timestamp().map(|at| at.0));
         let mut seen = JobSeen::default();
         let conditions = job.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
@@ -70,8 +75,12 @@ impl Work {
         seen.end = pods.iter().rev().find_map(|pod| end(pod));
         if let Some(newest) = pods.last().filter(|_| seen.ended.is_none()) {
             seen.stuck = stuck(newest);
-            seen.lost = is_lost(newest, clock::wall()).then(|| newest.name_any());
+            seen.lost = is_lost(newest, clock::wall())
+                .then(|| format!("the Kubernetes node of pod {} does not answer", newest.name_any()));
             seen.progress = progress(newest).await;
+        }
+        if pods.is_empty() && seen.ended == Some(true) {
+            seen.lost = Some("its pod was deleted before its report was read".to_owned());
         }
         Some(seen)
     }
@@ -157,6 +166,40 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_job_of_an_earlier_owner_of_the_same_name_is_not_taken_for_this_ones() {
+        let job: Job = serde_json::from_value(json!({
+            "metadata": { "name": "by-hand", "uid": "job-1", "ownerReferences": [{
+                "apiVersion": "kvnode.dev/v1alpha1", "kind": "KvBackup", "name": "by-hand", "uid": "first",
+            }] },
+            "status": { "conditions": [{ "type": "Complete", "status": "True" }] },
+        }))
+        .unwrap();
+        let pod = |of: &str, end: &str| -> Pod {
+            let ended = json!({ "exitCode": 1, "message": end });
+            serde_json::from_value(json!({
+                "metadata": { "name": of, "labels": { JOB_NAME: "by-hand" }, "ownerReferences": [{
+                    "apiVersion": "batch/v1", "kind": "Job", "name": "by-hand", "uid": of,
+                }] },
+                "status": { "containerStatuses": [{
+                    "name": CONTAINER, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": { "terminated": ended },
+                }] },
+            }))
+            .unwrap()
+        };
+        let work = Work { jobs: vec![job], pods: vec![pod("job-1", "ours"), pod("job-0", "theirs")] };
+        assert!(work.seen("by-hand", Some("second")).await.is_none());
+        assert!(work.seen("by-hand", None).await.is_none());
+        let seen = work.seen("by-hand", Some("first")).await.unwrap();
+        assert_eq!(seen.ended, Some(true));
+        assert!(seen.end.unwrap().error.unwrap().ends_with("ours"));
+        assert_eq!(seen.lost, None);
+        // Killed by force as it ended: the Job counts it, and what it said is gone. The run is asked again.
+        let alone = Work { pods: Vec::new(), ..work };
+        assert!(alone.seen("by-hand", Some("first")).await.unwrap().lost.is_some());
+    }
 
     #[test]
     fn a_pod_is_lost_when_nobody_has_seen_its_end_for_a_while() {

@@ -256,17 +256,18 @@ impl Here<'_> {
     /// Takes one run as far as it has come by itself.
     pub(super) async fn advance(&self, backup: &mut KvBackup, work: &Work) -> Result<(), Error> {
         let old = backup.status.clone().unwrap_or_default();
-        let now = self.now;
+        let (now, job, uid) = (self.now, job::name(&backup.name_any()), backup.uid());
         let new = match old.phase {
             Some(phase) if is_final(Some(phase)) => return Ok(()),
-            Some(phase) if is_active(Some(phase)) => match work.seen(&job::name(&backup.name_any())).await {
-                Some(JobSeen { lost: Some(pod), .. }) => {
-                    self.give_up(backup, &pod).await?;
+            Some(phase) if is_active(Some(phase)) => match work.seen(&job, uid.as_deref()).await {
+                Some(JobSeen { lost: Some(why), .. }) => {
+                    self.give_up(backup, &why).await?;
                     old.clone()
                 }
                 Some(job) => followed(&old, &job, now),
                 None if now > deadline(backup, now) => failed(&old, "DeadlineExceeded", now),
-                // Somebody deleted it, or it was never made: a repeat under the same name does no harm.
+                // Somebody deleted it, or it was never made, or the one of an earlier KvBackup of this name is still in
+                // the way: a repeat under the same name does no harm.
                 None => {
                     self.start(backup).await?;
                     old.clone()
@@ -327,17 +328,17 @@ impl Here<'_> {
         self.make(&job).await
     }
 
-    /// Deletes the Job of a run whose pod is on a lost Kubernetes node; the next pass makes it anew. The Job itself would
-    /// wait for the end of that pod, since its failures count by their exit codes. If the pod still works somewhere, two
-    /// work at one run, which ends with one good backup.
-    async fn give_up(&self, backup: &KvBackup, pod: &str) -> Result<(), Error> {
+    /// Deletes the Job of a run of whose pod nothing will be heard; the next pass makes it anew. On a lost Kubernetes node
+    /// the Job itself would wait for the end of that pod, since its failures count by their exit codes. If the pod still
+    /// works somewhere, two work at one run, which ends with one good backup; a run that is complete only reports again.
+    async fn give_up(&self, backup: &KvBackup, why: &str) -> Result<(), Error> {
         let name = job::name(&backup.name_any());
         let jobs: Api<Job> = Api::namespaced(self.duty.ctx.client.clone(), &self.name.namespace);
         let found = asked_opt(format!("get Job {name}"), jobs.get(&name)).await?;
         let Some(found) = found.filter(|job| job.metadata.deletion_timestamp.is_none()) else {
             return Ok(());
         };
-        tracing::warn!(cluster = %self.name, job = name, pod, "its Kubernetes node is lost: the run begins anew");
+        tracing::warn!(cluster = %self.name, job = name, why, "the run begins anew");
         // By its uid: not the one that the other operator has made since.
         let precondition = Preconditions { uid: found.uid(), resource_version: None };
         let params = DeleteParams::background().preconditions(precondition);
@@ -370,8 +371,9 @@ impl Here<'_> {
             return Ok(Some(old.clone()));
         }
         let name = probe_name(&self.name.name, &settings);
-        let Some(seen) = work.seen(&name).await else {
-            let owner = (self.name.name.as_str(), &*self.cluster.uid().unwrap_or_default());
+        let uid = self.cluster.uid().unwrap_or_default();
+        let Some(seen) = work.seen(&name, Some(&uid)).await else {
+            let owner = (self.name.name.as_str(), &*uid);
             self.make(&job::probe(&self.name.namespace, owner, self.spec, &self.images())).await?;
             return Ok(old.filter(|old| old.settings == settings));
         };

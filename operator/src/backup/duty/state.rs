@@ -34,7 +34,7 @@ pub struct JobSeen {
     pub progress: Option<Progress>,
     /// A container that cannot start: image, Secret.
     pub stuck: Option<String>,
-    /// Its pod, which was told to go long ago and did not: its Kubernetes node does not answer.
+    /// Why nothing will be heard of its pod: its Kubernetes node does not answer, or it was deleted as it ended.
     pub lost: Option<String>,
 }
 
