@@ -356,8 +356,8 @@ impl<S: ClientStream> Connection<S> {
                 Some(Err(_)) => return Err(End::Gone),
                 None => 0,
             };
-            let is_gone = taken == slice.len() && matches!(self.stream.flush().now_or_never(), Some(Ok(())));
-            if !is_gone {
+            let has_left = taken == slice.len() && matches!(self.stream.flush().now_or_never(), Some(Ok(())));
+            if !has_left {
                 tokio::select! {
                     biased;
                     written = timeout(patience, write_whole(&mut self.stream, &slice[taken..])) => match written {

@@ -154,7 +154,7 @@ impl Rounds {
                         return;
                     }
                     gather(&mut queue, &mut came, room).await;
-                    // One look at the clock for all that came together: the queue is never left to wait.
+                    // One look at the clock for all that came together; they waited in the queue only without room here.
                     let deadline = clock::monotonic() + self.core.config.timing.hold_without_leader;
                     next.extend(came.drain(..).map(|reply| Waiting { deadline, reply }));
                 }
