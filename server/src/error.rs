@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | 0 | stopped as asked |
 //! | 64 | the command line is wrong |
-//! | 65 | data is damaged or of a newer format |
+//! | 65 | data is damaged, of a newer format, or not that of the other members |
 //! | 66 | an input file is missing or cannot be read |
 //! | 69 | something needed is not there: an address is in use, no member answers |
 //! | 70 | fatal while running: a failed sync, a dead Raft core; restart, the node recovers by itself |
@@ -23,7 +23,7 @@ use std::fmt;
 pub enum ErrorKind {
     /// The command line is wrong.
     Usage,
-    /// Data is damaged or of a newer format.
+    /// Data is damaged, of a newer format, or not that of the other members.
     Data,
     /// An input file is missing or cannot be read.
     NoInput,

@@ -174,6 +174,12 @@ metrics! {
         "Entries that a member's disk is behind, known on the leader only.";
     raft_peer_ack: prometheus::GaugeVec = "kvnode_raft_peer_ack_age_seconds" ["peer"] true,
         "Time since a member answered last, known on the leader only.";
+    raft_peer_diverged: IntGaugeVec = "kvnode_raft_peer_diverged" ["peer"] true,
+        "1 for a member whose content is not that of the majority, known on the leader only; it stops.";
+    raft_contents_undecided: IntGauge = "kvnode_raft_contents_undecided" [] true,
+        "1 on the leader while contents of members differ and no majority says which is right.";
+    raft_contents_equal_index: IntGauge = "kvnode_raft_contents_equal_index" [] true,
+        "Contents of members were compared and equal up to here, known on the leader only; 0 elsewhere.";
     raft_last_contact: Gauge = "kvnode_raft_last_contact_seconds" [] true,
         "Time since a quorum (leader) or the leader (follower) was heard; -1 = never.";
     raft_proposals: IntCounter = "kvnode_raft_proposals_total" [] true, "Changes handed to the proposer.";

@@ -159,6 +159,10 @@ fn advertised(configured: Option<&String>, bound: SocketAddr, key: &str) -> Resu
     }
 }
 
+/// What is wrong is kept; the others have the data.
+const AFTER_DIVERGENCE: &str = "keep a copy of the data directory for a bug report, then empty it (and --log-dir) and start the node with \
+     --join: it becomes a new member";
+
 fn start_error(error: StartError) -> NodeError {
     let (kind, remedy) = match &error {
         StartError::Identity(IdentityError::OtherCluster { .. }) => {
@@ -176,6 +180,7 @@ fn start_error(error: StartError) -> NodeError {
         StartError::Raft(_) => {
             (ErrorKind::Data, "empty the data directory and let the node join its cluster again")
         }
+        StartError::Diverged(_) => (ErrorKind::Data, AFTER_DIVERGENCE),
         StartError::Restore(_) => (ErrorKind::NoInput, "give --restore a good state.bin"),
         StartError::Timing(_) => (ErrorKind::Config, "see config-example for the timing keys"),
     };
@@ -358,6 +363,10 @@ impl Node {
                     None
                 }
                 Stopped::Fatal(text) => Some(text),
+                Stopped::Diverged(text) => {
+                    self.abandon().await;
+                    return Err(NodeError::new(ErrorKind::Data, text, AFTER_DIVERGENCE));
+                }
             },
         };
         let died = died.or_else(|| self.fatal.lock().clone());
@@ -366,6 +375,17 @@ impl Node {
             return Err(NodeError::fatal(text));
         }
         self.stop().await.map(|()| end)
+    }
+
+    /// Ends a node whose content is wrong: nothing is handed over, and clients get no more of it.
+    async fn abandon(self) {
+        // The group first: then what clients still ask is refused.
+        let stopped = tokio::time::timeout(GROUP_STOP, self.group.shutdown()).await;
+        if !matches!(stopped, Ok(Ok(()))) {
+            tracing::warn!("the group did not stop in order");
+        }
+        self.tasks.clients_stop.cancel();
+        self.tasks.admin_stop.cancel();
     }
 
     async fn stop(self) -> Result<(), NodeError> {

@@ -50,6 +50,24 @@ fn a_port_in_use_is_said() {
     });
 }
 
+/// As it is left by a node that has stopped for its content.
+#[test]
+fn a_node_that_has_diverged_does_not_start_again() {
+    scenario(1, &[], async |cluster| {
+        let node = &mut cluster.nodes[0];
+        node.kill()?;
+        fs::write(node.data.join("diverged.json"), r#"{"format":1,"entry":"2-1f-64"}"#)?;
+        let data = node.data.display().to_string();
+        let (code, output) = run_to_end(&["--addr", "127.0.0.1:0", "--data", &data], DEADLINE).await?;
+        ensure!(code == Some(65), "exit code {code:?}\n{output}");
+        for words in ["the content of this node has diverged", "diverged.json says {", "2-1f-64", "--join"] {
+            ensure!(output.contains(words), "{words} is not in\n{output}");
+        }
+        fs::remove_file(node.data.join("diverged.json"))?;
+        node.start().await
+    });
+}
+
 #[test]
 fn a_data_directory_in_use_is_said() {
     scenario(1, &[], async |cluster| {

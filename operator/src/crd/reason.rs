@@ -115,6 +115,10 @@ words! {
         PlanOnly,
         /// Degraded true: a member's node does not answer.
         MemberDown,
+        /// Degraded true: a member stops, and does not start again, because its data is not that of the majority.
+        MemberDiverged,
+        /// Degraded true: the data of members differs, and no majority says which is right.
+        ContentsDiffer,
         /// Degraded true: a member is far behind.
         MemberLagging,
         /// Degraded true: a disk refuses writes that grow the data.

@@ -5,15 +5,16 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kvnode_api::status::DiskState;
+use kvnode_api::status::{DIVERGED, DiskState};
 
 use super::decide::{Decision, no_leader, silence};
 use super::formation::Identity;
 use super::membership::lag_text;
 use super::step::{Blocker, Step};
-use super::view::View;
+use super::view::{Member, View};
 use crate::crd::reason::{BackupCondition, ConditionType, Reason, RestoreCondition};
 use crate::crd::status::{ChangeKind, MemberRole, MemberState, MemberStatus, Phase};
+use crate::observed::{PodSeen, PodState};
 
 /// A majority that has been silent for this long is called lost: shorter silences are restarts and elections.
 const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
@@ -246,6 +247,9 @@ fn degraded(facts: &Facts<'_, '_>) -> Verdict {
         return (Truth::No, Reason::Healthy, "no members are expected to run".into());
     }
     let down: Vec<String> = view.voters().filter(|voter| !voter.live).map(|voter| voter.name(view)).collect();
+    if let Some(diverged) = diverged(view, &down) {
+        return diverged;
+    }
     if view.leader.is_some() && !down.is_empty() {
         let left = view.voters().count().div_ceil(2).saturating_sub(1).saturating_sub(down.len());
         let message = format!(
@@ -276,6 +280,38 @@ fn degraded(facts: &Facts<'_, '_>) -> Verdict {
         return (Truth::Yes, Reason::MemberDown, no_leader(view, false).message);
     }
     (Truth::No, Reason::Healthy, "every voter answers".into())
+}
+
+/// Members whose data is another one than the majority's: by the leader's word, or by their own last one.
+fn diverged(view: &View<'_>, down: &[String]) -> Option<Verdict> {
+    let (_, leader) = view.leader?;
+    let says = |pod: &PodSeen| matches!(&pod.state, PodState::Failing { why } if why.contains(DIVERGED));
+    // Of a ghost the data is gone, and its successor is well.
+    let is_one = |member: &&Member<'_>| {
+        !member.is_ghost() && (member.info.diverged_at.is_some() || member.pod.is_some_and(says))
+    };
+    let names: Vec<String> = view.members.iter().filter(is_one).map(|member| member.name(view)).collect();
+    let others: Vec<&String> = down.iter().filter(|name| !names.contains(name)).collect();
+    if !names.is_empty() {
+        let advice = if others.is_empty() {
+            "Keep a copy of its volume for a bug report, then delete its claim and its pod: a new member takes its place \
+             (runbook, recipe 7)"
+                .to_owned()
+        } else {
+            let others = others.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            format!("Delete nothing before {others} answers again (runbook, recipe 7)")
+        };
+        let message =
+            format!("the data of {} is not that of the majority: it stops. {advice}", names.join(", "));
+        return Some((Truth::Yes, Reason::MemberDiverged, message));
+    }
+    // A voter that is down decides when it is back.
+    let at = leader.log.undecided.as_ref().filter(|_| down.is_empty())?;
+    let message = format!(
+        "the data of members differs at entry {at}, and no majority says which is right: compare them before anything \
+         else (runbook, recipe 7)"
+    );
+    Some((Truth::Yes, Reason::ContentsDiffer, message))
 }
 
 fn data_safe(facts: &Facts<'_, '_>) -> Verdict {

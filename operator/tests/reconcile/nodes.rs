@@ -109,6 +109,7 @@ impl World {
             matched_index: leads.then_some(10),
             lag_entries: leads.then_some(0),
             last_ack_ms: leads.then(|| if self.up.contains(id) { 1 } else { 60_000 }),
+            diverged_at: None,
         };
         let leader = group.and_then(|group| {
             let id = group.leader?;
@@ -138,6 +139,8 @@ impl World {
                 applied: position.clone(),
                 durable: position,
                 purged: None,
+                equal: None,
+                undecided: None,
                 apply_lag_entries: 0,
             },
             membership: Membership {

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::Id;
 
+/// With this the last line of a node begins that has stopped because its content is not that of the majority, and each
+/// line with which it refuses to start again.
+pub const DIVERGED: &str = "the content of this node has diverged";
+
 /// Part of its life that a node is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +85,9 @@ pub struct MemberInfo {
     /// Milliseconds since it answered last; only the leader knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_ack_ms: Option<u64>,
+    /// Its content is not that of the majority at this entry, so it stops; only the leader knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged_at: Option<String>,
 }
 
 /// The group's members, as the newest membership entry in the node's log has them.
@@ -113,6 +120,12 @@ pub struct LogPositions {
     /// Entries up to here are gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<String>,
+    /// The contents of members were found equal up to here; only the leader knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equal: Option<String>,
+    /// The contents of members differ here, and no majority says which is right; only the leader knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undecided: Option<String>,
     /// Committed entries that are not applied yet.
     pub apply_lag_entries: u64,
 }

@@ -30,6 +30,7 @@ fn status() -> NodeStatus {
         matched_index: Some(9),
         lag_entries: Some(1),
         last_ack_ms: None,
+        diverged_at: None,
     };
     NodeStatus {
         contract: CONTRACT,
@@ -47,6 +48,8 @@ fn status() -> NodeStatus {
             applied: Some("3-1f-9".into()),
             durable: None,
             purged: None,
+            equal: None,
+            undecided: None,
             apply_lag_entries: 0,
         },
         membership: Membership {

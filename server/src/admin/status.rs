@@ -69,6 +69,7 @@ pub fn describe(group: &raft::Status, facts: NodeFacts) -> NodeStatus {
         matched_index: member.matched_index,
         lag_entries: member.lag_entries,
         last_ack_ms: member.last_ack_ms,
+        diverged_at: text(member.diverged_at),
     });
     NodeStatus {
         node_id: Some(Id(group.node_id)),
@@ -84,6 +85,8 @@ pub fn describe(group: &raft::Status, facts: NodeFacts) -> NodeStatus {
             applied: text(group.applied),
             durable: text(group.durable),
             purged: text(group.purged),
+            equal: text(group.equal_at),
+            undecided: text(group.undecided_at),
             apply_lag_entries: count(index(group.committed)).saturating_sub(count(index(group.applied))),
         },
         membership: Membership {
@@ -156,6 +159,7 @@ mod tests {
                 matched_index: Some(9),
                 lag_entries: Some(0),
                 last_ack_ms: None,
+                diverged_at: None,
             }],
             last_log: id(9),
             committed: id(9),
@@ -164,6 +168,8 @@ mod tests {
             purged: None,
             last_contact_ms: Some(1),
             change_in_progress: true,
+            equal_at: None,
+            undecided_at: None,
             recovered: true,
         }
     }

@@ -187,6 +187,7 @@ pub(super) mod tests {
             matched_index: leads.then_some(8),
             lag_entries: leads.then_some(2),
             last_ack_ms: if leads { ack } else { None },
+            diverged_at: None,
         };
         let leader = if leads { 1 } else { 2 };
         let at = |index| Some(LogId { term: 3, node: leader, index });
@@ -205,6 +206,8 @@ pub(super) mod tests {
             purged: at(2),
             last_contact_ms: Some(1500),
             change_in_progress: false,
+            equal_at: None,
+            undecided_at: None,
             recovered: true,
         }
     }

@@ -40,6 +40,7 @@ fn touch(metrics: &Metrics) {
     metrics.tls_refused.with_label_values(&["peer"]).inc();
     metrics.set_role(&["leader", "follower"], "leader");
     metrics.raft_peer_lag.with_label_values(&["1f"]).set(1);
+    metrics.raft_peer_diverged.with_label_values(&["1f"]).set(1);
     metrics.raft_peer_ack.with_label_values(&["1f"]).set(0.5);
     metrics.raft_proposal_errors.with_label_values(&["busy"]).inc();
     metrics.store_keys.with_label_values(&["0"]).set(1);

@@ -142,6 +142,8 @@ impl Source {
         set(&metrics.raft_applied_index, index(status.applied));
         set(&metrics.raft_durable_index, index(status.durable));
         set(&metrics.raft_purged_index, index(status.purged));
+        set(&metrics.raft_contents_equal_index, index(status.equal_at));
+        set(&metrics.raft_contents_undecided, u64::from(status.undecided_at.is_some()));
         metrics.raft_last_contact.set(status.last_contact_ms.map_or(-1.0, seconds));
     }
 
@@ -154,6 +156,11 @@ impl Source {
         replace(&metrics.raft_peer_lag, lags);
         let acks = members.iter().filter_map(|member| Some((peer(member.id), seconds(member.last_ack_ms?))));
         replace(&metrics.raft_peer_ack, acks);
+        let diverged = members.iter().filter(|member| member.lag_entries.is_some());
+        replace(
+            &metrics.raft_peer_diverged,
+            diverged.map(|member| (peer(member.id), i64::from(member.diverged_at.is_some()))),
+        );
         let seconds_of =
             |millis: i64| seconds(millis.unsigned_abs()).copysign(if millis < 0 { -1.0 } else { 1.0 });
         let offsets = self.group.clock_offsets_ms();

@@ -9,6 +9,7 @@
 //! Nothing is kept or repeated. A connection to each member is opened with the first message and lives as long as the
 //! node; its queue is bounded, and what does not fit is dropped.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -63,46 +64,48 @@ impl Messages {
     pub(super) fn broadcast(&self, core: &Core, to_shard: bool, channel: &Bytes, message: &Bytes) {
         let kind = if to_shard { PUBLISH_TO_SHARD } else { PUBLISH };
         // The calls are queued at once; their answers tell nothing that could be acted on.
-        drop(self.call_others(core, kind, &|| {
-            let mut body = BytesMut::with_capacity(8 + channel.len() + message.len());
-            codec::put_blob(&mut body, channel);
-            codec::put_blob(&mut body, message);
-            body.freeze()
+        let body = OnceCell::new();
+        drop(self.call_others(core, kind, &|_| {
+            let encode = || {
+                let mut body = BytesMut::with_capacity(8 + channel.len() + message.len());
+                codec::put_blob(&mut body, channel);
+                codec::put_blob(&mut body, message);
+                body.freeze()
+            };
+            Some(body.get_or_init(encode).clone())
         }));
     }
 
     /// The answers of the other members, of those that answer within [`PATIENCE`].
     pub(super) async fn ask(&self, core: &Core, question: &[Bytes]) -> Vec<Vec<Bytes>> {
-        let calls = self.call_others(core, QUESTION, &|| encode_words(question));
-        let answers = calls.into_iter().map(|call| async {
+        let calls = self.call_others(core, QUESTION, &|_| Some(encode_words(question)));
+        let answers = calls.into_iter().map(|(_, call)| async {
             let body = tokio::time::timeout(PATIENCE, call).await.ok()?.ok()?;
             decode_words(body).ok()
         });
         join_all(answers).await.into_iter().flatten().collect()
     }
 
-    /// Queues a call to each other member.
-    fn call_others(
+    /// Queues a call to each other member for which there is a body.
+    pub(super) fn call_others(
         &self,
         core: &Core,
         kind: u8,
-        body: &dyn Fn() -> Bytes,
-    ) -> Vec<impl Future<Output = Result<Bytes, CallError>> + use<>> {
+        body: &dyn Fn(u64) -> Option<Bytes>,
+    ) -> Vec<(u64, impl Future<Output = Result<Bytes, CallError>> + use<>)> {
         let members = core.members.load();
         let others = || members.nodes.iter().filter(|(id, _)| **id != core.local.node_id);
         let mut clients = self.clients.lock();
         let Some(clients) = clients.as_mut() else { return Vec::new() };
         clients.retain(|id, _| members.nodes.contains_key(id));
-        if others().next().is_none() {
-            return Vec::new();
-        }
-        let body = body();
         let mut calls = Vec::new();
         for (id, node) in others() {
             let client = clients.entry(*id).or_insert_with(|| {
                 PeerClient::new(core.local.clone(), *id, node.peer_addr.clone(), &core.tasks)
             });
-            calls.push(client.call(kind, body.clone()));
+            if let Some(body) = body(*id) {
+                calls.push((*id, client.call(kind, body)));
+            }
         }
         calls
     }

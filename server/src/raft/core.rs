@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::apply::ApplyHandle;
 use super::broadcast::Messages;
 use super::confirm::{Confirm, Told};
+use super::divergence::Divergence;
 use super::doubt::Doubt;
 use super::group::ProposeError;
 use super::identity::Identity;
@@ -41,6 +42,7 @@ pub(super) struct Core {
     pub(super) local: Arc<Local>,
     pub(super) identity: Identity,
     pub(super) doubt: Doubt,
+    pub(super) divergence: Divergence,
     /// The node has taken a new id: it is to stop and to start again with it.
     pub(super) renewed: CancellationToken,
     /// Client and peer address that others reach this node at.

@@ -5,10 +5,13 @@ use futures_util::FutureExt as _;
 
 use super::broadcast::{decode_words, encode_words};
 use super::codec;
+use super::divergence::{decode_accusation, decode_digests, encode_accusation, encode_digests};
 use super::doubt::Standing;
 use super::members::Verb;
 use super::peer::frame::{FrameReader, put_frame};
 use super::peer::messages::{self, Forward, Forwarded, Hello, Introduction};
+#[cfg(test)]
+use crate::store::Digest;
 use crate::store::LogId;
 
 pub(crate) use super::log::fuzz::log_frames;
@@ -75,6 +78,16 @@ fn decode(kind: u8, body: &Bytes) {
                 assert_eq!(encode_words(&words), *body);
             }
         }
+        messages::DIGESTS => {
+            if let Ok(digests) = decode_digests(body.clone()) {
+                assert_eq!(encode_digests(&digests), *body);
+            }
+        }
+        messages::DIVERGED => {
+            if let Ok((node, right)) = decode_accusation(body.clone()) {
+                assert_eq!(encode_accusation(node, &right), *body);
+            }
+        }
         messages::HELLO => {
             if let Ok(told) = Introduction::decode(body.clone()) {
                 assert_eq!(Introduction::decode(told.encode()), Ok(told));
@@ -133,6 +146,16 @@ pub(crate) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "peer_frames",
             "question",
             with_kind(messages::QUESTION, &encode_words(&[Bytes::from_static(b"patterns")])),
+        ),
+        (
+            "peer_frames",
+            "digests",
+            with_kind(messages::DIGESTS, &encode_digests(&[Digest { at: id, content: 6 }])),
+        ),
+        (
+            "peer_frames",
+            "accusation",
+            with_kind(messages::DIVERGED, &encode_accusation(1, &[Digest { at: id, content: 6 }])),
         ),
         ("peer_frames", "append", with_kind(messages::APPEND, &append_seed())),
     ];

@@ -2,7 +2,7 @@
 //!
 //! No openraft type appears in this interface.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::core::{Core, Counters, LeaderView};
+use super::divergence::Comparison;
 use super::members::{self, Verb};
 use super::peer::client::id_text;
 use super::proposer::Proposer;
@@ -62,6 +63,8 @@ pub struct MemberStatus {
     pub lag_entries: Option<u64>,
     /// Known on the leader only: milliseconds since it answered last.
     pub last_ack_ms: Option<u64>,
+    /// Known on the leader only: its content is not that of the majority at this entry.
+    pub diverged_at: Option<LogId>,
 }
 
 /// A cheap picture of the group, never older than one metrics tick.
@@ -95,6 +98,10 @@ pub struct Status {
     pub last_contact_ms: Option<u64>,
     /// True from the start of a membership change until its final entry is committed.
     pub change_in_progress: bool,
+    /// Known on the leader only: up to where the contents of members were found equal.
+    pub equal_at: Option<LogId>,
+    /// Known on the leader only: contents of members differ here, and no majority says which is right.
+    pub undecided_at: Option<LogId>,
     /// The local replay after start has reached what was committed before the stop.
     pub recovered: bool,
 }
@@ -140,6 +147,8 @@ pub enum Stopped {
     Shutdown,
     /// It has taken a new id (it may have lost acknowledged entries): stop it in order, then start it again.
     NewId,
+    /// Its content is not that of the majority, which this says; the process must end at once and not start again.
+    Diverged(String),
     /// The Raft core died; the process must end with a non-zero code.
     Fatal(String),
 }
@@ -230,6 +239,7 @@ impl Group {
         let quorum_age = metrics.last_quorum_acked.as_ref().map(|at| millis(at.elapsed()));
         let quorum_age = if alone { Some(0) } else { quorum_age };
         let applied = core.store.applied();
+        let compared = if leads { core.divergence.found() } else { Comparison::default() };
         Status {
             node_id: core.local.node_id,
             cluster_id,
@@ -237,7 +247,7 @@ impl Group {
             term: metrics.current_term,
             leader: leader_of(&view),
             membership_log_id: metrics.membership_config.log_id().as_ref().map(from_raft),
-            members: self.member_statuses(leads, bounds.last),
+            members: self.member_statuses(leads, bounds.last, &compared.diverged),
             last_log: bounds.last.or(bounds.purged),
             committed: metrics.cluster_committed.as_ref().map(from_raft).max(applied),
             applied,
@@ -245,11 +255,18 @@ impl Group {
             purged: bounds.purged,
             last_contact_ms: if leads { quorum_age } else { core.heard.age_ms() },
             change_in_progress: joint || uncommitted,
+            equal_at: compared.equal_at,
+            undecided_at: compared.undecided_at,
             recovered: core.committed_at_start <= applied,
         }
     }
 
-    fn member_statuses(&self, leading: bool, last: Option<LogId>) -> Vec<MemberStatus> {
+    fn member_statuses(
+        &self,
+        leading: bool,
+        last: Option<LogId>,
+        diverged: &BTreeMap<u64, LogId>,
+    ) -> Vec<MemberStatus> {
         let core = &self.core;
         let members = core.members.load();
         let replication = core.raft.metrics().borrow_watched().replication.clone().unwrap_or_default();
@@ -270,6 +287,7 @@ impl Group {
                 matched_index: matched.filter(|_| leading),
                 lag_entries: leading.then(|| last_index.saturating_sub(matched.unwrap_or(0))),
                 last_ack_ms: acked.filter(|_| leading).map(millis),
+                diverged_at: diverged.get(id).copied(),
             }
         };
         let mut known: Vec<_> = members.nodes.iter().map(describe).collect();
@@ -475,6 +493,7 @@ impl Group {
         };
         tokio::select! {
             () = self.core.renewed.cancelled() => Stopped::NewId,
+            why = self.core.divergence.stops() => Stopped::Diverged(why),
             why = died => {
                 if self.core.shutdown.is_cancelled() {
                     return Stopped::Shutdown;

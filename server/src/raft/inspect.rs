@@ -25,7 +25,7 @@ pub struct Inspection {
     pub given: (u64, u64),
     /// Last applied entry.
     pub applied: Option<LogId>,
-    /// Content at that entry: digest, keys, keys with a deadline, mixed over all databases.
+    /// Content at that entry, as [`crate::store::Digest`] has it.
     pub content: u128,
     /// Last entry whose effect is durable.
     pub durable: Option<LogId>,
@@ -49,11 +49,6 @@ impl Group {
         };
         let live = core.store.live();
         let state = live.state();
-        let content = state.databases.iter().fold(0_u128, |sum, database| {
-            let facts = &database.stats;
-            let counts = u128::from(facts.keys) << 64 | u128::from(facts.expires);
-            sum.rotate_left(7).wrapping_add(facts.digest).wrapping_add(counts)
-        });
         let bounds = core.log.bounds();
         Inspection {
             node_id: core.local.node_id,
@@ -62,7 +57,7 @@ impl Group {
             vote: bounds.vote.map(|vote| (vote.term, vote.node)),
             given: (vote.term, vote.node),
             applied: state.applied,
-            content,
+            content: state.content(),
             durable: live.durable(),
             last: bounds.last,
             synced: core.log.flushed(),

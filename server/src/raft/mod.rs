@@ -19,6 +19,7 @@ mod broadcast;
 mod codec;
 mod confirm;
 mod core;
+mod divergence;
 mod doubt;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;

@@ -17,6 +17,7 @@ use super::apply::ApplyHandle;
 use super::broadcast::Messages;
 use super::confirm::Confirm;
 use super::core::{Contact, Core, Counters, Disk, LeaderView};
+use super::divergence::{self, Divergence};
 use super::doubt::{self, Doubt};
 use super::group::{Group, MemberError};
 use super::identity::{Identity, IdentityError};
@@ -67,6 +68,9 @@ pub enum StartError {
     /// `--restore` into a directory that already belongs to a cluster of another origin.
     #[error("{0}")]
     Restore(String),
+    /// This node has stopped before because its content was not that of the majority.
+    #[error("{0}")]
+    Diverged(String),
     /// Timing that Raft cannot work with.
     #[error("configuration: {0}")]
     Timing(String),
@@ -110,6 +114,7 @@ pub async fn start(
     let identity = Identity::open(&config.data, !config.join.is_empty())?;
     let dirs = Dirs::new(&config);
     dirs.create()?;
+    let divergence = Divergence::open(&config.data)?;
     let Opened { log, recovered, store, mut applier, doubt } =
         open(&config, &identity, &dirs, restore.is_some())?;
     if let Some(open) = restore {
@@ -139,6 +144,7 @@ pub async fn start(
         local,
         identity,
         doubt,
+        divergence,
         renewed: CancellationToken::new(),
         addr: addresses.addr,
         peer_addr: addresses.peer_addr,
@@ -183,6 +189,7 @@ async fn serve(core: Arc<Core>, peer_listener: TcpListener) -> Result<Group, Sta
         let _ = stop.run_until_cancelled(campaign).await;
     });
     core.tasks.spawn(doubt::settle(core.clone()));
+    core.tasks.spawn(divergence::compare(core.clone()));
     // Before the first caller is asked who it is.
     housekeeping::note_members(&core).await.map_err(StartError::Raft)?;
     core.tasks.spawn(service::serve(core.clone(), peer_listener));

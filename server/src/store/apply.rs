@@ -154,6 +154,7 @@ impl Applier {
             self.writer.begin_entry(entry.id);
             pending = true;
             outcomes.push(self.entry(entry)?);
+            self.store.digests.note(entry.id, &self.writer.state.databases);
             if self.writer.pending_bytes() >= PENDING_MAX {
                 self.finish()?;
                 pending = false;
@@ -163,6 +164,16 @@ impl Applier {
             self.finish()?;
         }
         Ok(outcomes)
+    }
+
+    /// Writes a row that no entry has: a node that has applied something else than the others.
+    #[cfg(test)]
+    pub(crate) fn write_past_the_log(&mut self, key: &'static [u8]) {
+        let index = self.writer.state.applied.map_or(0, |applied| applied.index);
+        self.writer.set(0, &Bytes::from_static(key), &Bytes::from_static(b"1"), None, index).unwrap();
+        self.finish().unwrap();
+        self.flushed = None;
+        self.flush(true).unwrap();
     }
 
     fn finish(&mut self) -> Result<(), Fatal> {

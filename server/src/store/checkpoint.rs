@@ -126,6 +126,7 @@ impl Applier {
         self.flushed = live.state().applied;
         self.writer = Writer::new(live.clone());
         self.store.replace(live);
+        self.store.digests.clear();
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
+use super::digests::{Digest, Digests};
 use super::engine::{Cursor, DATA, Live, Pinned, split_key, split_value};
 use super::layout::{Active, Layout};
 use super::meta::State;
@@ -35,6 +36,7 @@ pub struct Store {
     flushes_before: AtomicU64,
     /// Keys that [`super::Op::Reap`] has removed since the start.
     pub(crate) reaped: AtomicU64,
+    pub(super) digests: Digests,
 }
 
 /// Running facts of one database, kept in the same batch as the data.
@@ -150,7 +152,8 @@ impl Store {
         let flushes_before = AtomicU64::new(0);
         let reaped = AtomicU64::new(0);
         let live = ArcSwap::new(live);
-        let store = Arc::new(Store { live, options, closing, flushes_before, reaped });
+        let store =
+            Arc::new(Store { live, options, closing, flushes_before, reaped, digests: Digests::default() });
         let applier = Applier::new(store.clone(), layout, number)?;
         Ok((store, applier))
     }
@@ -193,6 +196,12 @@ impl Store {
     #[must_use]
     pub fn durable(&self) -> Option<LogId> {
         self.live.load().durable()
+    }
+
+    /// Digests of the content at entries behind this index, for other nodes to compare; the last one is that of this moment.
+    #[must_use]
+    pub fn digests_since(&self, index: u64) -> Vec<Digest> {
+        self.digests.since(index, &self.live.load().state())
     }
 
     /// Log time applied (in memory, lock-free).

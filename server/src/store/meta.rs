@@ -19,7 +19,7 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{DbStats, Fatal, LogId, ViewMeta};
+use super::{DbStats, Fatal, LogId, ViewMeta, digests};
 use crate::clock::UnixMs;
 
 /// Version of the layouts that this build writes and the newest that it reads.
@@ -64,6 +64,11 @@ impl State {
     /// The state before the first entry.
     pub(crate) fn new(databases: u8) -> State {
         State { databases: vec![Database::default(); usize::from(databases)], ..State::default() }
+    }
+
+    /// See [`super::Digest::content`].
+    pub(crate) fn content(&self) -> u128 {
+        digests::content(&self.databases)
     }
 
     /// What a view says of itself.

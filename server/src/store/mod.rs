@@ -27,6 +27,7 @@ mod apply;
 mod cached;
 mod checkpoint;
 mod decimal;
+mod digests;
 mod engine;
 mod evaluate;
 mod expire;
@@ -56,6 +57,7 @@ pub use change::{Change, Condition, Expiry};
 pub use checkpoint::CheckpointInfo;
 pub use codec::DecodeError;
 pub use db::{DbStats, Store, StoreOptions, View, ViewMeta};
+pub use digests::Digest;
 pub use expire::Visible;
 pub use loading::RecordOrder;
 pub use op::{

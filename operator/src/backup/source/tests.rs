@@ -47,6 +47,7 @@ fn member(id: u64) -> MemberInfo {
         matched_index: None,
         lag_entries: None,
         last_ack_ms: None,
+        diverged_at: None,
     }
 }
 

@@ -413,6 +413,7 @@ impl Model {
             matched_index: matched,
             lag_entries: Some(self.group.last - matched.unwrap_or(0).min(self.group.last)),
             last_ack_ms: self.up(id).then_some(20),
+            diverged_at: None,
         }
     }
 

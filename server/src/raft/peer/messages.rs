@@ -34,6 +34,10 @@ pub(in crate::raft) const PUBLISH_TO_SHARD: u8 = 16;
 pub(in crate::raft) const VOUCH: u8 = 17;
 /// A question about what the other node has in memory only (`broadcast`).
 pub(in crate::raft) const QUESTION: u8 = 18;
+/// A leader asks for digests of the content (`divergence`).
+pub(in crate::raft) const DIGESTS: u8 = 19;
+/// A leader says that the receiver's content is not that of the majority (`divergence`).
+pub(in crate::raft) const DIVERGED: u8 = 20;
 /// Added to a request's kind in its answer.
 pub(in crate::raft) const ANSWER: u8 = 0x80;
 /// Kind of a frame that says: the request of this id is still being worked at. Not an answer.

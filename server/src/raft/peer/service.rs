@@ -20,7 +20,7 @@ use super::super::types::{
     Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, from_raft,
     stored_membership, to_raft, vote_from_raft, vote_to_raft,
 };
-use super::super::{confirm, doubt, members};
+use super::super::{confirm, divergence, doubt, members};
 use super::admission::{self, Caller, Rank};
 use super::client::{id_text, write_whole};
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
@@ -286,6 +286,8 @@ impl Peer {
                 let answer = self.core.messages.answer(body).map_err(text);
                 Box::pin(async move { answer })
             }
+            messages::DIGESTS => Box::pin(async move { divergence::tell(&self.core, body).map_err(text) }),
+            messages::DIVERGED => Box::pin(async move { divergence::hear(&self.core, self.from, body) }),
             messages::STANDING => Box::pin(async move { doubt::stand(&self.core, self.from, body).await }),
             messages::MEMBER => Box::pin(async move { members::serve_verb(&self.core, body).await }),
             messages::JOIN => Box::pin(async move { members::serve_join(&self.core, self.from, body).await }),

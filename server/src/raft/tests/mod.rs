@@ -1,6 +1,7 @@
 //! Whole groups in this process: real sockets on loopback, real `RocksDB` in temporary directories.
 
 mod cluster;
+mod divergence;
 mod membership;
 mod reading;
 mod suite;
