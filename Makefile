@@ -5,7 +5,7 @@
 #   make test            everything that can be proved without Kubernetes
 #   make sim [SEEDS=100] [SEED=1] [MINUTES=m] [POLICY=lease|strict] [BUG=name] [JOBS=cores]
 #                        whole clusters in one thread under virtual time, from one seed each; a failure names its seed,
-#                        and SEEDS=1 SEED=n TRACE=1 shows what happened, the same each time. Not part of `make test`
+#                        and SEEDS=1 SEED=n TRACE=1 shows what happened, the same each time. `make test` runs a few
 #   make soak [MINUTES=60] the same for so long, from the seed after the last one; adds to tests/reports/<date>-sim.txt
 #   make verify          formats, lints, tidiness, docs; writes nothing
 #   make fix | gen       write what `verify` asks for | write the generated files
@@ -68,6 +68,7 @@ demo: build
 test: setup-test
 	$(CARGO) test --workspace --no-run
 	KVNODE_SERVER_BIN=$(DEBUG_SERVER) $(CARGO) test --workspace
+	$(CARGO) test $(SIM_FEATURES) --test seeds
 
 # With the features of the whole workspace, so that nothing below the server is built twice for it.
 SIM_FEATURES = --workspace --features kvnode-sim/sim

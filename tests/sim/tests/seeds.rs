@@ -1,7 +1,8 @@
-//! Seeds twice, and a few seeds that must hold; `make sim` runs more of them.
+//! Seeds twice, a few seeds that must hold, and planted bugs that must be found; `make sim` runs more of each.
 
 use std::path::Path;
 
+use kvnode_server::sim::BUGS;
 use kvnode_sim::apart::{self, Done};
 
 /// Runs a seed with short faults, traced.
@@ -47,4 +48,37 @@ fn three_nodes_that_read_by_lease_hold() {
 #[test]
 fn five_nodes_hold() {
     holds(2);
+}
+
+/// Seeds within which each of these bugs was found with room to spare (`tests/reports/`).
+const SEEDS_MAX: u64 = 12;
+
+/// One that is not found here would not be found in the server either.
+fn is_found(bug: &str) {
+    assert!(BUGS.iter().any(|(name, _)| *name == bug), "{bug} is none");
+    let words = ["--bug", bug].map(str::to_owned);
+    let found = (1..=SEEDS_MAX).any(|seed| {
+        let done = apart::start(Path::new(env!("CARGO_BIN_EXE_sim")), seed, &words);
+        let failures = done.expect("the simulation can be run").tally.failures;
+        // A process that dies has found nothing.
+        failures.iter().any(|(_, why)| !why.starts_with("its process ended with"))
+    });
+    assert!(found, "{bug} is not found by the seeds 1 to {SEEDS_MAX}");
+}
+
+#[test]
+fn bugs_of_the_disk_are_found() {
+    ["sync-left-out", "vote-not-synced", "truncation-not-written", "segment-name-not-synced"].map(is_found);
+}
+
+#[test]
+fn bugs_of_the_order_of_writes_are_found() {
+    ["reply-before-commit", "lost-batch-proposed-again", "applied-id-one-ahead", "purge-before-flush"]
+        .map(is_found);
+}
+
+#[test]
+fn bugs_of_reads_are_found() {
+    ["read-before-apply", "follower-reads-unconfirmed", "read-without-quorum", "fresh-leader-confirms"]
+        .map(is_found);
 }
