@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use kvnode_tests::binary;
 use kvnode_tests::tool;
 use serde_json::{Value as Json, json};
 
@@ -191,7 +190,7 @@ fn target_dir() -> Result<PathBuf> {
 fn sources() -> String {
     let git = |arguments: &[&str]| {
         let mut command = std::process::Command::new("git");
-        tool::run(command.arg("-C").arg(binary::repository()).args(arguments)).ok()
+        tool::run(command.args(["-C", env!("CARGO_MANIFEST_DIR")]).args(arguments)).ok()
     };
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".into() };
     let is_clean =

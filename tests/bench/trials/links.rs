@@ -56,7 +56,7 @@ pub(super) async fn run(options: &Options, report: &mut Report, section: &mut Se
                     }
                     let show = |field: fn(&Sample) -> f64| median_of(&samples, field).unwrap_or(f64::NAN);
                     rows.push(vec![
-                        format!("{round_trip:?}"),
+                        format!("{} ms", round_trip.as_secs_f64() * 1000.0),
                         format!("{measured_ms:.2}"),
                         kind.name(),
                         operation.name().to_owned(),
