@@ -23,8 +23,8 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// Whether one of the choices names this cell: operation, clients, pipeline, bytes of a value, as far as they are given
-    /// (`GET,50,1 SET`).
+    /// Whether one of the choices names this cell: operation, clients, pipeline, bytes of a value, as far as they are
+    /// given (`GET,50,1 SET`).
     pub(crate) fn is_among(&self, choices: &str) -> bool {
         let own = self.to_string().replace(" | ", ",");
         choices.split_whitespace().any(|choice| {

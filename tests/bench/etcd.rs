@@ -1,7 +1,7 @@
 //! The same load for etcd: gRPC over HTTP/2 by hand, two messages of its `KV` service, nothing generated.
 //!
-//! `PutRequest { key = 1: bytes, value = 2: bytes }`, `RangeRequest { key = 1: bytes }` (etcd's rpc.proto). Calls that etcd refuses
-//! are counted apart, not as requests served. `KVNODE_ETCD_BIN` names an etcd that is not on the path.
+//! `PutRequest { key = 1: bytes, value = 2: bytes }`, `RangeRequest { key = 1: bytes }` (etcd's rpc.proto). Calls that
+//! etcd refuses are counted apart, not as requests served. `KVNODE_ETCD_BIN` names an etcd that is not on the path.
 
 use std::fs::File;
 use std::ops::Range;

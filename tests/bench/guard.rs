@@ -1,4 +1,4 @@
-//! `make bench-guard`: quiet figures of a few cells against the accepted ones; `make bench-accept` accepts those of now.
+//! `make bench-guard`: quiet figures of a few cells against the accepted ones; `make bench-accept` accepts new ones.
 //!
 //! Rates and latencies depend on the machine and its weather; what a command costs does much less:
 //! - CPU seconds of all nodes per command, as a multiple of what redis-server (`appendfsync always`) takes for the same
@@ -6,13 +6,13 @@
 //! - syncs of the logs per 1000 SETs, by our own counter. With one client that is one for each node, exactly;
 //! - context switches of all nodes per command.
 //!
-//! All systems are up at once, idle but for the one that is asked, and take turns second by second, so that a ratio is of
-//! figures that saw the same weather.
+//! All systems are up at once, idle but for the one that is asked, and take turns second by second, so that a ratio is
+//! of figures that saw the same weather.
 //!
-//! `accepted.json` holds for each figure its median and a tolerance: 1.8 times what the middle half of the rounds spans,
-//! which is three standard deviations of the difference of two such medians, but at least [`TOLERANCE_MIN`]. A figure is
-//! worse if its median is above the accepted one by more than that; then all is measured once more, and the median of all
-//! rounds decides.
+//! `accepted.json` holds for each figure its median and a tolerance: 1.8 times what the middle half of the rounds
+//! spans, which is three standard deviations of the difference of two such medians, but at least [`TOLERANCE_MIN`]. A
+//! figure is worse if its median is above the accepted one by more than that; then all is measured once more, and the
+//! median of all rounds decides.
 //!
 //! Not here: system calls per command. Counting them needs a tracer, which changes what it counts.
 
@@ -120,7 +120,7 @@ pub(crate) async fn accept(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Beside this file: not by [`kvnode_tests::binary`], which another checkout with the same target directory may have built.
+/// Beside this file, wherever the harness was built: checkouts may share a target directory.
 fn accepted_file() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("bench/accepted.json")
 }

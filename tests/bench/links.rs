@@ -1,12 +1,12 @@
-//! Links that delay what passes: a TCP forwarder before the peer address of a node, as long a way as between two cities.
+//! Links that delay what passes: a TCP forwarder before the peer address of a node, as long as the way to another city.
 //!
 //! ```text
 //! node A --> [read, stamped] --queue, QUEUE_MAX chunks--> [held until stamp + delay, written] --> node B
 //!        <-- the same the other way; both make a round trip longer by 2 delays <--
 //! ```
 //!
-//! Threads that block, not tasks: the runtime's timers know milliseconds only, and half a round trip is less. What a link
-//! does not have is a limit of its rate, jitter or loss. Its copying costs CPU that a real network would not.
+//! Threads that block, not tasks: the runtime's timers know milliseconds only, and half a round trip is less. What a
+//! link does not have is a limit of its rate, jitter or loss. Its copying costs CPU that a real network would not.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

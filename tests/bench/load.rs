@@ -38,7 +38,7 @@ pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order")
 }
 
-/// Lets this program and all that it starts open as many files as the machine allows: one connection is one at each end.
+/// Lets this program and what it starts open as many files as the machine allows: a connection is one at each end.
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -1,18 +1,18 @@
-//! `make bench`: ours with one and three nodes against redis-server, etcd and named peers, interleaved, medians and ratios.
+//! `make bench`: ours with one and three nodes against redis-server, etcd and named peers, interleaved.
 //!
 //! How it is made fair, and what it cannot be:
-//! - Every round starts each system afresh, loads the same keys, measures all cells, stops it; the order rotates. So all
-//!   share the weather of the machine, and no idle rival takes CPU.
-//! - One closed-loop load generator for all, on one thread, as redis-benchmark is: each client has one connection and waits
-//!   for its whole pipeline. RESP and
-//!   gRPC differ only in framing; etcd's pipeline is that many streams at once on one connection, as its clients do it.
-//! - `KVNODE_OTHER_BIN` names another build of ours (or a script that becomes one), which joins the run with three nodes.
+//! - Every round starts each system afresh, loads the same keys, measures all cells, stops it; the order rotates. So
+//!   all share the weather of the machine, and no idle rival takes CPU.
+//! - One closed-loop load generator for all, on one thread, as redis-benchmark is: each client has one connection and
+//!   waits for its whole pipeline. RESP and gRPC differ only in framing; etcd's pipeline is that many streams at once
+//!   on one connection, as its clients do it.
+//! - `KVNODE_OTHER_BIN` names another build of ours (or a script that becomes one), and joins with three nodes.
 //! - All connections go to the leader. Everything, generator included, shares the machine's cores and one disk.
 //! - Latency is that of a whole pipeline: from its first byte sent to its last reply. The trials with an [`open`] loop
 //!   measure from the moment at which a request was due.
 //!
-//! Order of use: [`options`] what is asked, [`systems`] and [`peers`] what runs, [`load`], [`etcd`] and [`open`] make the
-//! load, [`matrix`], [`curves`], [`trials`] and [`guard`] say what is measured, [`report`] keeps it.
+//! Order of use: [`options`] what is asked, [`systems`] and [`peers`] what runs, [`load`], [`etcd`] and [`open`] make
+//! the load, [`matrix`], [`curves`], [`trials`] and [`guard`] say what is measured, [`report`] keeps it.
 
 mod cells;
 mod curves;

@@ -1,4 +1,4 @@
-//! An open-loop generator: requests are due at fixed times, and their latency counts from then, whatever the server does.
+//! An open-loop generator: requests are due at fixed times; their latency counts from then, whatever the server does.
 //!
 //! ```text
 //! pacer thread    due 0   due 1   due 2 ...        every 1/rate, to the connections in turn
@@ -7,8 +7,8 @@
 //! connection 1   -----------#--------------#       what waited behind a slow request counts as slow itself
 //! ```
 //!
-//! The pacer is a thread of its own, since the runtime's timers know milliseconds only, which is what a request takes. It
-//! wakes at most every [`PACE_MIN`], so a request may be sent that much after it was due, which counts as latency.
+//! The pacer is a thread of its own, since the runtime's timers know milliseconds only, which is what a request takes.
+//! It wakes at most every [`PACE_MIN`], so a request may be sent that much after it was due, which counts as latency.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +29,8 @@ use crate::load::{self, Measured};
 
 /// Shortest time between two looks at what is due.
 const PACE_MIN: Duration = Duration::from_micros(100);
-/// Time after the end in which requests that were due before it are still sent. A server that has not served them by then
-/// is far beyond what it can do; what waits is counted as refused, and each with its wait so far.
+/// Time after the end in which requests that were due before it are still sent. A server that has not served them by
+/// then is far beyond what it can do; what waits is counted as refused, and each with its wait so far.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// What is sent.

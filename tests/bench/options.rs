@@ -1,4 +1,4 @@
-//! What is asked on the command line, which `make bench` writes: `--name` or `--name=value`; an empty value asks nothing.
+//! What is asked on the command line, which `make bench` writes: `--name` or `--name=value`; an empty one asks nothing.
 
 use std::fmt::Write as _;
 

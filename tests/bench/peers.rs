@@ -6,9 +6,9 @@
 //! valkey always=valkey-server --port {port} --dir {dir} --save '' --appendonly yes --appendfsync always
 //! ```
 //!
-//! The command is the shell's, so it may be a script that starts a whole cluster; it stays in the foreground, and what it
-//! starts stays in its process group, whose CPU is counted and which ends with it. It must take a SET on {port} of 127.0.0.1
-//! within a minute.
+//! The command is the shell's, so it may be a script that starts a whole cluster; it stays in the foreground, and what
+//! it starts stays in its process group, whose CPU is counted and which ends with it. It must take a SET on {port} of
+//! 127.0.0.1 within a minute.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;

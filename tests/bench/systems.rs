@@ -209,7 +209,7 @@ impl System {
         Ok(Some(real(count as u64) / seconds))
     }
 
-    /// From kill -9 of everything to the first answer that needs all data; `None` for a peer, whose restart is not ours.
+    /// From kill -9 of everything to the first answer that needs all data; `None` for a peer.
     pub(crate) async fn restart(&mut self) -> Result<Option<Duration>> {
         let start = Instant::now();
         match self {

@@ -58,8 +58,8 @@ fn mebibytes(meminfo: &str) -> String {
     kib.map_or_else(|| "unknown".into(), |kib| format!("{} MiB", kib / 1024))
 }
 
-/// Mount point, type and options of the file system that holds a path: the longest mount point above it. The last one of
-/// equal length counts, since it covers those before it.
+/// Mount point, type and options of the file system that holds a path: the longest mount point above it. The last one
+/// of equal length counts, since it covers those before it.
 fn file_system(mounts: &str, path: &Path) -> (String, String, String) {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mut best = ("?".to_owned(), "unknown".to_owned(), String::new());

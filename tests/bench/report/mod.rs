@@ -1,10 +1,10 @@
-//! The report of one run: `report.html`, which is whole in itself, and `results.jsonl`, every run of everything as it came.
+//! The report of one run: `report.html`, which is whole in itself, and `results.jsonl`, every run as it came.
 //!
 //! ```text
 //! <target>/bench/<date>-<time>/results.jsonl   {"record": "run", machine, command line}
 //!                                              {"record": "system", version, command lines, configuration}
 //!                                              {"record": "cell" | "curve" | trial, its fields} ...
-//!                              report.html     written anew after each section, so that a run that is cut short has one
+//!                              report.html     written anew after each section, so that a cut run has one
 //! ```
 //!
 //! Raw results are written before anything is computed of them. Nothing here measures but the probe of [`machine`].
@@ -212,7 +212,7 @@ fn environment() -> String {
 /// `2026-11-30-214205`, of seconds since 1970.
 fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years are counted from the first of March, so that the leap day is the last of its year; 146,097 days are 400 years.
+    // Years are counted from the first of March, so that a leap day ends its year; 400 years have 146,097 days.
     let day = days + 719_468;
     let (era, day) = (day / 146_097, day % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

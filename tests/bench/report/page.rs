@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::svg::escape;
 use super::{Block, Described, Report, Section};
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;color:#222;background:#fff;margin:2em auto;max-width:1100px;\
-padding:0 1em}h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2em;border-bottom:1px solid #ccc}\
+const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;color:#222;background:#fff;margin:2em auto;\
+max-width:1100px;padding:0 1em}h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2em;border-bottom:1px solid #ccc}\
 table{border-collapse:collapse;font-size:13px;margin:1em 0;display:block;overflow-x:auto}\
 td,th{border:1px solid #ccc;padding:2px 7px;text-align:right;white-space:nowrap}th{background:#f3f3f3}\
 table.facts td{text-align:left;white-space:normal}pre{background:#f6f6f6;padding:.6em;overflow-x:auto;font-size:12px;\
@@ -15,21 +15,21 @@ font:12px system-ui,sans-serif}";
 
 /// What a reader must know before any figure.
 const READING: [&str; 7] = [
-    "Load generator, servers and all nodes share the cores, the memory and the disk of one machine. Absolute figures say \
-     little about another one; ratios of systems that ran in turn in the same minutes say more, and are what this report \
-     is for.",
-    "Three nodes on one machine show what a command costs: CPU, context switches and syncs on all nodes together, and the \
-     path of a commit through them. They do not show what three machines would do: there each node has cores and a disk \
-     of its own, so that a cluster can be faster than here, and each commit crosses a network, so that its latency is \
-     longer by at least a round trip. The trial of delayed links adds the round trips, not the cores.",
+    "Load generator, servers and all nodes share the cores, the memory and the disk of one machine. Absolute figures \
+     say little about another one; ratios of systems that ran in turn in the same minutes say more, and are what this \
+     report is for.",
+    "Three nodes on one machine show what a command costs: CPU, context switches and syncs on all nodes together, and \
+     the path of a commit through them. They do not show what three machines would do: there each node has cores and a \
+     disk of its own, so that a cluster can be faster than here, and each commit crosses a network, so that its \
+     latency is longer by at least a round trip. The trial of delayed links adds the round trips, not the cores.",
     "A disk that all nodes share serves their syncs one after another or merges them; both differ from three disks. A \
      virtual disk may answer a sync before anything is durable; the time of an fdatasync above lets a reader judge.",
-    "One thread makes the load. Where a system is faster than it, the figure is that of the generator: one node and redis \
-     with pipelines are near it. The generator's CPU also takes from the servers here, from all of them alike.",
-    "RESP and gRPC differ: the client of etcd frames HTTP/2 and protobuf, which costs it and its generator more CPU. That \
-     is what its users pay as well, but it is a property of the protocol.",
-    "The closed loop of the cells hides stalls, since clients that wait do not send. The trials with an open loop count \
-     each request from the moment at which it was due, whatever came before it; only those say what a user waits.",
+    "One thread makes the load. Where a system is faster than it, the figure is that of the generator: one node and \
+     redis with pipelines are near it. The generator's CPU also takes from the servers here, from all of them alike.",
+    "RESP and gRPC differ: the client of etcd frames HTTP/2 and protobuf, which costs it and its generator more CPU. \
+     That is what its users pay as well, but it is a property of the protocol.",
+    "The closed loop of the cells hides stalls, since clients that wait do not send. The trials with an open loop \
+     count each request from the moment at which it was due, whatever came before; those say what a user waits.",
     "The systems promise different things. kvnode and etcd: a majority has synced before the reply, reads are \
      linearizable. redis always: one copy, synced; redis memory: one copy, none on disk. A peer named by \
      KVNODE_BENCH_PEERS promises what its command line says.",

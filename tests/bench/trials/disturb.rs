@@ -1,7 +1,7 @@
 //! Latency of SETs at 40 % of the peak, open loop, while something else goes on in the cluster of three.
 //!
-//! Each disturbance is measured right after a quiet time of its own, and its p99 is told as a multiple of that. Every round
-//! is a cluster of its own: a learner that joined or keys that were deleted are not undone.
+//! Each disturbance is measured right after a quiet time of its own, and its p99 is told as a multiple of that. Every
+//! round is a cluster of its own: a learner that joined or keys that were deleted are not undone.
 
 use std::time::{Duration, Instant};
 
@@ -98,7 +98,8 @@ pub(super) async fn run(
         let stream = prepare(&mut cluster, keys, time, &mut rate).await?;
         if round == 0 {
             section.say(format!(
-                "{keys} keys; SET of {} B with {} clients at {:.0} a second, 40 % of the peak, open loop; {rounds} rounds",
+                "{keys} keys; SET of {} B with {} clients at {:.0} a second, 40 % of the peak, open loop; {rounds} \
+                 rounds",
                 stream.value_bytes, stream.clients, stream.rate
             ));
         }

@@ -111,7 +111,8 @@ async fn once(
 }
 
 fn show(runs: &Runs, section: &mut Section) {
-    section.say("Open loop, ms from the moment at which a request was due, medians; answered is what was served of the rate");
+    section
+        .say("Open loop, ms from the moment at which a request was due, medians; answered: part of the rate");
     let mut rows = Vec::new();
     let mut lines: BTreeMap<(Operation, String), Vec<(f64, f64)>> = BTreeMap::new();
     for ((operation, kind, rate), samples) in runs {

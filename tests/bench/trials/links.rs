@@ -31,7 +31,7 @@ pub(super) async fn run(options: &Options, report: &mut Report, section: &mut Se
     let rounds = options.rounds.unwrap_or(if options.is_quick { 1 } else { 3 });
     let mut kinds = vec![Kind::Ours(NODES), Kind::Etcd(NODES)];
     kinds.retain(|kind| kind.is_here() && options.names(&kind.name()));
-    section.say("Three nodes, links between them that delay; 0 is through a link without delay. Clients beside the leader.");
+    section.say("Three nodes, links that delay between them (0: no delay), clients beside the leader.");
     let mut rows = Vec::new();
     let mut lines: Vec<svg::Line> = Vec::new();
     for round_trip_us in ROUND_TRIPS_US {

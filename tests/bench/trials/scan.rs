@@ -45,8 +45,8 @@ pub(super) fn run(section: &mut Section) -> Result<()> {
     let [insert, overwrite] = [0, 1].map(|at| (median(with[at].clone()), median(without[at].clone())));
     let ratio = |(with, without): (f64, f64)| with / without;
     section.say(format!(
-        "SCAN's order, 1 M keys, medians of {ROUNDS}: insert {:.2} us of CPU with, {:.2} without, {:.2}x (limit {INSERT_MAX}x); \
-         overwrite {:.2} with, {:.2} without, {:.2}x (limit {OVERWRITE_MAX}x)",
+        "SCAN's order, 1 M keys, medians of {ROUNDS}: insert {:.2} us of CPU with, {:.2} without, {:.2}x (limit \
+         {INSERT_MAX}x); overwrite {:.2} with, {:.2} without, {:.2}x (limit {OVERWRITE_MAX}x)",
         insert.0,
         insert.1,
         ratio(insert),

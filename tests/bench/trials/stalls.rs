@@ -12,8 +12,8 @@ use super::{LOG_SYNCS, PEAK, counter};
 use crate::load;
 use crate::report::Section;
 
-/// A program that runs the server with each hundredth sync of each thread 300 ms longer, and with small segments, so that
-/// rotations and purges, which sync as well, are met all the time.
+/// A program that runs the server with each hundredth sync of each thread 300 ms longer, and with small segments, so
+/// that rotations and purges, which sync as well, are met all the time.
 fn stalling_server(dir: &Path) -> Result<PathBuf> {
     let script = dir.join("stalling-server");
     let server = binary::server().display().to_string();
@@ -55,7 +55,8 @@ pub(super) async fn run(time: Duration, section: &mut Section) -> Result<()> {
     }
     let stalls = counter(&cluster, LOG_SYNCS).await?.iter().sum::<u64>() / 100;
     section.say(format!(
-        "{} minutes, {requests} SETs (slowest {slowest} ms), about {stalls} stalls of 300 ms on three nodes, term {term} from start to end: no election",
+        "{} minutes, {requests} SETs (slowest {slowest} ms), about {stalls} stalls of 300 ms \
+         on three nodes, term {term} from start to end: no election",
         time.as_secs() / 60
     ));
     Ok(())

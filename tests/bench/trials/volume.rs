@@ -19,8 +19,8 @@ use crate::report::Section;
 const VALUE_BYTES: usize = 64 * 1024;
 const HOURS: Duration = Duration::from_hours(4);
 
-/// Fills a node with values that do not compress, snapshots it, lets another one join after a purge of the whole log, and
-/// reads the snapshot back. One node, because all copies are on the disk of one machine.
+/// Fills a node with values that do not compress, snapshots it, lets another one join after a purge of the whole log,
+/// and reads the snapshot back. One node, because all copies are on the disk of one machine.
 pub(super) async fn run(gib: u64, section: &mut Section) -> Result<()> {
     let keys = usize::try_from((gib << 30) / VALUE_BYTES as u64)?;
     let mut cluster = Cluster::start(1, &[]).await?;
