@@ -18,9 +18,15 @@
 #                        libFuzzer on each decoder, for so long; new inputs stay in a cache
 #   make sbom            the software bill of materials of both programs (CycloneDX)
 #   make bench [QUICK=1] ours against redis-server and etcd, interleaved; less of it: [ROUNDS=3] [CELLS='GET,50 SET,50,1']
-#                        [ONLY='kvnode, 3;redis']; another build of ours beside it: [OTHER=path]
-#   make bench TRIALS=failover,handover,scan,snapshots,stalls=MINUTES,volume=GIB
-#                        pauses, memory and costs: see tests/bench/trials.rs
+#                        [ONLY='kvnode, 3;redis'] [KEYS=100000]; another build of ours beside it: [OTHER=path]; an etcd that is
+#                        not on the path: KVNODE_ETCD_BIN; whatever else speaks RESP: KVNODE_BENCH_PEERS (tests/bench/peers.rs).
+#                        Writes report.html and results.jsonl into bench/<date>-<time> of cargo's target directory
+#   make bench CURVES='keys values clients pipeline nodes'
+#                        how the figures change along an axis, with pictures
+#   make bench TRIALS=disturb,failover,gets,handover,idle,latency,links,restart,scan,stalls=MINUTES,volume=GIB
+#                        pauses, latencies, memory and costs: see tests/bench/trials.rs
+#   make bench-guard     what a command costs (CPU, syncs, context switches) against the accepted figures; fails when worse
+#   make bench-accept    accept those of now: tests/bench/accepted.json
 
 NODES ?= 1
 PORT  ?= 4920
@@ -44,7 +50,7 @@ AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -E)
 KUBE    = KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_OPERATOR_BIN=$(DEBUG_OPERATOR) KVNODE_LOAD_BIN=$(DEBUG_LOAD)
 
 .PHONY: run demo test sim soak sim-build verify deny fix gen fixtures fuzz sbom bench backup-trial clean build setup-build setup-test
-.PHONY: setup-bench
+.PHONY: setup-bench bench-guard bench-accept bench-build
 .PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube
 
 build: setup-build
@@ -166,11 +172,20 @@ fuzz: setup-build
 	  --target $(HOST) --target-dir $(CARGO_TARGET_DIR)/fuzz
 	tests/fuzz/run.sh $(CARGO_TARGET_DIR)/fuzz/$(HOST)/release/kvnode-fuzz $(SECONDS) $(TARGET)
 
-bench: setup-bench build
-	$(CARGO) build --release -p kvnode-tests --bin bench
+BENCH = KVNODE_SERVER_BIN=$(SERVER) $(CARGO_TARGET_DIR)/release/bench $(if $(ROUNDS),--rounds=$(ROUNDS))
+bench: bench-build
 	$(if $(findstring scan,$(TRIALS)),$(CARGO) build --release -p kvnode-server --example scan_cost)
-	KVNODE_SERVER_BIN=$(SERVER) $(if $(OTHER),KVNODE_OTHER_BIN=$(OTHER)) $(CARGO_TARGET_DIR)/release/bench $(if $(QUICK),--quick) \
-	  $(if $(TRIALS),--trials=$(TRIALS)) $(if $(ROUNDS),--rounds=$(ROUNDS)) '--cells=$(CELLS)' '--only=$(ONLY)'
+	$(if $(OTHER),KVNODE_OTHER_BIN=$(OTHER)) $(BENCH) $(if $(QUICK),--quick) \
+	  '--trials=$(TRIALS)' '--curves=$(CURVES)' $(if $(KEYS),--keys=$(KEYS)) '--cells=$(CELLS)' '--only=$(ONLY)'
+
+bench-guard: bench-build
+	$(BENCH) --guard
+
+bench-accept: bench-build
+	$(BENCH) --accept
+
+bench-build: setup-bench build
+	$(CARGO) build --release -p kvnode-tests --bin bench
 
 # A backup of MIB mebibytes and its restore: memory, rates beside a plain S3 client, the time until it serves again.
 backup-trial: setup-test

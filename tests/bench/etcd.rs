@@ -1,9 +1,11 @@
 //! The same load for etcd: gRPC over HTTP/2 by hand, two messages of its `KV` service, nothing generated.
 //!
-//! `PutRequest { key = 1: bytes, value = 2: bytes }`, `RangeRequest { key = 1: bytes }` (etcd's rpc.proto). Calls that etcd refuses
-//! are counted apart, not as requests served.
+//! `PutRequest { key = 1: bytes, value = 2: bytes }`, `RangeRequest { key = 1: bytes }` (etcd's rpc.proto). Calls that
+//! etcd refuses are counted apart, not as requests served. `KVNODE_ETCD_BIN` names an etcd that is not on the path.
 
 use std::fs::File;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,31 +30,40 @@ use crate::load::{Measured, histogram};
 /// A running etcd cluster; killed on drop.
 pub(crate) struct Etcd {
     children: Vec<Child>,
+    commands: Vec<Command>,
     addrs: Vec<String>,
     dir: TempDir,
+}
+
+/// The program, if there is one.
+pub(crate) fn program() -> Option<PathBuf> {
+    let named = std::env::var_os("KVNODE_ETCD_BIN").filter(|path| !path.is_empty());
+    named.map(PathBuf::from).or_else(|| tool::find("etcd"))
 }
 
 impl Etcd {
     /// Starts `count` members with the defaults.
     pub(crate) fn start(count: usize) -> Result<Self> {
-        let program = tool::find("etcd").context("etcd is not installed")?;
+        let peers: Vec<String> = (0..count).map(|_| free_address()).collect::<Result<_>>()?;
+        Self::start_behind(&peers, &peers)
+    }
+
+    /// Starts members that listen for their peers at some addresses and are known to them by others.
+    pub(crate) fn start_behind(peers: &[String], known_as: &[String]) -> Result<Self> {
+        let program = program().context("etcd is not installed")?;
         let dir = tempfile::tempdir()?;
-        let mut peers = Vec::new();
-        let mut addrs = Vec::new();
-        for _ in 0..count {
-            peers.push(free_address()?);
-            addrs.push(free_address()?);
-        }
+        let addrs = peers.iter().map(|_| free_address()).collect::<Result<_>>()?;
         let cluster: Vec<String> =
-            peers.iter().enumerate().map(|(n, peer)| format!("m{n}=http://{peer}")).collect();
-        let mut etcd = Self { children: Vec::new(), addrs, dir };
-        for (n, peer) in peers.iter().enumerate() {
+            known_as.iter().enumerate().map(|(n, peer)| format!("m{n}=http://{peer}")).collect();
+        let mut etcd = Self { children: Vec::new(), commands: Vec::new(), addrs, dir };
+        for (n, (peer, known_as)) in peers.iter().zip(known_as).enumerate() {
             let name = format!("m{n}");
-            let (client_url, peer_url) = (format!("http://{}", etcd.addrs[n]), format!("http://{peer}"));
+            let client_url = format!("http://{}", etcd.addrs[n]);
+            let (peer_url, known_url) = (format!("http://{peer}"), format!("http://{known_as}"));
             let mut command = Command::new(&program);
             command.args(["--name", &name, "--data-dir"]).arg(etcd.dir.path().join(&name));
             command.args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
-            command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
+            command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &known_url]);
             command.args([
                 "--initial-cluster",
                 &cluster.join(","),
@@ -63,9 +74,27 @@ impl Etcd {
             ]);
             let log = File::create(etcd.dir.path().join(format!("{name}.log")))?;
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-            etcd.children.push(command.spawn()?);
+            etcd.children.push(command.spawn().with_context(|| format!("start {}", program.display()))?);
+            etcd.commands.push(command);
         }
         Ok(etcd)
+    }
+
+    /// kill -9 of all members and a start over the same files, until a linearizable read answers.
+    pub(crate) async fn kill_and_restart_all(&mut self) -> Result<()> {
+        for child in &mut self.children {
+            child.kill()?;
+            child.wait()?;
+        }
+        for (child, command) in self.children.iter_mut().zip(&mut self.commands) {
+            *child = command.spawn()?;
+        }
+        let leader = self.leader().await?;
+        let served = eventually("etcd answers a read", SOON, async || {
+            let mut caller = Caller::connect(&leader).await?;
+            Ok(caller.call(Operation::Get, &key(0), "").await?.then_some(()))
+        });
+        served.await
     }
 
     /// Client address of the leader.
@@ -102,21 +131,20 @@ impl Drop for Etcd {
 
 /// Runs a cell for `time`.
 pub(crate) async fn run(addr: &str, cell: Cell, keys: usize, time: Duration) -> Result<Measured> {
-    let mut drivers = JoinSet::new();
-    let mut senders = Vec::new();
+    let mut callers = Vec::new();
     for _ in 0..cell.clients {
-        senders.push(connect(addr, &mut drivers).await?);
+        callers.push(Caller::connect(addr).await?);
     }
     let start = Instant::now();
     let end = start + time;
     let mut clients = JoinSet::new();
-    for (seed, sender) in senders.into_iter().enumerate() {
+    for (seed, caller) in callers.iter().enumerate() {
         for stream in 0..cell.pipeline {
             let seed = (seed * cell.pipeline + stream) as u64;
-            clients.spawn(client(sender.clone(), addr.to_owned(), cell, keys, end, seed));
+            clients.spawn(client(caller.stream(), cell, keys, end, seed));
         }
     }
-    let mut measured = Measured { requests: 0, refused: 0, elapsed: Duration::ZERO, latency_us: histogram() };
+    let mut measured = Measured::empty();
     while let Some(done) = clients.join_next().await {
         let (requests, refused, latency_us) = done??;
         measured.requests += requests;
@@ -127,19 +155,17 @@ pub(crate) async fn run(addr: &str, cell: Cell, keys: usize, time: Duration) -> 
     Ok(measured)
 }
 
-/// Loads all keys with values of this size.
-pub(crate) async fn preload(addr: &str, keys: usize, value_bytes: usize) -> Result<()> {
+/// Loads these keys with values of this size.
+pub(crate) async fn preload(addr: &str, keys: Range<usize>, value_bytes: usize) -> Result<()> {
     const STREAMS: usize = 100;
-    let mut drivers = JoinSet::new();
-    let sender = connect(addr, &mut drivers).await?;
+    let caller = Caller::connect(addr).await?;
     let mut loaders = JoinSet::new();
     for first in 0..STREAMS {
-        let (mut sender, addr) = (sender.clone(), addr.to_owned());
+        let (mut stream, keys) = (caller.stream(), keys.clone());
         loaders.spawn(async move {
-            for number in (first..keys).step_by(STREAMS) {
-                let served =
-                    call(&mut sender, &addr, "Put", message(&key(number), Some(&"v".repeat(value_bytes))))
-                        .await?;
+            let value = "v".repeat(value_bytes);
+            for number in (keys.start + first..keys.end).step_by(STREAMS) {
+                let served = stream.call(Operation::Set, &key(number), &value).await?;
                 ensure!(served, "a key could not be loaded");
             }
             Ok::<(), anyhow::Error>(())
@@ -151,24 +177,59 @@ pub(crate) async fn preload(addr: &str, keys: usize, value_bytes: usize) -> Resu
     Ok(())
 }
 
-async fn connect(addr: &str, drivers: &mut JoinSet<()>) -> Result<SendRequest<Bytes>> {
-    let stream = TcpStream::connect(addr).await?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = h2::client::Builder::new()
-        .initial_window_size(1 << 20)
-        .initial_connection_window_size(1 << 22)
-        .handshake(stream)
-        .await?;
-    drivers.spawn(async move {
-        // Its end is seen by the calls that it carried.
-        let _ = connection.await;
-    });
-    Ok(sender)
+/// A connection, and the task that drives it.
+pub(crate) struct Caller {
+    stream: Stream,
+    _driver: JoinSet<()>,
+}
+
+/// One stream of calls on a connection that somebody keeps.
+#[derive(Clone)]
+struct Stream {
+    sender: SendRequest<Bytes>,
+    addr: String,
+}
+
+impl Caller {
+    /// Connects.
+    pub(crate) async fn connect(addr: &str) -> Result<Self> {
+        let stream = TcpStream::connect(addr).await.with_context(|| addr.to_owned())?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = h2::client::Builder::new()
+            .initial_window_size(1 << 20)
+            .initial_connection_window_size(1 << 22)
+            .handshake(stream)
+            .await?;
+        let mut driver = JoinSet::new();
+        driver.spawn(async move {
+            // Its end is seen by the calls that it carried.
+            let _ = connection.await;
+        });
+        Ok(Self { stream: Stream { sender, addr: addr.to_owned() }, _driver: driver })
+    }
+
+    /// One request; false if etcd refused it.
+    pub(crate) async fn call(&mut self, operation: Operation, key: &str, value: &str) -> Result<bool> {
+        self.stream.call(operation, key, value).await
+    }
+
+    fn stream(&self) -> Stream {
+        self.stream.clone()
+    }
+}
+
+impl Stream {
+    async fn call(&mut self, operation: Operation, key: &str, value: &str) -> Result<bool> {
+        let (method, body) = match operation {
+            Operation::Set => ("Put", message(key, Some(value))),
+            Operation::Get => ("Range", message(key, None)),
+        };
+        call(&mut self.sender, &self.addr, method, body).await
+    }
 }
 
 async fn client(
-    mut sender: SendRequest<Bytes>,
-    addr: String,
+    mut stream: Stream,
     cell: Cell,
     keys: usize,
     end: Instant,
@@ -181,11 +242,7 @@ async fn client(
     while Instant::now() < end {
         let key = key(random.random_range(0..keys));
         let start = Instant::now();
-        let served = match cell.operation {
-            Operation::Set => call(&mut sender, &addr, "Put", message(&key, Some(&value))).await?,
-            Operation::Get => call(&mut sender, &addr, "Range", message(&key, None)).await?,
-        };
-        if !served {
+        if !stream.call(cell.operation, &key, &value).await? {
             refused += 1;
             continue;
         }

@@ -1,5 +1,6 @@
 //! The load generator for RESP: closed loop, one task per connection, pipelined, latencies in a histogram.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,9 +26,24 @@ pub(crate) struct Measured {
     pub(crate) latency_us: Histogram<u64>,
 }
 
+impl Measured {
+    /// Nothing yet.
+    pub(crate) fn empty() -> Self {
+        Self { requests: 0, refused: 0, elapsed: Duration::ZERO, latency_us: histogram() }
+    }
+}
+
 /// An empty histogram up to a minute.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order")
+}
+
+/// Lets this program and what it starts open as many files as the machine allows: a connection is one at each end.
+pub(crate) fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without it only cells with very many clients fail, and say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Runs a cell for `time`.
@@ -44,7 +60,7 @@ pub(crate) async fn run(addr: &str, cell: Cell, keys: usize, time: Duration) -> 
     for (seed, stream) in streams.into_iter().enumerate() {
         clients.spawn(client(stream, cell, keys, end, seed as u64));
     }
-    let mut measured = Measured { requests: 0, refused: 0, elapsed: Duration::ZERO, latency_us: histogram() };
+    let mut measured = Measured::empty();
     while let Some(done) = clients.join_next().await {
         let (requests, latency_us) = done??;
         measured.requests += requests;
@@ -119,15 +135,16 @@ fn reply_length(input: &[u8]) -> Result<Option<usize>> {
     }
 }
 
-/// Loads all keys with values of this size, as fast as it goes.
-pub(crate) async fn preload(addr: &str, keys: usize, value_bytes: usize) -> Result<()> {
-    const BATCH: usize = 1000;
+/// Loads these keys with values of this size, as fast as it goes.
+pub(crate) async fn preload(addr: &str, keys: Range<usize>, value_bytes: usize) -> Result<()> {
+    // A batch is about as large as a buffer of the kernel, so that neither side waits for the other with a full one.
+    let batch = (256 * 1024 / (value_bytes + 64)).clamp(1, 1000);
     let mut stream = TcpStream::connect(addr).await?;
     let value = "v".repeat(value_bytes);
     let mut input = Vec::new();
-    for first in (0..keys).step_by(BATCH) {
+    for first in keys.clone().step_by(batch) {
         let mut out = Vec::new();
-        let last = keys.min(first + BATCH);
+        let last = keys.end.min(first + batch);
         for number in first..last {
             resp::encode(&["SET", &key(number), &value], &mut out);
         }

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use kvnode_tests::binary;
 use kvnode_tests::tool::run as output;
 
-use crate::table::median;
+use crate::report::Section;
+use crate::sample::median;
 
 /// Runs of each kind; medians are compared.
 const ROUNDS: usize = 5;
@@ -24,7 +25,7 @@ fn measure(kind: &str) -> Result<[f64; 2]> {
 }
 
 /// Measures, prints, and fails beyond the limits.
-pub(super) fn run() -> Result<()> {
+pub(super) fn run(section: &mut Section) -> Result<()> {
     let (mut with, mut without) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for round in 0..ROUNDS {
         // The order turns, so that neither is always the first after a pause.
@@ -43,16 +44,16 @@ pub(super) fn run() -> Result<()> {
     }
     let [insert, overwrite] = [0, 1].map(|at| (median(with[at].clone()), median(without[at].clone())));
     let ratio = |(with, without): (f64, f64)| with / without;
-    println!(
-        "SCAN's order, 1 M keys, medians of {ROUNDS}: insert {:.2} us of CPU with, {:.2} without, {:.2}x (limit {INSERT_MAX}x); \
-         overwrite {:.2} with, {:.2} without, {:.2}x (limit {OVERWRITE_MAX}x)",
+    section.say(format!(
+        "SCAN's order, 1 M keys, medians of {ROUNDS}: insert {:.2} us of CPU with, {:.2} without, {:.2}x (limit \
+         {INSERT_MAX}x); overwrite {:.2} with, {:.2} without, {:.2}x (limit {OVERWRITE_MAX}x)",
         insert.0,
         insert.1,
         ratio(insert),
         overwrite.0,
         overwrite.1,
         ratio(overwrite)
-    );
+    ));
     if ratio(insert) > INSERT_MAX || ratio(overwrite) > OVERWRITE_MAX {
         bail!("SCAN's order costs more than it may");
     }

@@ -14,22 +14,23 @@ use tokio::net::TcpStream;
 
 use super::memory_mib;
 use crate::load;
+use crate::report::Section;
 
 const VALUE_BYTES: usize = 64 * 1024;
 const HOURS: Duration = Duration::from_hours(4);
 
-/// Fills a node with values that do not compress, snapshots it, lets another one join after a purge of the whole log, and
-/// reads the snapshot back. One node, because all copies are on the disk of one machine.
-pub(super) async fn run(gib: u64) -> Result<()> {
+/// Fills a node with values that do not compress, snapshots it, lets another one join after a purge of the whole log,
+/// and reads the snapshot back. One node, because all copies are on the disk of one machine.
+pub(super) async fn run(gib: u64, section: &mut Section) -> Result<()> {
     let keys = usize::try_from((gib << 30) / VALUE_BYTES as u64)?;
     let mut cluster = Cluster::start(1, &[]).await?;
     fill(cluster.nodes[0].addr(), keys).await?;
-    say(&cluster, &format!("{gib} GiB in {keys} keys loaded"))?;
+    say(&cluster, section, &format!("{gib} GiB in {keys} keys loaded"))?;
 
     let mut client = cluster.nodes[0].client().await?.with_patience(HOURS);
     let began = Instant::now();
     client.ok("RAFTSNAPSHOT").await?;
-    say(&cluster, &format!("snapshot written in {:.1?}", began.elapsed()))?;
+    say(&cluster, section, &format!("snapshot written in {:.1?}", began.elapsed()))?;
 
     cluster.leader_client().await?.with_patience(HOURS).ok("RAFTSHRINKLOG").await?;
     let began = Instant::now();
@@ -41,7 +42,7 @@ pub(super) async fn run(gib: u64) -> Result<()> {
         Ok((stat(&mut client, "applied_index").await? >= expected).then_some(()))
     })
     .await?;
-    say(&cluster, &format!("streamed to another node in {:.1?}", began.elapsed()))?;
+    say(&cluster, section, &format!("streamed to another node in {:.1?}", began.elapsed()))?;
 
     let file = snapshot_file(&cluster, 0)?;
     let began = Instant::now();
@@ -68,20 +69,20 @@ pub(super) async fn run(gib: u64) -> Result<()> {
     })
     .await??;
     ensure!(child.wait()?.success(), "--parse-snapshot failed");
-    println!(
+    section.say(format!(
         "read back by --parse-snapshot in {:.1?}: {bytes} bytes of commands, at most {highest} MiB resident",
         began.elapsed()
-    );
+    ));
     Ok(())
 }
 
-fn say(cluster: &Cluster, what: &str) -> Result<()> {
+fn say(cluster: &Cluster, section: &mut Section, what: &str) -> Result<()> {
     let mut parts = Vec::new();
     for node in &cluster.nodes {
         let (now, highest) = memory_mib(node.pid()?)?;
         parts.push(format!("{now} (at most {highest})"));
     }
-    println!("{what}; resident MiB of each node: {}", parts.join(", "));
+    section.say(format!("{what}; resident MiB of each node: {}", parts.join(", ")));
     Ok(())
 }
 
