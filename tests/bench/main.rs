@@ -30,6 +30,7 @@ mod systems;
 mod table;
 mod trials;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -70,15 +71,23 @@ impl Plan {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let options = Options::parse(&arguments)?;
     load::raise_open_files();
     match options.mode {
-        Mode::Guard => return guard::compare(&options).await,
-        Mode::Accept => return guard::accept(&options).await,
-        Mode::Measure => {}
+        Mode::Guard => {
+            let is_kept = guard::compare(&options).await?;
+            return Ok(if is_kept { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Mode::Accept => guard::accept(&options).await?,
+        Mode::Measure => measure(&options).await?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is asked for, into a report.
+async fn measure(options: &Options) -> Result<()> {
     let mut systems = systems::available()?;
     systems.retain(|kind| options.names(&kind.name()));
     ensure!(!systems.is_empty(), "ONLY names no system; one is 'kvnode, 3'");
@@ -86,7 +95,7 @@ async fn main() -> Result<()> {
     let file = report.dir().join("report.html").display().to_string();
     eprintln!("report: {file}");
     if options.wants_table() {
-        let plan = Plan::new(&options);
+        let plan = Plan::new(options);
         ensure!(
             !plan.cells.is_empty(),
             "CELLS names no cell; one is SET,50,1,64: operation,clients,pipeline,value bytes"
@@ -94,10 +103,10 @@ async fn main() -> Result<()> {
         matrix::run(&plan, &systems, &options.command, &mut report).await?;
     }
     for name in &options.curves {
-        curves::run(name, &options, &mut report).await?;
+        curves::run(name, options, &mut report).await?;
     }
     for name in &options.trials {
-        trials::run(name, &options, &mut report).await?;
+        trials::run(name, options, &mut report).await?;
     }
     println!("report: {file}");
     Ok(())

@@ -246,7 +246,8 @@ impl System {
             let pairs = client.run("CONFIG GET *").await?.texts();
             let pairs: BTreeMap<&str, &str> =
                 pairs.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
-            configuration = pairs.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+            let lines = pairs.iter().map(|(name, value)| format!("{name} {value}"));
+            configuration = lines.collect::<Vec<_>>().join("\n");
         }
         Ok(Described { name: kind.name(), version, command_lines, configuration })
     }

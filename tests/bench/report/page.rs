@@ -101,7 +101,8 @@ fn write_section(out: &mut String, section: &Section) {
             Block::Picture(svg) => out.push_str(svg),
             Block::Table { head, rows } => {
                 let cells = |mark: &str, cells: &[String]| -> String {
-                    cells.iter().map(|cell| format!("<{mark}>{}</{mark}>", escape(cell))).collect()
+                    let marked = cells.iter().map(|cell| format!("<{mark}>{}</{mark}>", escape(cell)));
+                    marked.collect::<Vec<_>>().concat()
                 };
                 let _ = write!(out, "<table><tr>{}</tr>", cells("th", head));
                 for row in rows {

@@ -70,7 +70,7 @@ impl Scale {
         self.from + part * (self.to - self.from)
     }
 
-    /// Where marks stand: powers of ten (and halves of decades if there are few), or about five round steps.
+    /// Where marks stand: powers of ten (and halves of decades if there are few), or about six round steps.
     fn ticks(&self) -> Vec<f64> {
         if self.is_log {
             let inside = |factors: &[f64]| -> Vec<f64> {
@@ -86,10 +86,13 @@ impl Scale {
             let tens = inside(&[1.0]);
             return if tens.len() < 3 { inside(&[1.0, 2.0, 5.0]) } else { tens };
         }
-        let rough = (self.high - self.low) / 5.0;
+        let rough = (self.high - self.low) / 6.0;
         let decade = 10_f64.powf(rough.log10().floor());
-        let step =
-            [1.0, 2.0, 5.0, 10.0].iter().map(|m| m * decade).find(|step| *step >= rough).unwrap_or(rough);
+        let step = [1.0, 2.0, 2.5, 5.0, 10.0]
+            .iter()
+            .map(|m| m * decade)
+            .find(|step| *step >= rough)
+            .unwrap_or(rough);
         let mut ticks = vec![0.0];
         while ticks.len() < 20 && ticks[ticks.len() - 1] + step <= self.high {
             ticks.push(ticks[ticks.len() - 1] + step);
@@ -258,7 +261,10 @@ mod tests {
         assert!((scale.at(100_000.0) - 100.0).abs() < 0.01 && (scale.at(10_000.0)).abs() < 0.01);
         let scale = Scale::new([3.0, 97.0].into_iter(), 0.0, 300.0);
         assert!(!scale.is_log && scale.at(0.0).abs() < 0.01);
-        assert_eq!(scale.ticks().iter().map(|tick| short(*tick)).collect::<Vec<_>>(), ["0", "50", "100"]);
+        assert_eq!(
+            scale.ticks().iter().map(|tick| short(*tick)).collect::<Vec<_>>(),
+            ["0", "20", "40", "60", "80", "100"]
+        );
     }
 
     #[test]
