@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what this machine lacks; asks for nothing that is there. Usage: setup.sh build|test|bench|kube
+# Installs what this machine lacks; asks for nothing that is there. Usage: setup.sh build|test|bench|kube|chaos
 # Debian 12, Debian 13, Ubuntu 24.04; on anything else it says what is missing and stops.
 set -eu
 
-stage=${1:?usage: setup.sh build|test|bench|kube}
+stage=${1:?usage: setup.sh build|test|bench|kube|chaos}
 packages=
 
 # want PACKAGE CHECK...: the package is needed if the check fails.
@@ -17,6 +17,7 @@ have() { command -v "$1"; }
 have_libclang() { { ldconfig -p; ls /usr/lib/llvm-*/lib; } 2>/dev/null | grep -Eq 'libclang(-[0-9.]+)?\.so'; }
 
 have_cni() { test -x /usr/lib/cni/bridge || test -x /opt/cni/bin/bridge; }
+have_faketime() { ls /usr/lib/*/faketime/libfaketimeMT.so.1; }
 have_sbin() { command -v "$1" || test -x "/usr/sbin/$1" || test -x "/sbin/$1"; }
 
 as_root() {
@@ -47,6 +48,13 @@ bench)
   want redis-tools have redis-cli
   want wamerican test -e /usr/share/dict/american-english
   want etcd-server have etcd
+  ;;
+chaos)
+  want iptables have_sbin iptables-restore
+  want iproute2 have_sbin ip
+  want e2fsprogs have_sbin mkfs.ext4
+  want faketime have_faketime
+  want python3 have python3
   ;;
 kube)
   want etcd-server have etcd
