@@ -17,7 +17,6 @@ have() { command -v "$1"; }
 have_libclang() { { ldconfig -p; ls /usr/lib/llvm-*/lib; } 2>/dev/null | grep -Eq 'libclang(-[0-9.]+)?\.so'; }
 
 have_cni() { test -x /usr/lib/cni/bridge || test -x /opt/cni/bin/bridge; }
-have_faketime() { ls /usr/lib/*/faketime/libfaketimeMT.so.1; }
 have_sbin() { command -v "$1" || test -x "/usr/sbin/$1" || test -x "/sbin/$1"; }
 
 as_root() {
@@ -53,7 +52,6 @@ chaos)
   want iptables have_sbin iptables-restore
   want iproute2 have_sbin ip
   want e2fsprogs have_sbin mkfs.ext4
-  want faketime have_faketime
   want python3 have python3
   ;;
 kube)

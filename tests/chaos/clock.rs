@@ -1,54 +1,55 @@
-//! A wall clock of one node's own, by libfaketime: the node reads its offset from a file. Its monotonic clock is the
-//! machine's.
+//! A wall clock of one node's own, by a small library that is preloaded (`clock.c`, compiled at the start of a run): it
+//! adds what a file says, at once. Its monotonic clock is the machine's.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use kvnode_tests::node::Node;
+use kvnode_tests::tool;
 use kvnode_tests::wait::{SOON, eventually};
 
+const SOURCE: &str = include_str!("clock.c");
 const DAY_S: i64 = 86_400;
 /// How far from the wanted time a node may be found.
 const TOLERANCE_S: i64 = 120;
 
-/// The library, where Debian's package puts it.
-pub(crate) fn library() -> Option<PathBuf> {
-    let dirs = fs::read_dir("/usr/lib").ok()?.flatten();
-    let mut found = dirs.map(|dir| dir.path().join("faketime/libfaketimeMT.so.1"));
-    found.find(|path| path.is_file())
+/// There is a compiler for the library.
+pub(crate) fn is_possible() -> bool {
+    tool::find("cc").is_some()
 }
 
 pub(crate) struct Clock {
-    file: PathBuf,
+    offset: PathBuf,
     library: PathBuf,
 }
 
 impl Clock {
-    pub(crate) fn new(dir: &Path, library: &Path) -> Result<Self> {
-        let clock = Self { file: dir.join("clock"), library: library.to_owned() };
+    pub(crate) fn make(dir: &Path) -> Result<Self> {
+        let clock = Self { offset: dir.join("clock"), library: dir.join("clock.so") };
+        let source = dir.join("clock.c");
+        fs::write(&source, SOURCE)?;
+        tool::run(
+            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&clock.library).arg(&source),
+        )?;
         clock.shift(0)?;
         Ok(clock)
     }
 
-    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+    pub(crate) fn environment(&self) -> [(String, String); 2] {
         let text = |path: &Path| path.display().to_string();
-        [
-            ("LD_PRELOAD", text(&self.library)),
-            ("FAKETIME_TIMESTAMP_FILE", text(&self.file)),
-            ("FAKETIME_CACHE_DURATION", "1".to_owned()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        let library = ("LD_PRELOAD".to_owned(), text(&self.library));
+        [library, ("KVNODE_CHAOS_CLOCK".to_owned(), text(&self.offset))]
     }
 
     /// So many days away from the machine's clock.
     pub(crate) fn shift(&self, days: i64) -> Result<()> {
-        let unfinished = self.file.with_extension("tmp");
-        fs::write(&unfinished, format!("{:+}\n", days * DAY_S))?;
-        Ok(fs::rename(&unfinished, &self.file)?)
+        // Never truncated: the node has it mapped.
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.offset)?;
+        Ok(file.write_all(&(days * DAY_S).to_ne_bytes())?)
     }
 }
 

@@ -72,11 +72,12 @@ impl Disk {
         Ok(mounts.lines().any(|line| line.split(' ').nth(1) == Some(&path)))
     }
 
-    /// Copies what it holds, mounted or not.
-    pub(crate) fn keep(&self, into: &Path) -> Result<()> {
-        if !self.is_mounted()? {
-            self.mount()?;
+    /// Copies what it holds, in whichever state it is.
+    pub(crate) async fn keep(&self, into: &Path) -> Result<()> {
+        if self.is_mounted()? {
+            self.unmount().await?;
         }
+        self.mount()?;
         tool::run(Command::new("cp").args(["-a", "--sparse=always"]).arg(&self.path).arg(into)).map(drop)
     }
 

@@ -12,8 +12,9 @@ use crate::network::Shape;
 
 /// Part of the faults upon which another one follows while they last.
 const DOUBLE: f64 = 0.25;
-/// Operations that clients finish, if they can, while a fault lasts.
-const OPERATIONS: (usize, usize) = (150, 2500);
+/// Operations that clients finish, if they can, while a fault lasts, and once more after it: least, and how often that is
+/// doubled at most.
+const OPERATIONS: (usize, u32) = (150, 6);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -171,7 +172,8 @@ pub(crate) fn draw(seed: u64, count: usize, kinds: &[Kind], nodes: usize) -> Vec
             let second = if is_double { pick(&seconds, &mut random).copied() } else { None };
             let second = second.map(|kind| (kind, self::role(&mut random, nodes)));
             let in_order = random.random_bool(0.5);
-            let operations = random.random_range(OPERATIONS.0..OPERATIONS.1);
+            let least = OPERATIONS.0 << random.random_range(0..OPERATIONS.1);
+            let operations = random.random_range(least..2 * least);
             Some(Fault { kind, role, second, in_order, operations })
         })
         .collect()

@@ -21,7 +21,7 @@ use crate::report::{Ledger, Tally};
 use crate::site::{Site, Wound, progress};
 
 /// How long a fault may last when the clients do not get on.
-const FAULT_MAX: Duration = Duration::from_secs(4);
+const FAULT_MAX: Duration = Duration::from_millis(2500);
 /// The same where nobody can get on.
 const HOPELESS_MAX: Duration = Duration::from_millis(700);
 /// A pause between writes that counts as time without writes.
@@ -38,13 +38,13 @@ pub(crate) async fn run(options: &Options, dir: &Path) -> Result<bool> {
         None => Ledger::default(),
     };
     let seed = options.seed.unwrap_or_else(|| ledger.total().next_seed.max(1));
-    let has_faketime = clock::library().is_some();
-    let kinds = options.kinds(has_faketime)?;
+    let has_clock = clock::is_possible();
+    let kinds = options.kinds(has_clock)?;
     let plan = plan::draw(seed, options.faults, &kinds, options.nodes);
     let version = tool::run(Command::new(binary::server()).arg("--version"))?.trim().to_owned();
     println!("chaos seed {seed}: {version}, {}, {} clients", options.setting(), options.clients);
-    if !has_faketime {
-        println!("no clock jumps: libfaketime is not installed (package faketime)");
+    if !has_clock {
+        println!("no clock jumps: there is no C compiler on PATH (cc)");
     }
     let mut site = Site::found(dir, options).await.context("found the cluster")?;
     let addrs = site.cluster.nodes.iter().map(|node| node.addr().to_owned()).collect();
@@ -58,6 +58,7 @@ pub(crate) async fn run(options: &Options, dir: &Path) -> Result<bool> {
         violations.extend(heal(&mut site, &load.shared).await.err().map(|error| format!("{error:#}")));
     }
     violations.extend(site.panics());
+    violations.append(&mut site.complaints);
     let verdict = weigh(&site, &load.shared, &mut tally);
     violations.extend(load.shared.record.contradictions());
     violations.extend(verdict.violations);
@@ -70,7 +71,7 @@ pub(crate) async fn run(options: &Options, dir: &Path) -> Result<bool> {
     }
     if !violations.is_empty() {
         println!("{} violations in all; to repeat: {}", violations.len(), options.command(seed));
-        let kept = keep(&mut site, dir, seed, &history)?;
+        let kept = keep(&mut site, dir, seed, &history).await?;
         println!("history, logs and data of the nodes are kept in {}", kept.display());
         tally.failures.push((seed, format!("{} in all: {}", violations.len(), violations[0])));
     }
@@ -128,6 +129,8 @@ async fn one(
     site.settle(shared).await?;
     record.note(fault.kind.name(), "healed".to_owned());
     let healed_ms = u64::try_from(healing.elapsed().as_millis())?;
+    // A stretch in which nothing is the matter, so that the next fault finds something to take.
+    progress(shared, fault.operations, SOON).await.context("after healing")?;
     let gap_ms = record.gap(begin, record.now()) / 1_000_000;
     tally.healed_max_ms = tally.healed_max_ms.max(healed_ms);
     let name = if is_only { format!("{}.{}", fault.kind, fault.role) } else { "double".to_owned() };
@@ -195,11 +198,11 @@ fn write_history(shared: &Shared, seed: u64) -> Result<PathBuf> {
 }
 
 /// Keeps what is needed to look into a violation.
-fn keep(site: &mut Site, dir: &Path, seed: u64, history: &Path) -> Result<PathBuf> {
+async fn keep(site: &mut Site, dir: &Path, seed: u64, history: &Path) -> Result<PathBuf> {
     let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let kept = dir.with_file_name(name.replace("chaos-", &format!("chaos-kept-{seed}-")));
     fs::create_dir_all(&kept)?;
     fs::copy(history, kept.join("history.jsonl"))?;
-    site.keep(&kept)?;
+    site.keep(&kept).await?;
     Ok(kept)
 }
