@@ -44,6 +44,8 @@ pub(crate) struct Tally {
     pub(crate) healed_max_ms: u64,
     /// Keys that lost acknowledged writes where the durability allows it.
     pub(crate) keys_with_allowed_loss: u64,
+    /// Reads that a node with a full disk refused, as not done.
+    pub(crate) reads_refused: u64,
     pub(crate) judged_ms: u64,
     pub(crate) settings: BTreeMap<String, u64>,
     pub(crate) faults: BTreeMap<String, u64>,
@@ -56,7 +58,7 @@ pub(crate) struct Tally {
 type Join = fn(u64, u64) -> u64;
 
 impl Tally {
-    fn numbers(&mut self) -> [(&'static str, Join, &mut u64); 11] {
+    fn numbers(&mut self) -> [(&'static str, Join, &mut u64); 12] {
         let (sum, max): (Join, Join) = (|one, other| one + other, u64::max);
         [
             ("next_seed", max, &mut self.next_seed),
@@ -69,6 +71,7 @@ impl Tally {
             ("node_power_cuts", sum, &mut self.node_power_cuts),
             ("healed_max_ms", max, &mut self.healed_max_ms),
             ("keys_with_allowed_loss", sum, &mut self.keys_with_allowed_loss),
+            ("reads_refused", sum, &mut self.reads_refused),
             ("judged_ms", sum, &mut self.judged_ms),
         ]
     }
@@ -155,7 +158,7 @@ impl Tally {
              {minutes:.1} min of load, {} operations on {} keys judged in {} s, {} writes of unknown outcome\n  \
              {} faults, {} power cuts of a node: {}\n  \
              time without writes: failover {}, hand-over {}; in all {} % of the time\n  \
-             slowest healing {} ms; keys that lost what their durability does not keep: {}",
+             slowest healing {} ms; keys that lost what their durability does not keep: {}; reads refused by a full node: {}",
             self.runs,
             list(&self.settings),
             self.operations,
@@ -170,6 +173,7 @@ impl Tally {
             self.without_writes_ms * 100 / self.run_ms.max(1),
             self.healed_max_ms,
             self.keys_with_allowed_loss,
+            self.reads_refused,
         )
     }
 

@@ -63,6 +63,7 @@ pub(crate) async fn run(options: &Options, dir: &Path) -> Result<bool> {
     violations.extend(load.shared.record.contradictions());
     violations.extend(verdict.violations);
     tally.node_power_cuts = site.power_cuts;
+    tally.reads_refused = site.reads_refused;
     tally.settings.insert(options.setting(), 1);
     let history = write_history(&load.shared, seed)?;
     println!("history: {}", history.display());

@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kvnode_tests::cluster::Cluster;
+use kvnode_tests::history::was_never_proposed;
+use kvnode_tests::http;
 use kvnode_tests::nemesis::Progress as _;
 use kvnode_tests::node::Node;
 use kvnode_tests::wait::{SOON, eventually, until};
@@ -73,6 +75,8 @@ pub(crate) struct Site {
     pub(crate) power_cuts: u64,
     /// Promises that were broken without keeping the cluster from going on.
     pub(crate) complaints: Vec<String>,
+    /// Reads that a node with a full disk refused.
+    pub(crate) reads_refused: u64,
     /// When epochs of the keys ended.
     pub(crate) epochs: Vec<u64>,
     /// Disks of all nodes are put back to what they were before: a planted lie.
@@ -118,6 +122,7 @@ impl Site {
             may_lose: options.claim != "high",
             power_cuts: 0,
             complaints: Vec::new(),
+            reads_refused: 0,
             epochs: Vec::new(),
             rolls_back: options.plants_rollback,
             dir: dir.to_owned(),
@@ -260,13 +265,15 @@ impl Site {
         Ok(Wound::Parted(cuts))
     }
 
-    /// Where the durability does not keep everything, and a majority has lost it: nobody builds on what was.
-    fn lose(&mut self, nodes: &[usize], shared: &Shared) {
+    /// These nodes are about to lose what was not synced. Where the durability does not keep everything, and it is a
+    /// majority that has lost it, an epoch ends; true if so.
+    fn lose(&mut self, nodes: &[usize], shared: &Shared) -> bool {
         self.dark.extend(nodes);
-        if self.may_lose && self.dark.len() > self.states.len() / 2 {
-            shared.keys.begin_epoch();
+        let ends = self.may_lose && self.dark.len() > self.states.len() / 2;
+        if ends {
             self.epochs.push(shared.record.now());
         }
+        ends
     }
 
     async fn cut_power(&mut self, nodes: &[usize], shared: &Shared) -> Result<Wound> {
@@ -278,7 +285,7 @@ impl Site {
         }
         let lit: Vec<usize> =
             nodes.iter().copied().filter(|index| self.states[*index] != State::Dark).collect();
-        self.lose(&lit, shared);
+        let ends_epoch = self.lose(&lit, shared);
         self.power_cuts += lit.len() as u64;
         let live = lit.iter().filter(|index| self.states[**index] != State::Failing);
         let disks: Vec<&Disk> = live.map(|index| &self.disks[*index]).collect();
@@ -287,6 +294,10 @@ impl Site {
             if self.states[index] != State::Down {
                 self.cluster.nodes[index].kill()?;
             }
+        }
+        if ends_epoch {
+            // Not before: what is written to the new keys must not be lost with the old ones.
+            shared.keys.begin_epoch();
         }
         for &index in &lit {
             self.disks[index].unmount().await?;
@@ -299,8 +310,11 @@ impl Site {
     }
 
     fn fail_disk(&mut self, node: usize, shared: &Shared) -> Result<Wound> {
-        self.lose(&[node], shared);
+        let ends_epoch = self.lose(&[node], shared);
         disk::shut_down(&[&self.disks[node]])?;
+        if ends_epoch {
+            shared.keys.begin_epoch();
+        }
         self.states[node] = State::Failing;
         Ok(Wound::Down(vec![node]))
     }
@@ -461,13 +475,23 @@ impl Site {
         }
         for &index in nodes {
             if is_only {
-                let node = &self.cluster.nodes[index];
-                let reply = node.client().await?.run("GET filler").await?;
-                ensure!(reply.as_error().is_none(), "node {}, its disk full, reads {reply:?}", index + 1);
+                self.read_when_full(index, nodes.len() == self.states.len()).await?;
             }
             if self.states[index] != State::Dark {
                 let _ = self.disks[index].empty();
             }
+        }
+        Ok(())
+    }
+
+    /// A follower whose disk takes nothing at all falls behind those that go on, and a fresh read waits for what it lacks:
+    /// it may be refused then, as not done. Where nobody writes it may not.
+    async fn read_when_full(&mut self, index: usize, is_everywhere: bool) -> Result<()> {
+        let reply = self.cluster.nodes[index].client().await?.run("GET filler").await?;
+        match reply.as_error() {
+            None => {}
+            Some(error) if !is_everywhere && was_never_proposed(error) => self.reads_refused += 1,
+            Some(error) => bail!("node {}, its disk full, refuses to read: {error}", index + 1),
         }
         Ok(())
     }
@@ -485,8 +509,28 @@ impl Site {
             );
         }
         voters?;
+        self.await_own_votes().await?;
         progress(shared, 400, SOON).await.context("after healing")?;
         self.dark.clear();
+        Ok(())
+    }
+
+    /// Waits until each node votes under the id that it has now: one in doubt about what it lost is a voter by its address
+    /// until it comes back as a learner with a new id.
+    async fn await_own_votes(&self) -> Result<()> {
+        for node in &self.cluster.nodes {
+            eventually(&format!("{} votes by its own id", node.addr()), SOON, async || {
+                let status = http::get(node.http(), "/v1/status").await?.json()?;
+                let members = status["membership"]["members"].as_array().context("no members")?;
+                let voters = members.iter().filter(|member| member["voter"] == true).count();
+                let mut own = members.iter().filter(|member| member["id"] == status["node_id"]);
+                let is_settled = status["membership"]["change_in_progress"] == false;
+                let votes = own.any(|member| member["voter"] == true);
+                ensure!(votes && is_settled && voters == self.states.len(), "{status}");
+                Ok(Some(()))
+            })
+            .await?;
+        }
         Ok(())
     }
 
