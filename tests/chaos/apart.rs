@@ -1,5 +1,5 @@
-//! A run lives in namespaces of its own, those of network, mounts and processes: nothing of it is seen outside, and when
-//! its last process ends, whatever ended it, the kernel takes networks, mounts, loop devices and servers away.
+//! A run lives in namespaces of its own, those of network, mounts and processes: nothing of it is seen outside, and
+//! when its last process ends, whatever ended it, the kernel takes networks, mounts, loop devices and servers away.
 //!
 //! ```text
 //! chaos (this process: signals, exit code, files)

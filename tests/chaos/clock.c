@@ -1,6 +1,6 @@
 /* A wall clock that is off by what a file says, for the process that has this library preloaded: 8 bytes, seconds, in
- * the machine's byte order. Its monotonic clocks stay the machine's. Not libfaketime: its start allocates, and jemalloc's
- * start asks for the time, so a program that has jemalloc as its malloc waits for itself there. */
+ * the machine's byte order. Its monotonic clocks stay the machine's. Not libfaketime: its start allocates, and
+ * jemalloc's start asks for the time, so a program that has jemalloc as its malloc waits for itself there. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>

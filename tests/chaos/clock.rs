@@ -1,5 +1,5 @@
-//! A wall clock of one node's own, by a small library that is preloaded (`clock.c`, compiled at the start of a run): it
-//! adds what a file says, at once. Its monotonic clock is the machine's.
+//! A wall clock of one node's own, by a small library that is preloaded (`clock.c`, compiled at the start of a run):
+//! it adds what a file says, at once. Its monotonic clock is the machine's.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;

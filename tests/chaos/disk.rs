@@ -1,8 +1,8 @@
 //! A disk of each node: an ext4 file system of its own in a file, over a loop device.
 //!
-//! A power cut is ext4's shutdown ioctl, without a flush of its journal: what was not synced is gone, and everything after
-//! it is an I/O error. Unmounted and mounted again, the file system holds what a disk would after the real thing. The same
-//! ioctl under a process that goes on is a disk that fails.
+//! A power cut is ext4's shutdown ioctl, without a flush of its journal: what was not synced is gone, and everything
+//! after it is an I/O error. Unmounted and mounted again, the file system holds what a disk would after the real
+//! thing. The same ioctl under a process that goes on is a disk that fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ const SIZE_BYTES: u64 = 512 << 20;
 const LEFT_BYTES: u64 = 1 << 20;
 /// Longer than the kernel needs to let go of the files of a process that was killed.
 const RELEASE_MAX: Duration = Duration::from_secs(10);
-/// EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH on each directory. In Python, since Rust cannot call an ioctl that no
-/// library knows without unsafe code. All directories are opened first, so that a cut of many is one moment.
+/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH` on each directory. In Python, since Rust cannot call an
+/// ioctl that no library knows without unsafe code. All directories are opened first, so that a cut of many is one
+/// moment.
 const SHUT_DOWN: &str = "import fcntl, os, struct, sys
 opened = [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]
 for one in opened: fcntl.ioctl(one, 0x8004587d, struct.pack('I', 2))";

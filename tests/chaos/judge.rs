@@ -6,12 +6,12 @@
 //! | counter, compare-and-set | [`chain`]: the one order that their values leave is looked at |
 //! | lock | who has it, has it until he gives it back: nobody else acquires it, every read in between shows him |
 //!
-//! An acknowledged write that is lost shows as a read of what was before it; the last read of every key, after all faults,
-//! sees to that there is one.
+//! An acknowledged write that is lost shows as a read of what was before it; the last read of every key, after all
+//! faults, sees to that there is one.
 //!
 //! Where a majority lost its power at a durability that does not promise to keep everything, an epoch ends: up to that
-//! moment its keys are judged as ever, with what was pending then as unknown. Of the reads after it only this is asked:
-//! what they show must have been written by somebody. Keys that show less than was acknowledged are counted.
+//! moment its keys are judged as ever, with what was pending then as unknown. Of the reads after it only this is
+//! asked: what they show must have been written by somebody. Keys that show less than was acknowledged are counted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,8 +1,9 @@
-//! The keys of a run. Clients work on a few of each class at a time; one that has had enough operations makes room for a
-//! new one, so that the judgement of each stays cheap however long the run is. Old keys are still read now and then, and
-//! all of them at the end.
+//! The keys of a run. Clients work on a few of each class at a time; one that has had enough operations makes room for
+//! a new one, so that the judgement of each stays cheap however long the run is. Old keys are still read now and then,
+//! and all of them at the end.
 //!
-//! Where a power cut may take acknowledged writes, a new epoch begins: nobody touches the keys of the one before any more.
+//! Where a power cut may take acknowledged writes, a new epoch begins: nobody touches the keys of the one before any
+//! more.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -6,8 +6,8 @@
 //!   n1 10.77.0.1   n2 10.77.0.2   n3 10.77.0.3     each drops what comes in from those that it is cut from
 //! ```
 //!
-//! All of it lives in namespaces of this run (see `apart`), so names and addresses collide with nobody's, and nothing is
-//! left when the run has ended.
+//! All of it lives in namespaces of this run (see `apart`), so names and addresses collide with nobody's, and nothing
+//! is left when the run has ended.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

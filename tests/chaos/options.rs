@@ -1,5 +1,6 @@
 //! What a run is asked for.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -100,15 +101,18 @@ impl Options {
 
     /// How to have the same plan of faults again.
     pub(crate) fn command(&self, seed: u64) -> String {
-        let mut typed = format!("make chaos SEED={seed} FAULTS={} NODES={}", self.faults, self.nodes);
-        typed.push_str(&format!(" DURABILITY={} CLIENTS={}", self.durability, self.clients));
+        let mut typed = format!(
+            "make chaos SEED={seed} FAULTS={} NODES={} DURABILITY={} CLIENTS={}",
+            self.faults, self.nodes, self.durability, self.clients
+        );
         for (name, value, usual) in [
             ("CONSISTENCY", &self.consistency, "high"),
             ("CLAIM", &self.claim, &self.durability),
             ("KINDS", &self.kinds, ""),
         ] {
             if value != usual {
-                typed.push_str(&format!(" {name}='{value}'"));
+                // Writing to a string cannot fail.
+                let _ = write!(typed, " {name}='{value}'");
             }
         }
         typed + if self.plants_rollback { " PLANT=rollback" } else { "" }

@@ -12,8 +12,8 @@ use crate::network::Shape;
 
 /// Part of the faults upon which another one follows while they last.
 const DOUBLE: f64 = 0.25;
-/// Operations that clients finish, if they can, while a fault lasts, and once more after it: least, and how often that is
-/// doubled at most.
+/// Operations that clients finish, if they can, while a fault lasts, and once more after it: least, and how often that
+/// is doubled at most.
 const OPERATIONS: (usize, u32) = (150, 6);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

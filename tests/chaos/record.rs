@@ -12,11 +12,15 @@
 //! | field | meaning |
 //! | --- | --- |
 //! | process | a client; one whose operation ended in `info` is never used again, its client goes on under another |
-//! | type | `invoke`, then one of `ok`, `fail` (not done), `info` (may take effect at any time after its call, or never) |
+//! | type | `invoke`, then one of `ok`, `fail` (not done), `info` (takes effect at any time after its call, or never) |
 //! | f | `read`, `write`, `delete` of a register; `add` (INCR); `cas`; `acquire` and `release` of a lock |
 //! | key | r register, p pair of keys written together and read together, c counter, x compare-and-set, l lock |
-//! | value | read: the value or null; write: the value; delete: whether it was there; add: the place reached (a key that is missing is 0); cas: `[old, new]`; acquire, release: the owner's token |
+//! | value | by `f`, see below |
 //! | time | nanoseconds since the clients started |
+//!
+//! The value of a read is what it saw or null; of a write what it wrote; of a deletion whether the key was there; of
+//! an addition the place reached (a missing key is 0); of a cas `[old, new]` (a missing key is 0); of a lock its
+//! owner's token.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};

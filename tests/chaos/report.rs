@@ -158,7 +158,8 @@ impl Tally {
              {minutes:.1} min of load, {} operations on {} keys judged in {} s, {} writes of unknown outcome\n  \
              {} faults, {} power cuts of a node: {}\n  \
              time without writes: failover {}, hand-over {}; in all {} % of the time\n  \
-             slowest healing {} ms; keys that lost what their durability does not keep: {}; reads refused by a full node: {}",
+             slowest healing {} ms; keys that lost what their durability does not keep: {}; \
+             reads refused by a full node: {}",
             self.runs,
             list(&self.settings),
             self.operations,

@@ -79,7 +79,10 @@ pub(crate) async fn run(options: &Options, dir: &Path) -> Result<bool> {
     println!("this run:\n{}", tally.summary());
     // A run that is meant to fail is no figure of the product.
     if options.reports.is_some() && !options.is_proof() {
-        tally.comments.push(format!("{version}: {}", options.command(seed)));
+        let verdict = if violations.is_empty() { "held" } else { "VIOLATED" };
+        let figures =
+            format!("{} operations, {} faults", tally.operations, tally.faults.values().sum::<u64>());
+        tally.comments.push(format!("{verdict}, {figures}, {version}: {}", options.command(seed)));
         ledger.tally.merge(tally);
         ledger.save()?;
         println!("all runs:\n{}", ledger.total().summary());

@@ -1,7 +1,7 @@
 //! The cluster under test: each node in a network of its own, on a disk of its own; and what is done to it.
 //!
-//! A fault leaves a [`Wound`], which [`Site::heal`] closes. Two may be open at a time; the state of each node says what is
-//! left to be done for it.
+//! A fault leaves a [`Wound`], which [`Site::heal`] closes. Two may be open at a time; the state of each node says
+//! what is left to be done for it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,8 @@ use crate::plan::{Kind, Role};
 const NOTICE_MAX: Duration = Duration::from_secs(15);
 /// Exit code of a node that ended because its disk failed.
 const FATAL: i32 = 70;
-/// Limits that make what is rare with a small state frequent: new log files, purges, checkpoints for those that are behind.
+/// Limits that make what is rare with a small state frequent: new log files, purges, checkpoints for those that are
+/// behind.
 const ENVIRONMENT: [(&str, &str); 6] = [
     ("KVNODE_PROTECTED_MODE", "false"),
     ("KVNODE_DISK_RESERVE_BYTES", "64MiB"),
@@ -484,8 +485,8 @@ impl Site {
         Ok(())
     }
 
-    /// A follower whose disk takes nothing at all falls behind those that go on, and a fresh read waits for what it lacks:
-    /// it may be refused then, as not done. Where nobody writes it may not.
+    /// A follower whose disk takes nothing at all falls behind those that go on, and a fresh read waits for what it
+    /// lacks: it may be refused then, as not done. Where nobody writes it may not.
     async fn read_when_full(&mut self, index: usize, is_everywhere: bool) -> Result<()> {
         let reply = self.cluster.nodes[index].client().await?.run("GET filler").await?;
         match reply.as_error() {
@@ -510,13 +511,14 @@ impl Site {
         }
         voters?;
         self.await_own_votes().await?;
+        self.cluster.await_applied().await.context("after healing")?;
         progress(shared, 400, SOON).await.context("after healing")?;
         self.dark.clear();
         Ok(())
     }
 
-    /// Waits until each node votes under the id that it has now: one in doubt about what it lost is a voter by its address
-    /// until it comes back as a learner with a new id.
+    /// Waits until each node votes under the id that it has now: one in doubt about what it lost is a voter by its
+    /// address until it comes back as a learner with a new id.
     async fn await_own_votes(&self) -> Result<()> {
         for node in &self.cluster.nodes {
             eventually(&format!("{} votes by its own id", node.addr()), SOON, async || {
@@ -525,8 +527,8 @@ impl Site {
                 let voters = members.iter().filter(|member| member["voter"] == true).count();
                 let mut own = members.iter().filter(|member| member["id"] == status["node_id"]);
                 let is_settled = status["membership"]["change_in_progress"] == false;
-                let votes = own.any(|member| member["voter"] == true);
-                ensure!(votes && is_settled && voters == self.states.len(), "{status}");
+                let is_voter = own.any(|member| member["voter"] == true);
+                ensure!(is_voter && is_settled && voters == self.states.len(), "{status}");
                 Ok(Some(()))
             })
             .await?;
@@ -558,7 +560,8 @@ impl Site {
     }
 }
 
-/// A power cut comes with another boot of the kernel; this machine's goes on, so the note of the one before is exchanged.
+/// A power cut comes with another boot of the kernel; this machine's goes on, so the note of the one before is
+/// exchanged.
 fn forget_boot(data: &Path) -> Result<()> {
     let path = data.join("life.json");
     let Ok(bytes) = std::fs::read(&path) else { return Ok(()) };
