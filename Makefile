@@ -7,6 +7,10 @@
 #                        whole clusters in one thread under virtual time, from one seed each; a failure names its seed,
 #                        and SEEDS=1 SEED=n TRACE=1 shows what happened, the same each time. `make test` runs a few
 #   make soak [MINUTES=60] the same for so long, from the seed after the last one; adds to tests/reports/<date>-sim.txt
+#   make chaos [SEED=n] [FAULTS=20] [NODES=3|5] [DURABILITY=high|medium|low] [KINDS='kill power ...'] [CLIENTS=24]
+#                        the release binary under kills, partitions, power cuts, failing and full disks, clock jumps and
+#                        changes of members, as root; judged, added to tests/reports/<date>-chaos.txt, from the seed after
+#                        the last one. CLAIM=high, CONSISTENCY=low or PLANT=rollback prove that it finds what is wrong
 #   make verify          formats, lints, tidiness, docs; writes nothing
 #   make fix | gen       write what `verify` asks for | write the generated files
 #   make fixtures        write the fixtures of this version, before its release (tests/fixtures/)
@@ -49,9 +53,9 @@ DEBUG_LOAD = $(CARGO_TARGET_DIR)/debug/kube-load
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -E)
 KUBE    = KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_OPERATOR_BIN=$(DEBUG_OPERATOR) KVNODE_LOAD_BIN=$(DEBUG_LOAD)
 
-.PHONY: run demo test sim soak sim-build verify deny fix gen fixtures fuzz sbom bench backup-trial clean build setup-build setup-test
+.PHONY: run demo test sim soak sim-build chaos verify deny fix gen fixtures fuzz sbom bench backup-trial clean build setup-build setup-test
 .PHONY: setup-bench bench-guard bench-accept bench-build
-.PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube
+.PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube setup-chaos
 
 build: setup-build
 	$(CARGO) build --release -p kvnode-server
@@ -90,6 +94,15 @@ soak: sim-build
 
 sim-build: setup-test
 	$(CARGO) test $(SIM_FEATURES) --test seeds --no-run
+
+# Only what is typed is passed on: without SEED the run goes on behind the last one of the reports.
+CHAOS_WORDS = SEED FAULTS NODES DURABILITY CONSISTENCY CLAIM KINDS CLIENTS PLANT
+CHAOS_FLAGS = $(foreach word,$(CHAOS_WORDS),$(if $(filter command%,$(origin $(word))),--$(call lower,$(word)) '$($(word))'))
+lower = $(shell echo $(1) | tr A-Z a-z)
+chaos: setup-chaos build
+	$(CARGO) build --release -p kvnode-tests --bin chaos
+	@KVNODE_SERVER_BIN=$(SERVER) $(AS_ROOT) $(CARGO_TARGET_DIR)/release/chaos --reports tests/reports --date $$(date -u +%F) \
+	  $(CHAOS_FLAGS)
 
 # With the features of `make test`, so that after it there is little left to build.
 kube-build: setup-kube
@@ -196,5 +209,5 @@ backup-trial: setup-test
 clean:
 	cargo clean
 
-setup-build setup-test setup-bench setup-kube: setup-%:
+setup-build setup-test setup-bench setup-kube setup-chaos: setup-%:
 	@sh tests/setup.sh $*

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what this machine lacks; asks for nothing that is there. Usage: setup.sh build|test|bench|kube
+# Installs what this machine lacks; asks for nothing that is there. Usage: setup.sh build|test|bench|kube|chaos
 # Debian 12, Debian 13, Ubuntu 24.04; on anything else it says what is missing and stops.
 set -eu
 
-stage=${1:?usage: setup.sh build|test|bench|kube}
+stage=${1:?usage: setup.sh build|test|bench|kube|chaos}
 packages=
 
 # want PACKAGE CHECK...: the package is needed if the check fails.
@@ -47,6 +47,12 @@ bench)
   want redis-tools have redis-cli
   want wamerican test -e /usr/share/dict/american-english
   want etcd-server have etcd
+  ;;
+chaos)
+  want iptables have_sbin iptables-restore
+  want iproute2 have_sbin ip
+  want e2fsprogs have_sbin mkfs.ext4
+  want python3 have python3
   ;;
 kube)
   want etcd-server have etcd

@@ -210,8 +210,14 @@ impl Cluster {
         Ok(self.running().into_iter().filter(|&index| index != leader).collect())
     }
 
-    async fn leads_in_term(&self, index: usize) -> Result<Option<i64>> {
-        let mut client = self.nodes[index].client().await?.with_patience(Duration::from_millis(500));
+    /// The term in which this node leads, if it does.
+    ///
+    /// # Errors
+    /// It does not say, also because it cannot be reached at once.
+    pub async fn leads_in_term(&self, index: usize) -> Result<Option<i64>> {
+        const MOMENT: Duration = Duration::from_millis(500);
+        let connecting = tokio::time::timeout(MOMENT, self.nodes[index].client()).await;
+        let mut client = connecting.context("not connected in time")??.with_patience(MOMENT);
         if client.text("RAFTSTATE").await?.as_deref() != Some("Leader") {
             return Ok(None);
         }

@@ -38,7 +38,7 @@ pub struct Operation {
 /// Only these errors say for certain that nothing was proposed; every other one leaves the outcome unknown.
 #[must_use]
 pub fn was_never_proposed(error: &str) -> bool {
-    ["LOADING ", "TRY ", "MOVED "].iter().any(|prefix| error.starts_with(prefix))
+    ["LOADING ", "TRY ", "MOVED ", "OOM ", "BUSY "].iter().any(|prefix| error.starts_with(prefix))
 }
 
 /// A history that several clients write.

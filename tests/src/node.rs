@@ -39,8 +39,12 @@ pub struct Node {
     pub log: PathBuf,
     /// Flags beside `--addr` and `--data`.
     pub flags: Vec<String>,
+    /// Environment beside our own.
+    pub env: Vec<(String, String)>,
     /// What is run.
     program: PathBuf,
+    /// What stands before the program: another one that becomes it.
+    before: Vec<String>,
     /// Client address of the first start; port 0 lets the kernel choose.
     addr: String,
     ready: Option<Ready>,
@@ -55,7 +59,9 @@ impl Node {
             data: dir.join(name),
             log: dir.join(format!("{name}.log")),
             flags: flags.to_vec(),
+            env: Vec::new(),
             program: binary::server().to_owned(),
+            before: Vec::new(),
             addr: format!("{}:0", loopback()),
             ready: None,
             child: None,
@@ -76,6 +82,13 @@ impl Node {
         self
     }
 
+    /// Runs it through these words, a program that becomes it (`exec`) with its arguments.
+    #[must_use]
+    pub fn through(mut self, words: &[String]) -> Self {
+        self.before = words.to_vec();
+        self
+    }
+
     /// Starts the process and waits until it says that it is ready. Later starts use the same ports.
     ///
     /// # Errors
@@ -92,7 +105,14 @@ impl Node {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.data.display());
         let _ = fs::remove_file(self.ready_file());
-        let mut command = Command::new(&self.program);
+        let mut command = match self.before.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
         match &self.ready {
             // Where its clients are then is for the configuration to say.
             _ if self.addr == "off" => command.args(["--addr", "off"]),
@@ -114,7 +134,7 @@ impl Node {
             ]),
         };
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        command.arg("--data").arg(&self.data).args(&self.flags);
+        command.arg("--data").arg(&self.data).args(&self.flags).envs(self.env.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().with_context(|| format!("start {}", self.program.display()))?);
         Ok(())

@@ -53,7 +53,10 @@ pub fn perform(plan: &Plan, trace: bool) -> String {
 /// It cannot be started, or says what nobody understands.
 pub fn start(program: &Path, seed: u64, words: &[String]) -> Result<Done> {
     let mut command = Command::new(program);
-    command.arg(ALONE).arg("--seed").arg(seed.to_string()).args(words).stderr(Stdio::inherit());
+    // Of a planted bug it is expected that something panics; the tally says what was found.
+    let is_planted = words.iter().any(|word| word == "--bug");
+    let stderr = if is_planted { Stdio::null() } else { Stdio::inherit() };
+    command.arg(ALONE).arg("--seed").arg(seed.to_string()).args(words).stderr(stderr);
     let output = command.output().with_context(|| format!("start {}", program.display()))?;
     if !output.status.success() {
         let failures = vec![(seed, format!("its process ended with {}", output.status))];
