@@ -1,7 +1,7 @@
 //! Whether this node may have lost entries that it acknowledged: `life.json` in the data directory (decision 2).
 //!
 //! ```text
-//! {"format":1,"node_id":"<hex>","durability":"low","boot_id":"<uuid>"|null,"log":"<device>-<inode>",
+//! {"format":1,"node_id":"<hex>","durability":"low","boot_id":"<uuid>"|null,"log":"<device>-<inode>-<mount>",
 //!  "in_doubt":false,"floor":"<log id>"|null}
 //! ```
 //!
@@ -11,14 +11,16 @@
 //! ```text
 //! log closed by an orderly stop                         nothing is lost
 //! the life before acknowledged at durability high       nothing is lost: it was synced first
-//! same boot of the kernel, same log directory           nothing is lost: only the process ended, and what it had
-//!                                                       written is in the page cache still
+//! same boot of the kernel, same log directory, same     nothing is lost: only the process ended, and what it had
+//! mount                                                 written is in the page cache still
 //! anything else                                         in doubt, until `doubt` has settled it; kept over restarts
 //! ```
 //!
 //! The boot id proves a surviving page cache only while no sync has failed (the kernel may drop pages then), so a life
-//! that ends by a failure takes its boot id out of the file. What it cannot notice: a volume that is torn off and put
-//! back under the same kernel without an error ever reaching the process.
+//! that ends by a failure takes its boot id out of the file. A disk that fails for good takes not even that; it has to be
+//! mounted anew, though, and a mount has a number of its own. (So has that of a container which is made anew after its
+//! process was killed; there the doubt costs a few seconds for nothing.) What it cannot notice, before Linux 6.8: a mount
+//! that has got the number of the one before it.
 //!
 //! A record speaks for the node id in it. Under a new id nothing has been acknowledged, so an old record says nothing.
 
@@ -27,6 +29,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use serde::{Deserialize, Serialize};
 
 use super::identity::{IdentityError, hex_id, replace_file};
@@ -90,6 +93,16 @@ fn may_have_lost(before: Option<&Record>, now: &Record, found: Found) -> bool {
     before.in_doubt || !(found.clean || synced || survived)
 }
 
+/// `STATX_MNT_ID_UNIQUE`, since Linux 6.8; rustix has no name for it yet.
+const MOUNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// Number of the mount that holds a directory: never used again under one kernel, if the kernel knows such numbers.
+fn mount_of(dir: &Path) -> std::io::Result<u64> {
+    let asked = MOUNT_ID_UNIQUE | StatxFlags::MNT_ID;
+    let found = rustix::fs::statx(CWD, dir, AtFlags::empty(), asked)?;
+    Ok(found.stx_mnt_id)
+}
+
 #[cfg(not(feature = "sim"))]
 fn boot_id() -> Option<String> {
     fs::read_to_string(BOOT_ID).ok().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty())
@@ -118,13 +131,15 @@ impl Life {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(io(&path, error)),
         };
-        let log = fs::metadata(log).map_err(|error| io(log, error))?;
+        let meta = fs::metadata(log).map_err(|error| io(log, error))?;
+        // 0 where the kernel does not tell it: then a mount is as good as any other.
+        let mount = mount_of(log).unwrap_or(0);
         let mut now = Record {
             format: FORMAT,
             node_id,
             durability: name(durability).to_owned(),
             boot_id: boot_id(),
-            log: format!("{}-{}", log.dev(), log.ino()),
+            log: format!("{}-{}-{mount}", meta.dev(), meta.ino()),
             in_doubt: false,
             floor: None,
         };
@@ -225,7 +240,7 @@ mod tests {
             assert_eq!(
                 may_have_lost(Some(&moved), &now, UNCLEAN),
                 lower,
-                "{durability:?}, another directory"
+                "{durability:?}, another directory, or the same one mounted anew"
             );
         }
         let nowhere = Record { boot_id: None, ..record(Durability::Low, "") };
@@ -235,6 +250,16 @@ mod tests {
             !may_have_lost(None, &now, Found { empty: true, ..UNCLEAN }),
             "a first start that was cut short"
         );
+    }
+
+    #[test]
+    fn a_mount_has_one_number_and_another_mount_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let own = mount_of(dir.path()).unwrap();
+        assert_eq!(mount_of(&inner).unwrap(), own);
+        assert_ne!(mount_of(Path::new("/proc")).unwrap(), own);
     }
 
     #[test]
