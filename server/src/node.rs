@@ -160,8 +160,8 @@ fn advertised(configured: Option<&String>, bound: SocketAddr, key: &str) -> Resu
 }
 
 /// What is wrong is kept; the others have the data.
-const AFTER_DIVERGENCE: &str = "keep a copy of the data directory for a bug report, then empty it (and --log-dir) and start the node with \
-     --join: it becomes a new member";
+const AFTER_DIVERGENCE: &str = "keep a copy of the data directory for a bug report, then empty it (and --log-dir) and \
+     start the node with --join: it becomes a new member";
 
 fn start_error(error: StartError) -> NodeError {
     let (kind, remedy) = match &error {
@@ -377,9 +377,10 @@ impl Node {
         self.stop().await.map(|()| end)
     }
 
-    /// Ends a node whose content is wrong: nothing is handed over, and clients get no more of it.
+    /// Ends a node whose content is wrong: nothing is handed over or drained.
     async fn abandon(self) {
-        // The group first: then what clients still ask is refused.
+        // The group first: then confirmed reads and writes are refused. Reads at consistency low ask no group; they go on for
+        // as long as this takes.
         let stopped = tokio::time::timeout(GROUP_STOP, self.group.shutdown()).await;
         if !matches!(stopped, Ok(Ok(()))) {
             tracing::warn!("the group did not stop in order");
