@@ -27,6 +27,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
@@ -36,7 +37,7 @@ use super::core::Core;
 use super::log::Vote;
 use super::peer::client::PeerClient;
 use super::peer::messages::CONFIRM;
-use super::types::{RaftMembership, vote_from_raft};
+use super::types::{RaftMembership, RaftStoredMembership, RaftVote, vote_from_raft};
 use crate::store::LogId;
 
 /// After this long the voters that were not needed are asked as well.
@@ -178,28 +179,54 @@ impl Confirm {
 /// Whether this node leads as the only voter and has applied all that it can have told anyone: then its state is the
 /// newest there is, without a question.
 pub(super) fn is_alone(core: &Core) -> bool {
+    core.members.load().voters() == [core.local.node_id]
+        && settled(core)
+            .is_some_and(|(vote, _)| electorate(core, vote).is_some_and(|voters| voters.needed == 0))
+}
+
+/// What this node has applied, if it leads, has applied all that it can have told anyone, and holds a lease: a majority of
+/// the voters has answered what was sent so short a time ago that none of them has given another node its vote since.
+/// Then its state is the newest there is, as long as monotonic clocks run at the same speed; for `read_policy: lease`.
+pub(super) fn by_lease(core: &Core) -> Option<LogId> {
+    let (vote, applied) = settled(core).filter(|_| core.lease_is_safe())?;
+    // What a majority has answered counts under the membership of the same look only.
+    let metrics = core.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    electorate_of(core, vote, (metrics.state.is_leader(), &metrics.vote), &metrics.membership_config)?;
+    let sent = metrics.last_quorum_acked.as_ref()?;
+    (sent.elapsed() < core.lease_trusted()).then_some(applied)
+}
+
+/// This node's vote for itself and what it has applied, if that is of the same term, and no less than it can have told
+/// anyone.
+fn settled(core: &Core) -> Option<(Vote, LogId)> {
     let own = core.local.node_id;
-    if core.members.load().voters() != [own] {
-        return false;
-    }
-    let Some(vote) = core.log.vote().filter(|vote| vote.node == own) else { return false };
-    let Some(applied) = core.apply.applied_now() else { return false };
-    (applied.term, applied.node) == (vote.term, own)
-        && applied.index >= core.told.commit.load(Ordering::SeqCst)
-        && electorate(core, vote).is_some_and(|electorate| electorate.needed == 0)
+    let vote = core.log.vote().filter(|vote| vote.node == own)?;
+    let applied = core.apply.applied_now()?;
+    let is_settled = (applied.term, applied.node) == (vote.term, own)
+        && applied.index >= core.told.commit.load(Ordering::SeqCst);
+    is_settled.then_some((vote, applied))
 }
 
 /// The voters by the newest membership that this node's log has, if the Raft core shows that one and that it leads.
 fn electorate(core: &Core, vote: Vote) -> Option<Electorate> {
     let metrics = core.raft.server_metrics();
     let metrics = metrics.borrow_watched();
+    electorate_of(core, vote, (metrics.state.is_leader(), &metrics.vote), &metrics.membership_config)
+}
+
+/// The same, by what the Raft core shows: whether it leads, its vote, its membership.
+fn electorate_of(
+    core: &Core,
+    vote: Vote,
+    (leads, shown_vote): (bool, &RaftVote),
+    stored: &RaftStoredMembership,
+) -> Option<Electorate> {
     // Elected in this life of the process. One that has restarted finds its vote, and entries of its own term, on disk, but
     // has yet to apply again what it had acknowledged.
-    let leads = metrics.state.is_leader() && vote_from_raft(&metrics.vote).term == vote.term;
-    if !leads {
+    if !leads || vote_from_raft(shown_vote).term != vote.term {
         return None;
     }
-    let stored = &metrics.membership_config;
     let shown = stored.log_id().as_ref().map_or(0, |id| id.index);
     if shown < core.told.members.load(Ordering::SeqCst) {
         return None;

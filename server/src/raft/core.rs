@@ -107,6 +107,11 @@ impl Core {
         self.config.timing.election_timeout_max
     }
 
+    /// For how long the leader trusts it; the rest is for the difference between two monotonic clocks.
+    pub(super) fn lease_trusted(&self) -> Duration {
+        self.lease().mul_f32(if planted!("lease-too-long") { 3.0 } else { 0.8 })
+    }
+
     /// False from the start of a hand-over until one lease later.
     pub(super) fn lease_is_safe(&self) -> bool {
         planted!("lease-kept-over-transfer")

@@ -1,7 +1,6 @@
 //! What the simulation sees of a node beside what it says of itself: log ids, votes, what is on disk, the digest of its
 //! content, the index up to which it would let a read go.
 
-use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::core::Core;
@@ -76,24 +75,4 @@ impl Group {
     pub async fn read_index(&self) -> Option<u64> {
         reader::leader_read_index(&self.core).await.map(|id| id.index)
     }
-}
-
-/// For two planted bugs: what a lease answers without what the library sees to, which is that a lease is not trusted for
-/// longer than it was granted, and not at all once a hand-over has begun.
-pub(super) fn careless_lease(core: &Core) -> Option<LogId> {
-    let trusted = if planted!("lease-too-long") {
-        core.lease() * 3
-    } else if planted!("lease-kept-over-transfer") {
-        core.lease().mul_f32(0.8)
-    } else {
-        return None;
-    };
-    let vote = core.log.vote().filter(|vote| vote.node == core.local.node_id)?;
-    let metrics = core.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let leads = metrics.state.is_leader() && vote_from_raft(&metrics.vote).term == vote.term;
-    let is_fresh = metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < trusted);
-    let committed = metrics.local_committed.as_ref().map(from_raft)?;
-    let is_of_term = (committed.term, committed.node) == (vote.term, vote.node);
-    (leads && is_fresh && is_of_term).then_some(committed)
 }

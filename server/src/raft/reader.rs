@@ -1,8 +1,9 @@
 //! The read barrier: one ReadIndex round serves all reads that wait for it.
 //!
 //! A read that arrives while a round runs joins the next one: the running round may have fixed its index before the
-//! read came. The next one leaves when nothing is open, or when it serves as many reads as all that are. After the round each read waits until the local apply has reached the index, so any node can serve it.
-//! Nothing is written to the log (Raft dissertation, section 6.4).
+//! read came. The next one leaves when nothing is open, or when it serves as many reads as all that are. After the round
+//! each read waits until the local apply has reached the index, so any node can serve it. Nothing is written to the log
+//! (Raft dissertation, section 6.4).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,6 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use openraft::ReadPolicy as RaftReadPolicy;
-use openraft::raft::linearizable_read::LinearizerOption;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::yield_now;
@@ -85,10 +85,12 @@ impl Reader {
     }
 
     async fn confirmed(&self) -> Result<(), ReadError> {
-        if self.core.stop_proposer.is_cancelled() {
+        // The task ends with the group, and takes its end of the queue with it.
+        if self.waiting.is_closed() {
             return Err(ReadError::ShuttingDown);
         }
-        if confirm::is_alone(&self.core) {
+        let trusts_lease = self.core.config.read_policy == ReadPolicy::Lease;
+        if confirm::is_alone(&self.core) || trusts_lease && confirm::by_lease(&self.core).is_some() {
             self.core.counters.read_round(1);
             return Ok(());
         }
@@ -110,18 +112,10 @@ async fn applied_in_term(mut applied: watch::Receiver<Option<LogId>>, term: u64,
 
 /// The read index of this node as leader, or `None` if it cannot confirm that it leads.
 pub(super) async fn leader_read_index(core: &Core) -> Option<LogId> {
-    let lease_allowed = core.config.read_policy == ReadPolicy::Lease && core.lease_is_safe();
-    if lease_allowed {
-        #[cfg(feature = "sim")]
-        if let Some(id) = super::inspect::careless_lease(core) {
-            return Some(id);
-        }
-        // 0.8 of the lease: the rest is for the difference between two monotonic clocks.
-        let age = core.config.timing.election_timeout_max.mul_f32(0.8);
-        let option = LinearizerOption::new(Some(age), true);
-        if let Ok((id, _)) = core.raft.get_read_log_id(option).await {
-            return Some(from_raft(id.log_id()));
-        }
+    if core.config.read_policy == ReadPolicy::Lease
+        && let Some(id) = confirm::by_lease(core)
+    {
+        return Some(id);
     }
     if let Some(id) = core.confirm.read_index(core).await {
         return Some(id);
@@ -159,6 +153,10 @@ impl Rounds {
                     next.extend(came.drain(..).map(|reply| Waiting { deadline, reply }));
                 }
                 () = stop.cancelled() => return,
+            }
+            // Looked at here as well: under load the first two are always ready.
+            if stop.is_cancelled() {
+                return;
             }
             if !next.is_empty() && open.len() < OPEN_MAX && next.len() >= open_reads {
                 open_reads += next.len();

@@ -1,5 +1,7 @@
 //! The leader's own read index (`confirm`): when it is given, when it must not be.
 
+use openraft::async_runtime::WatchReceiver as _;
+
 use super::*;
 use crate::raft::log::Vote;
 use crate::store::LogId;
@@ -98,4 +100,49 @@ async fn a_leader_that_restarted_answers_only_once_elected_again() {
     }
     eventually("the addresses of the voters are known", || !core.members.load().voters().is_empty()).await;
     assert_eq!(read_index(&nodes[2]).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lease_is_held_by_a_leader_that_a_majority_has_just_heard() {
+    let has_lease = |node: &TestNode| crate::raft::confirm::by_lease(&node.group.core).is_some();
+    let mut nodes = cluster(3).await;
+    let at = leader(&nodes).await;
+    let node = nodes.remove(at);
+    // A fresh node trusts no lease for two of them.
+    eventually("the leader holds a lease", || has_lease(&node)).await;
+    assert!(!has_lease(&nodes[0]) && !has_lease(&nodes[1]), "followers hold none");
+    node.group.core.suspend_lease();
+    assert!(!has_lease(&node), "a hand-over has begun");
+    eventually("the leader holds a lease again", || has_lease(&node)).await;
+
+    for other in nodes {
+        other.stop().await;
+    }
+    eventually("the lease has run out", || !has_lease(&node)).await;
+    let leads = node.group.core.raft.metrics().borrow_watched().state.is_leader();
+    assert!(leads, "it leads still, and cannot know whether another one does");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lease_alone_is_not_enough() {
+    let has_lease = |node: &TestNode| crate::raft::confirm::by_lease(&node.group.core).is_some();
+    let nodes = cluster(3).await;
+    let node = &nodes[leader(&nodes).await];
+    node.set("k", 1).await;
+    eventually("the leader holds a lease", || has_lease(node)).await;
+    let core = &node.group.core;
+    core.told.commit(core.apply.applied_now().expect("applied").index + 5);
+    assert!(!has_lease(node), "a follower may know of more than is applied here");
+
+    let nodes = cluster(3).await;
+    let node = &nodes[leader(&nodes).await];
+    eventually("the leader holds a lease", || has_lease(node)).await;
+    node.group.core.told.members(u64::MAX);
+    assert!(!has_lease(node), "a membership that the Raft core does not show yet");
+
+    let nodes = cluster(3).await;
+    let node = &nodes[leader(&nodes).await];
+    eventually("the leader holds a lease", || has_lease(node)).await;
+    vote_for_another(node).await;
+    assert!(!has_lease(node), "it has itself voted for another");
 }
