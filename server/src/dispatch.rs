@@ -75,7 +75,7 @@ use counters::{CommandCount, Counters, Rate};
 use fault::Fault;
 use log_clock::LogClock;
 use replica::Replica;
-use run::{Run, Step, Tally};
+use run::{Run, Step, Tally, is_short};
 use slowlog::{SlowLog, Times};
 
 /// Point reads answered in a row before other tasks of this thread get their turn.
@@ -263,6 +263,7 @@ impl<R: Replica> Dispatcher<R> {
     ) -> Flow {
         let mut taken = 0;
         let mut flow = Flow::Continue;
+        let mut begun = monotonic();
         while taken < requests.len() && flow == Flow::Continue {
             if sink.waiting_bytes() >= self.parts.config.limits.output_bytes_pause {
                 break;
@@ -272,8 +273,11 @@ impl<R: Replica> Dispatcher<R> {
                 flow = Flow::Close;
                 break;
             };
+            if taken > 0 {
+                begun = monotonic();
+            }
             let served;
-            (served, flow) = self.step(connection, rest.get(..free).unwrap_or_default(), sink).await;
+            (served, flow) = self.step(connection, rest.get(..free).unwrap_or_default(), begun, sink).await;
             if served == 0 {
                 break;
             }
@@ -285,7 +289,7 @@ impl<R: Replica> Dispatcher<R> {
         } else {
             requests.drain(..taken);
         }
-        let second = monotonic().saturating_duration_since(self.epoch).as_secs();
+        let second = begun.saturating_duration_since(self.epoch).as_secs();
         let taken = u64::try_from(taken).unwrap_or(u64::MAX);
         self.counters.taken(taken);
         self.rate.add(second, taken);
@@ -297,9 +301,9 @@ impl<R: Replica> Dispatcher<R> {
         &self,
         connection: &mut Connection,
         requests: &[Request],
+        started: Instant,
         sink: &mut impl ReplySink,
     ) -> (usize, Flow) {
-        let started = monotonic();
         self.renew(connection);
         let Some(first) = requests.first() else { return (0, Flow::Continue) };
         if connection.session.multi.is_some()
@@ -397,15 +401,13 @@ impl<R: Replica> Dispatcher<R> {
         let outcomes = self.timed_proposal(&mut run, &mut times).await;
         let barrier =
             if run.reads { self.timed_barrier(connection, started, &mut times).await } else { Ok(()) };
-        let stale = connection.session.stale_reads;
-        let now = if run.reads { self.log_clock.now() } else { UnixMs(0) };
         let mut outcomes = outcomes.map(Vec::into_iter);
         let mut tally = Tally::default();
-        let mut answered = 0;
-        let mut flow = Flow::Continue;
+        let (mut answered, mut flow) = (0, Flow::Continue);
         // The end of the barrier is the present moment where there was one.
         let since = || monotonic().saturating_duration_since(started);
         let mut latency = times.confirm.filter(|_| times.propose.is_none()).unwrap_or_else(since);
+        let now = if run.reads { self.log_clock.at(started + latency) } else { UnixMs(0) };
         let first = run.items.first().and_then(|item| item.slot).or_else(|| slot_of(requests.first()));
         for item in run.items {
             let full = sink.waiting_bytes() >= self.parts.config.limits.output_bytes_pause;
@@ -427,9 +429,12 @@ impl<R: Replica> Dispatcher<R> {
                 },
                 Step::Read(query, view) => match &barrier {
                     Ok(()) => {
-                        let (reply, after) = self.read(query, &view, now, stale).await;
+                        // A short one takes about as long as a look at the clock.
+                        let is_short = is_short(&query);
+                        let (reply, after) =
+                            self.read(query, &view, now, connection.session.stale_reads).await;
                         flow = after;
-                        latency = since();
+                        latency = if is_short { latency } else { since() };
                         reply
                     }
                     Err(fault) => self.refuse(fault, request),
@@ -452,6 +457,7 @@ impl<R: Replica> Dispatcher<R> {
                 break;
             }
         }
+        let latency = if run.reads { since() } else { latency };
         tally.flush(&self.counters, latency);
         connection.times = times;
         if let Some(slot) = first {

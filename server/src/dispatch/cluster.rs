@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::fault::Fault;
 use super::replica::Replica;
 use super::{Connection, Dispatcher, render};
+use crate::clock::monotonic;
 use crate::command::{ClusterOp, View, slot};
 use crate::config::Redirect;
 use crate::net::Flow;
@@ -73,7 +74,7 @@ impl<R: Replica> Dispatcher<R> {
         let plain = |answer| (render::answer(answer, &View::Plain, reply_bytes_max), Flow::Continue);
         let refuse = |fault: Fault| (self.refuse(&fault, None), Flow::Continue);
         self.barrier(&connection.session).await.map_err(refuse)?;
-        let (now, stale) = (self.log_clock.now(), connection.session.stale_reads);
+        let (now, stale) = (self.log_clock.at(monotonic()), connection.session.stale_reads);
         let (mut count, mut keys, mut size_bytes, mut cursor) = (0, Vec::new(), 0, 0);
         while count < most {
             let page = Query::Scan { db: 0, cursor, pattern: None, count: STEP_KEYS, only: None };

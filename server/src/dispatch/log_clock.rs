@@ -11,37 +11,48 @@ use parking_lot::Mutex;
 
 use crate::clock::{UnixMs, monotonic, wall};
 
-/// A log time that was seen is good for this long; then the wall clock is asked again.
+/// A time that was seen is good for this long; then the wall clock is asked again.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
-/// The last log time that a leader gave, and when.
+/// What the log or the wall clock showed last, and when.
 #[derive(Debug, Default)]
 pub(super) struct LogClock {
-    seen: Mutex<Option<(UnixMs, Instant)>>,
+    seen: Mutex<Option<Seen>>,
     /// Held by the one that asks.
     pub(super) asking: tokio::sync::Mutex<()>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    time: UnixMs,
+    at: Instant,
+    /// Given by a leader, not by the wall clock.
+    is_of_log: bool,
+}
+
 impl LogClock {
-    /// The guess.
-    pub(super) fn now(&self) -> UnixMs {
-        let seen = *self.seen.lock();
-        match seen.map(|(time, at)| (time, monotonic().duration_since(at))) {
-            Some((time, age)) if age < GOOD_FOR => {
-                UnixMs(time.0.saturating_add(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
+    /// The guess for a moment that is now, or was just now.
+    pub(super) fn at(&self, moment: Instant) -> UnixMs {
+        let mut seen = self.seen.lock();
+        if let Some(Seen { time, at, .. }) = *seen {
+            let age = moment.saturating_duration_since(at);
+            if age < GOOD_FOR {
+                return UnixMs(time.0.saturating_add(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
             }
-            _ => wall(),
         }
+        let time = wall();
+        *seen = Some(Seen { time, at: moment, is_of_log: false });
+        time
     }
 
     /// Notes a log time that a leader has just given.
     pub(super) fn note(&self, time: UnixMs) {
-        *self.seen.lock() = Some((time, monotonic()));
+        *self.seen.lock() = Some(Seen { time, at: monotonic(), is_of_log: true });
     }
 
     /// True if one was noted since `moment`.
     pub(super) fn is_newer_than(&self, moment: Instant) -> bool {
-        self.seen.lock().is_some_and(|(_, at)| at > moment)
+        self.seen.lock().is_some_and(|seen| seen.is_of_log && seen.at > moment)
     }
 }
 
@@ -53,10 +64,10 @@ mod tests {
     fn a_log_time_that_was_seen_goes_before_the_wall_clock() {
         let clock = LogClock::default();
         let before = monotonic();
-        assert!(clock.now() >= UnixMs(1_700_000_000_000), "the wall clock");
+        assert!(clock.at(monotonic()) >= UnixMs(1_700_000_000_000), "the wall clock");
         assert!(!clock.is_newer_than(before));
         clock.note(UnixMs(5));
-        assert!(clock.now() < UnixMs(2_000), "what a leader said, and the time since");
+        assert!(clock.at(monotonic()) < UnixMs(2_000), "what a leader said, and the time since");
         assert!(clock.is_newer_than(before));
     }
 }

@@ -34,7 +34,7 @@ use super::questions::Question;
 use super::replica::Replica;
 use super::{Connection, Dispatcher};
 use crate::acl::log::Place;
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, monotonic};
 use crate::command::{Context, Eval, ScriptOp, Source};
 use crate::machine;
 use crate::net::Flow;
@@ -249,7 +249,7 @@ impl<R: Replica> Dispatcher<R> {
             if let Err(fault) = self.barrier(&connection.session).await {
                 return (self.refuse(&fault, None), Flow::Continue);
             }
-            let now = self.log_clock.now().max(self.parts.group.log_time());
+            let now = self.log_clock.at(monotonic()).max(self.parts.group.log_time());
             match self.run_once(connection, before, now, rehearse(now)).await {
                 Ok(Some(ended)) => return ended,
                 Ok(None) => {}
@@ -312,7 +312,7 @@ impl<R: Replica> Dispatcher<R> {
     /// True if everything that a script has read was so at one moment.
     async fn still_so(&self, watched: &[Watched]) -> Result<bool, Fault> {
         let keys = watched.iter().map(|watched| (watched.db, watched.key.clone())).collect();
-        let (group, now) = (self.parts.group.clone(), self.log_clock.now());
+        let (group, now) = (self.parts.group.clone(), self.log_clock.at(monotonic()));
         let look = move || group.query(&Query::Versions { keys }, now);
         match machine::spawn_blocking(look).await {
             Ok(Ok(Answer::Versions(versions))) => {

@@ -122,7 +122,7 @@ impl<R: Replica> Dispatcher<R> {
         if let Err(fault) = self.barrier(&connection.session).await {
             return self.refuse(&fault, None);
         }
-        let now = self.log_clock.now();
+        let now = self.log_clock.at(monotonic());
         match self.ask(Query::Versions { keys: keys.clone() }, now, stale).await {
             Ok(Answer::Versions(versions)) => {
                 let watched = keys.into_iter().zip(versions);

@@ -311,7 +311,8 @@ impl<S: ClientStream> Connection<S> {
             if flow == Flow::Close || is_stuck {
                 return Err(End::Handler);
             }
-            if self.kill.is_given() {
+            // With nothing left to run, the next read looks.
+            if !(is_whole && self.requests.is_empty()) && self.kill.is_given() {
                 return Err(End::Killed);
             }
         }
