@@ -109,6 +109,7 @@ impl Download {
                 gathered: BytesMut::new(),
             };
             self.next_at += PART_BYTES;
+            #[expect(clippy::disallowed_methods, reason = "the handle owns it, in the order of the parts")]
             self.coming.push_back(AbortOnDropHandle::new(tokio::spawn(part.fetch())));
         }
     }

@@ -121,8 +121,7 @@ pub async fn start(
         let (identity, addresses, data) = (&identity, &addresses, config.data.as_path());
         seed::seed(&Target { identity, addresses, log: &log, store: &store, data }, &mut applier, open)?;
     }
-    let position = applier.position();
-    let resolver = Arc::new(Resolver::new(rand::random()));
+    let (position, resolver) = (applier.position(), Arc::new(Resolver::new(rand::random())));
     let apply =
         ApplyHandle::spawn(applier, log.clone(), resolver.clone()).map_err(io("start the apply thread"))?;
     let outgoing = Outgoing::new(apply.clone(), &dirs.checkpoints, config.limits.checkpoint_bytes_per_second)
@@ -135,10 +134,8 @@ pub async fn start(
     let (clocks, told) = (network.clocks.clone(), network.told.clone());
     let log_store = LogStore::new(log.clone(), recovered.committed, told.clone(), tasks.clone());
     let state_machine = StateMachine::new(apply.clone(), store.clone(), position);
-    let raft_config = Arc::new(raft_config(&config, doubt.is_open())?);
-    let raft = Raft::new(local.node_id, raft_config, network, log_store, state_machine)
-        .await
-        .map_err(|error| StartError::Raft(error.to_string()))?;
+    let raft_config = raft_config(&config, doubt.is_open())?;
+    let raft = new_raft(local.node_id, raft_config, network, log_store, state_machine).await?;
     let core = Arc::new(Core {
         config,
         local,
@@ -177,6 +174,17 @@ pub async fn start(
         change: tokio::sync::Mutex::new(()),
     });
     serve(core, peer_listener).await
+}
+
+async fn new_raft(
+    node_id: u64,
+    config: openraft::Config,
+    network: NetworkFactory,
+    log_store: LogStore,
+    state_machine: StateMachine,
+) -> Result<Raft, StartError> {
+    let raft = Raft::new(node_id, Arc::new(config), network, log_store, state_machine).await;
+    raft.map_err(|error| StartError::Raft(error.to_string()))
 }
 
 /// Starts the tasks, then lets the node form or join a cluster.

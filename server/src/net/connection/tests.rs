@@ -358,6 +358,7 @@ async fn a_stopping_connection_parts_with_a_client_that_has_always_sent_more() {
     let bench = Bench::new(Limits::default());
     let (client, task) = bench.connect();
     let (mut reading, mut writing) = tokio::io::split(client);
+    #[allow(clippy::disallowed_methods, reason = "the test awaits the handle")]
     let writer = tokio::spawn(async move { while writing.write_all(b"ECHO a\r\n").await.is_ok() {} });
     let mut replies = [0; 700];
     reading.read_exact(&mut replies[..7]).await.unwrap();
