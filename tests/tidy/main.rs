@@ -91,6 +91,27 @@ fn generated_files_are_fresh() {
     assert!(found.as_bytes() == output.stdout, "server/COMMANDS.md is stale: make gen");
 }
 
+/// The image is built without the tests: their members are cut from the manifest, those that are left must be copied.
+#[test]
+fn the_image_has_the_manifests_of_the_members_that_it_keeps() {
+    let file =
+        std::fs::read_to_string(binary::repository().join("Dockerfile")).expect("there is a Dockerfile");
+    let cut = file.lines().find_map(|line| line.trim().strip_prefix("sed -i '")?.split_once("' Cargo.toml"));
+    let (cut, _) = cut.expect("the Dockerfile cuts members from Cargo.toml by sed");
+    let sed =
+        Command::new("sed").arg(cut).arg(binary::repository().join("Cargo.toml")).output().expect("sed");
+    let members = rules::members(&String::from_utf8_lossy(&sed.stdout));
+    assert!(members.len() >= 2, "{members:?}");
+    let missing: Vec<&String> = members
+        .iter()
+        .filter(|member| !file.lines().any(|line| line == format!("COPY {member}/Cargo.toml {member}/")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "the Dockerfile copies no manifest of {missing:?}, and does not cut them either"
+    );
+}
+
 #[test]
 fn relative_links_in_markdown_resolve() {
     let files = markdown_files();
