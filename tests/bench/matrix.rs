@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::Plan;
+use crate::cells::Operation;
 use crate::report::Report;
 use crate::sample::{Sample, raw};
 use crate::systems::{Kind, System};
@@ -47,7 +48,7 @@ async fn measure(
 ) -> Result<()> {
     let mut system = start(kind, report).await?;
     let mut loaded = None;
-    for &cell in &plan.cells {
+    for &cell in plan.cells.iter().filter(|cell| kind.is_measured_by(cell.operation)) {
         // Before the first cell of a kind, so that a GET reads values of its size.
         let wanted = Some((cell.operation, cell.value_bytes));
         if loaded != wanted {
@@ -68,7 +69,7 @@ async fn measure(
         report.record("cell", fields)?;
         results.add(kind, cell, Sample::new(&measured, cpu_seconds));
     }
-    if !plan.is_whole {
+    if !plan.is_whole || !kind.is_measured_by(Operation::Set) {
         return Ok(());
     }
     if let Some(rate) = system.bulk_load(plan.bulk).await? {

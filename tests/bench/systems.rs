@@ -14,7 +14,7 @@ use kvnode_tests::reference::Redis;
 use kvnode_tests::{binary, resp, tool};
 use rustix::process::Pid;
 
-use crate::cells::{Cell, key};
+use crate::cells::{Cell, Operation, key};
 use crate::etcd::{self, Etcd};
 use crate::load::{self, Measured};
 use crate::peers;
@@ -26,6 +26,8 @@ use crate::sample::real;
 pub(crate) enum Kind {
     /// Ours, this many nodes, all levels high.
     Ours(usize),
+    /// The same with three nodes that read by lease; it writes as the others do, so only its reads are measured.
+    OursByLease,
     /// Three nodes of the build that `KVNODE_OTHER_BIN` names.
     OtherBuild,
     /// redis-server `appendfsync always`.
@@ -44,6 +46,7 @@ impl Kind {
         match self {
             Kind::Ours(1) => "kvnode, 1 node".into(),
             Kind::Ours(count) => format!("kvnode, {count} nodes"),
+            Kind::OursByLease => "kvnode, 3 nodes, lease".into(),
             Kind::OtherBuild => "other build, 3 nodes".into(),
             Kind::RedisAlways => "redis always".into(),
             Kind::RedisMemory => "redis memory".into(),
@@ -56,10 +59,20 @@ impl Kind {
         }
     }
 
+    /// Whether stock Redis tools can talk to it.
+    pub(crate) fn speaks_resp(self) -> bool {
+        !matches!(self, Kind::Etcd(_))
+    }
+
+    /// Whether it differs from the others in what this operation does.
+    pub(crate) fn is_measured_by(self, operation: Operation) -> bool {
+        self != Kind::OursByLease || operation == Operation::Get
+    }
+
     /// Whether it can be run here; ours always.
     pub(crate) fn is_here(self) -> bool {
         match self {
-            Kind::Ours(_) => true,
+            Kind::Ours(_) | Kind::OursByLease => true,
             Kind::OtherBuild => other_build().is_some(),
             Kind::RedisAlways | Kind::RedisMemory => tool::find("redis-server").is_some(),
             Kind::Etcd(_) => etcd::program().is_some(),
@@ -73,6 +86,7 @@ pub(crate) fn available() -> Result<Vec<Kind>> {
     let mut kinds = vec![
         Kind::Ours(1),
         Kind::Ours(3),
+        Kind::OursByLease,
         Kind::OtherBuild,
         Kind::RedisAlways,
         Kind::RedisMemory,
@@ -109,6 +123,13 @@ impl System {
         const NEED: &str = "redis-server is not installed";
         Ok(match kind {
             Kind::Ours(count) => System::Ours(Cluster::start(count, &[]).await?),
+            Kind::OursByLease => {
+                // The nodes read it as they start.
+                let file = tempfile::NamedTempFile::new()?;
+                std::fs::write(file.path(), "read_policy: lease\n")?;
+                let path = file.path().to_str().context("a path in UTF-8")?;
+                System::Ours(Cluster::start(3, &["--config", path]).await?)
+            }
             Kind::OtherBuild => {
                 let program = other_build().context("KVNODE_OTHER_BIN names a build")?;
                 System::Ours(Cluster::start_by(&program, 3).await?)

@@ -49,11 +49,13 @@ impl Results {
 }
 
 /// Pairs whose ratio is a target or says something.
-const RATIOS: [(Kind, Kind); 6] = [
+const RATIOS: [(Kind, Kind); 8] = [
     (Kind::Ours(3), Kind::OtherBuild),
     (Kind::Ours(3), Kind::Etcd(3)),
     (Kind::Ours(3), Kind::RedisAlways),
     (Kind::Ours(3), Kind::RedisMemory),
+    (Kind::OursByLease, Kind::RedisAlways),
+    (Kind::OursByLease, Kind::RedisMemory),
     (Kind::Ours(1), Kind::RedisAlways),
     (Kind::Ours(1), Kind::Etcd(1)),
 ];

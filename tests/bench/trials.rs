@@ -11,6 +11,7 @@
 //! - `restart`: kill -9 of everything, with a million keys; the time until it is ready and until it answers.
 //! - `scan`: what SCAN's order over the keys costs an insert and an overwrite.
 //! - `stalls=MINUTES`: full load while fsyncs stall for 300 ms; whether anybody was elected. Needs strace.
+//! - `stock`: SET and GET by redis-benchmark, in all systems that speak RESP.
 //! - `volume=GIB`: memory of the nodes while a large snapshot is written, joined from, and read.
 
 use std::time::Duration;
@@ -31,6 +32,7 @@ mod links;
 mod restart;
 mod scan;
 mod stalls;
+mod stock;
 mod takeover;
 mod volume;
 
@@ -68,10 +70,11 @@ async fn run_into(trial: &str, options: &Options, report: &mut Report, section: 
         "scan" => scan::run(section),
         "snapshots" => disturb::run(&disturb::SNAPSHOTS, options, report, section).await,
         "stalls" => stalls::run(Duration::from_secs(60 * number()?), section).await,
+        "stock" => stock::run(options, report, section).await,
         "volume" => volume::run(number()?, section).await,
         _ => bail!(
             "no trial {name}: disturb, failover, gets, handover, idle, latency, links, restart, scan, snapshots, \
-             stalls=MINUTES, volume=GIB"
+             stalls=MINUTES, stock, volume=GIB"
         ),
     }
 }

@@ -17,8 +17,8 @@ const KEYS: usize = 1_000_000;
 const VALUE_BYTES: usize = 64;
 /// Clients and pipeline.
 const LOADS: [(usize, usize); 3] = [(50, 1), (50, 16), (512, 1)];
-const SYSTEMS: [Kind; 5] =
-    [Kind::Ours(1), Kind::Ours(3), Kind::RedisAlways, Kind::RedisMemory, Kind::Etcd(3)];
+const SYSTEMS: [Kind; 6] =
+    [Kind::Ours(1), Kind::Ours(3), Kind::OursByLease, Kind::RedisAlways, Kind::RedisMemory, Kind::Etcd(3)];
 
 pub(super) async fn run(options: &Options, report: &mut Report, section: &mut Section) -> Result<()> {
     let keys = options.keys.unwrap_or(if options.is_quick { 100_000 } else { KEYS });
