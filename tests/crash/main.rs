@@ -5,6 +5,7 @@
 //! cargo test -p kvnode-tests --test crash -- purge             what has this in its point or scene
 //! KVNODE_CRASH_ROUNDS=10 cargo test ...                        each point ten times: scenes and passings in turn
 //! KVNODE_CRASH_JOBS=2                                          so many clusters at once
+//! KVNODE_CRASH_REPORT=file                                     the figures go there, too (`make crash`)
 //! ```
 //!
 //! The cases are the rows of the table in the server (`server/src/crash/points.rs`), which a debug build prints. A row
@@ -15,7 +16,8 @@ mod scenes;
 mod stage;
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -58,10 +60,8 @@ fn main() -> ExitCode {
         .retain(|case| words.is_empty() || words.iter().any(|word| case.to_string().contains(word.as_str())));
     println!("\nrunning {} deaths at {} crash points", chosen.len(), points.len());
     let began = Instant::now();
-    match all(chosen) {
-        Ok(outcomes) => report(&points, &outcomes, began.elapsed()),
-        Err(error) => failed(&error),
-    }
+    let reported = all(chosen).and_then(|outcomes| report(&points, &outcomes, began.elapsed()));
+    reported.unwrap_or_else(|error| failed(&error))
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
@@ -146,32 +146,49 @@ fn one(case: &Case, seed: &Seed) -> Result<Duration, String> {
     Err(text)
 }
 
-/// The summary: what failed in full, then the figures.
-fn report(points: &[Point], outcomes: &[Outcome], took: Duration) -> ExitCode {
-    let mut died: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut failures = 0;
+/// What failed, in full; then the figures, which go into the report as well.
+fn report(points: &[Point], outcomes: &[Outcome], took: Duration) -> Result<ExitCode> {
     for (case, outcome) in outcomes {
-        match outcome {
-            Ok(_) => *died.entry(&case.point).or_default() += 1,
-            Err(text) => {
-                failures += 1;
-                println!("\n---- {case} ----\n{text}");
-            }
+        if let Err(text) = outcome {
+            println!("\n---- {case} ----\n{text}");
         }
     }
-    if std::env::var_os("KVNODE_CRASH_ROUNDS").is_some() {
-        println!();
-        for point in points {
-            let deaths = died.get(point.name.as_str()).copied().unwrap_or_default();
-            println!("{deaths:4} {:36} {}", point.name, point.window);
-        }
+    let failures = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count();
+    let figures = figures(points, outcomes, took);
+    if number("KVNODE_CRASH_ROUNDS").is_some() {
+        println!("\n{figures}");
+    }
+    if let Some(path) = std::env::var_os("KVNODE_CRASH_REPORT") {
+        std::fs::write(&path, &figures).with_context(|| path.display().to_string())?;
     }
     println!(
-        "\ncrash result: {}. {} deaths at {} crash points survived, {failures} failed; {:.0} s\n",
+        "\ncrash result: {}. {} deaths survived, {failures} failed; {:.0} s\n",
         if failures == 0 { "ok" } else { "FAILED" },
         outcomes.len() - failures,
-        died.len(),
         took.as_secs_f64()
     );
-    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One line of what was run, then one for each point: deaths survived, deaths that ended badly, the point, its window.
+fn figures(points: &[Point], outcomes: &[Outcome], took: Duration) -> String {
+    let failures = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count();
+    let mut text = format!(
+        "# {}, {} deaths at {} crash points, {failures} failed, {:.0} s, {}\n",
+        if failures == 0 { "held" } else { "FAILED" },
+        outcomes.len(),
+        points.len(),
+        took.as_secs_f64(),
+        table::version()
+    );
+    for point in points {
+        let of_it = || outcomes.iter().filter(|(case, _)| case.point == point.name);
+        let survived = of_it().filter(|(_, outcome)| outcome.is_ok()).count();
+        let scenes: BTreeSet<&str> = of_it().map(|(case, _)| case.scene.as_str()).collect();
+        let scenes: Vec<&str> = scenes.into_iter().collect();
+        let failed = of_it().count() - survived;
+        let _ =
+            writeln!(text, "{} {survived} {failed} in {}: {}", point.name, scenes.join(", "), point.window);
+    }
+    text
 }

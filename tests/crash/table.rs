@@ -39,6 +39,12 @@ fn ask(point: &str) -> Result<(Option<i32>, String, String)> {
     Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
 }
 
+/// What the server calls itself.
+pub(crate) fn version() -> String {
+    let output = Command::new(binary::server()).arg("--version").output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}
+
 /// Reads the table; `None` from a build without crash points.
 ///
 /// # Errors
