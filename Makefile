@@ -6,6 +6,9 @@
 #   make sim [SEEDS=100] [SEED=1] [MINUTES=m] [POLICY=lease|strict] [BUG=name] [JOBS=cores]
 #                        whole clusters in one thread under virtual time, from one seed each; a failure names its seed,
 #                        and SEEDS=1 SEED=n TRACE=1 shows what happened, the same each time. `make test` runs a few
+#   make crash [ROUNDS=10] [ONLY=word]
+#                        a node of a real cluster dies at each crash point, so many times: scenes and passings in turn
+#                        (`make test`: once in each scene); all of them: tests/reports/<date>-crash-points.txt
 #   make soak [MINUTES=60] the same for so long, from the seed after the last one; adds to tests/reports/<date>-sim.txt
 #   make chaos [SEED=n] [FAULTS=20] [NODES=3|5] [DURABILITY=high|medium|low] [KINDS='kill power ...'] [CLIENTS=24]
 #                        the release binary under kills, partitions, power cuts, failing and full disks, clock jumps and
@@ -53,7 +56,7 @@ DEBUG_LOAD = $(CARGO_TARGET_DIR)/debug/kube-load
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -E)
 KUBE    = KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_OPERATOR_BIN=$(DEBUG_OPERATOR) KVNODE_LOAD_BIN=$(DEBUG_LOAD)
 
-.PHONY: run demo test sim soak sim-build chaos verify deny fix gen fixtures fuzz sbom bench backup-trial clean build setup-build setup-test
+.PHONY: run demo test crash sim soak sim-build chaos verify deny fix gen fixtures fuzz sbom bench backup-trial clean build setup-build setup-test
 .PHONY: setup-bench bench-guard bench-accept bench-build
 .PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube setup-chaos
 
@@ -94,6 +97,12 @@ soak: sim-build
 
 sim-build: setup-test
 	$(CARGO) test $(SIM_FEATURES) --test seeds --no-run
+
+CRASH_REPORT = $(if $(ONLY),,KVNODE_CRASH_REPORT=$(CURDIR)/tests/reports/$$(date -u +%F)-crash-points.txt)
+crash: setup-test
+	$(CARGO) build --workspace --bin kvnode-server
+	KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_CRASH_ROUNDS=$(or $(ROUNDS),10) $(CRASH_REPORT) \
+	  $(CARGO) test --workspace --test crash -- $(ONLY)
 
 # Only what is typed is passed on: without SEED the run goes on behind the last one of the reports.
 CHAOS_WORDS = SEED FAULTS NODES DURABILITY CONSISTENCY CLAIM KINDS CLIENTS PLANT

@@ -34,6 +34,8 @@
 //! `ARCHITECTURE.md` at the top of the repository tells the life of one command along this line.
 
 #[macro_use]
+pub mod crash;
+#[macro_use]
 pub mod machine;
 
 pub mod audit;

@@ -67,6 +67,10 @@ fn run(cli: &Cli) -> Result<ExitCode, NodeError> {
     if let Some(file) = &cli.parse_snapshot {
         return parse_snapshot(file, cli.partial);
     }
+    #[cfg(debug_assertions)]
+    if let Some(table) = arm_crash_point()? {
+        return print(&table);
+    }
     let loaded = match config::load(&cli.node.settings()) {
         Ok(loaded) => loaded,
         Err(e) => {
@@ -90,6 +94,23 @@ fn run(cli: &Cli) -> Result<ExitCode, NodeError> {
         return print(&in_effect(&loaded));
     }
     serve(loaded.config)
+}
+
+/// What `KVNODE_CRASH_POINT` asks for; the table of points if it is `list`. See [`kvnode_server::crash`].
+#[cfg(debug_assertions)]
+fn arm_crash_point() -> Result<Option<String>, NodeError> {
+    use kvnode_server::crash;
+    match std::env::var("KVNODE_CRASH_POINT").as_deref() {
+        Err(_) | Ok("") => Ok(None),
+        Ok("list") => Ok(Some(crash::list())),
+        Ok(asked) => {
+            let when = std::env::var_os("KVNODE_CRASH_WHEN").map(Into::into);
+            crash::arm(asked, when).map(|()| None).map_err(|what| {
+                let what = format!("KVNODE_CRASH_POINT: {what}");
+                NodeError::new(ErrorKind::Config, what, "name one of them, or unset it")
+            })
+        }
+    }
 }
 
 /// Every key with its value and where it was set.

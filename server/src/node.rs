@@ -392,10 +392,12 @@ impl Node {
     async fn stop(self) -> Result<(), NodeError> {
         tracing::info!("stopping");
         self.group.hand_over().await;
+        crash_point!("stop-handed-over");
         self.tasks.clients_stop.cancel();
         self.tasks.clients.close();
         self.tasks.clients.wait().await;
         self.dispatcher.drain().await;
+        crash_point!("stop-drained");
         let stopped = tokio::time::timeout(GROUP_STOP, self.group.shutdown()).await;
         self.tasks.admin_stop.cancel();
         self.tasks.admin.close();

@@ -1,15 +1,9 @@
 //! Power cuts: what a disk had not got yet is gone, and the kernel is another one.
-//!
-//! A cut is played by putting back an older image of a killed node's log (what had been written since was in the page
-//! cache only) and another boot id into its `life.json`.
-
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use kvnode_tests::cluster::Cluster;
 use kvnode_tests::node::Node;
+use kvnode_tests::power::{cut, image};
 use kvnode_tests::scenario::scenario;
 use kvnode_tests::wait::{SOON, eventually};
 
@@ -37,30 +31,6 @@ async fn identities(cluster: &Cluster) -> Result<Vec<String>> {
         ids.push(identity(node).await?);
     }
     Ok(ids)
-}
-
-/// Files of a log as they are now.
-type Image = BTreeMap<PathBuf, Vec<u8>>;
-
-fn image(node: &Node) -> Result<Image> {
-    let mut files = Image::new();
-    for entry in fs::read_dir(node.data.join("group-0/log"))? {
-        let path = entry?.path();
-        files.insert(path.clone(), fs::read(&path)?);
-    }
-    Ok(files)
-}
-
-/// Plays the power cut for a node that was killed: of its log only what `disk` holds is left.
-fn cut(node: &Node, disk: Option<&Image>) -> Result<()> {
-    for (path, bytes) in disk.into_iter().flatten() {
-        fs::write(path, bytes)?;
-    }
-    let path = node.data.join("life.json");
-    let mut life: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
-    ensure!(life["boot_id"].is_string(), "{life}");
-    life["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
-    Ok(fs::write(&path, life.to_string())?)
 }
 
 async fn logged(node: &Node, text: &str) -> Result<()> {

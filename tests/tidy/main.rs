@@ -81,6 +81,18 @@ fn every_command_is_played_by_a_script() {
     assert!(missing.is_empty(), "no conformance script and no e2e test plays {missing:?}");
 }
 
+/// A name that the table does not have is refused by the compiler.
+#[test]
+fn every_crash_point_of_the_table_stands_at_one_place() {
+    let all = sources();
+    let mut rows: Vec<String> = all.iter().flat_map(rules::crash_rows).collect();
+    let mut places: Vec<String> = all.iter().flat_map(rules::crash_places).collect();
+    assert!(rows.len() >= 34, "only {} rows found: {rows:?}", rows.len());
+    rows.sort();
+    places.sort();
+    assert_eq!(rows, places, "the rows of server/src/crash/points.rs, and the places of crash_point!");
+}
+
 #[test]
 fn generated_files_are_fresh() {
     let file = binary::repository().join("server/COMMANDS.md");

@@ -15,7 +15,8 @@ const LINES_MAX: usize = 600;
 const UNSAFE_PACKAGE: &str = "tests/sim/";
 const UNSAFE_FILE: &str = "tests/sim/src/entropy.rs";
 
-/// Who may import whom inside the server (`ARCHITECTURE.md`). A module may always import itself.
+/// Who may import whom inside the server (`ARCHITECTURE.md`). A module may always import itself. `crash_point!` is a macro
+/// and no import: it stands wherever the data flows.
 const IMPORTS: &[(&str, &[&str])] = &[
     // The clock, and what else is the machine's, is exchanged by the simulation.
     ("clock", &["sim"]),
@@ -23,6 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("sim", &["clock", "raft"]),
     // One log target; who notes what is told by its callers.
     ("audit", &["clock"]),
+    ("crash", &[]),
     ("error", &[]),
     ("resp", &["error", "machine"]),
     ("store", &["clock", "error"]),
@@ -314,6 +316,25 @@ pub(crate) fn command_names(source: &Source) -> Vec<String> {
     names.filter(|name| name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '|')).collect()
 }
 
+/// Names of the rows of the table of crash points.
+pub(crate) fn crash_rows(source: &Source) -> Vec<String> {
+    if source.path != "server/src/crash/points.rs" {
+        return Vec::new();
+    }
+    let rows = source.text.lines().map(str::trim).filter(|line| line.starts_with('"') && line.ends_with(']'));
+    rows.filter_map(|line| line.split('"').nth(1).map(str::to_owned)).collect()
+}
+
+/// Names of the crash points that stand in a file of the server.
+pub(crate) fn crash_places(source: &Source) -> Vec<String> {
+    if !source.path.starts_with("server/src/") || source.path == "server/src/crash.rs" {
+        return Vec::new();
+    }
+    let places =
+        code(source).filter_map(|(_, line)| line.split_once("crash_point!(\"").map(|(_, rest)| rest));
+    places.filter_map(|rest| rest.split_once('"').map(|(name, _)| name.to_owned())).collect()
+}
+
 /// The word as a whole word.
 pub(crate) fn mentions(text: &str, word: &str) -> bool {
     let part_of_word = |letter: Option<char>| letter.is_some_and(char::is_alphanumeric);
@@ -381,5 +402,16 @@ mod tests {
         assert!(mentions("> GET K", "GET") && !mentions("> MGET K", "GET") && !mentions("GETNAME", "GET"));
         let row = source("server/src/command/string.rs", "    name: \"SET\",\n    name: \"not a row\",\n");
         assert_eq!(command_names(&row), ["SET"]);
+    }
+
+    #[test]
+    fn crash_points_are_found_in_the_table_and_in_the_code() {
+        let table =
+            "    // a comment\n    \"a-not-b\"  9 [\"leader\" \"stop\"]\n        \"a is done; b is not\"\n";
+        assert_eq!(crash_rows(&source("server/src/crash/points.rs", table)), ["a-not-b"]);
+        let text =
+            "crash_point!(\"a-not-b\");\n// crash_point!(\"c\")\n    crash_point!(\"d\", x.is_entry());\n";
+        assert_eq!(crash_places(&source("server/src/raft/core.rs", text)), ["a-not-b", "d"]);
+        assert!(crash_places(&source("tests/crash/main.rs", text)).is_empty());
     }
 }

@@ -173,7 +173,9 @@ impl Worker {
         if self.applier.sync_first() {
             self.sync_log()?;
         }
+        crash_point!("committed-not-applied");
         let mut outcomes = self.applier.apply(entries)?;
+        crash_point!("applied-not-answered");
         self.publish();
         let applied = clock::monotonic();
         for (entry, outcomes) in entries.iter().zip(&mut outcomes) {
@@ -207,6 +209,7 @@ impl Worker {
 
     fn flush(&mut self, wait: bool) -> Result<(), Fatal> {
         self.sync_log()?;
+        crash_point!("log-synced-state-not-flushed");
         self.applier.flush(wait)
     }
 }

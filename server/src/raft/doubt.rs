@@ -303,6 +303,7 @@ fn carry_out(
             let others = members.nodes.iter().filter(|(id, _)| **id != own);
             let addrs = others.map(|(_, node)| node.addr.clone()).collect();
             core.identity.renew(Rejoin { replaces: own, wants_vote, members: addrs, wipe })?;
+            crash_point!("renewed-not-restarted");
             let new = core.identity.node_id();
             tracing::warn!(
                 old = %id_text(own), new = %id_text(new), wipe,

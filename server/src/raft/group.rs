@@ -535,9 +535,11 @@ impl Group {
         if let Err(error) = core.raft.shutdown().await {
             tracing::warn!(%error, "Raft core did not stop cleanly");
         }
+        crash_point!("stop-core-ended");
         // A full disk must not keep the node from stopping; the log has everything.
         core.store.give_up_waiting();
         core.apply.stop().await?;
+        crash_point!("stop-flushed");
         let log = core.log.clone();
         let closed = machine::spawn_blocking(move || log.close()).await;
         core.tasks.close();

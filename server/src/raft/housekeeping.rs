@@ -207,6 +207,7 @@ pub(super) async fn purge_when_due(core: &Core, keep_bytes: u64) {
             return;
         }
     }
+    crash_point!("state-durable-not-purged");
     if let Err(error) = core.raft.trigger().purge_log(upto).await {
         tracing::warn!(%error, "log not purged");
     }

@@ -43,6 +43,7 @@ pub(super) async fn join_loop(core: Arc<Core>, seeds: Vec<String>) {
             match asked {
                 None => return,
                 Some(Ok(())) => {
+                    crash_point!("joined-not-promoted");
                     tracing::info!(member = %seed, "joined as learner");
                     break;
                 }
@@ -86,6 +87,7 @@ pub(super) async fn rejoin_loop(core: Arc<Core>, rejoin: Rejoin) {
             () = sleep(ASK_AGAIN) => {}
         }
     }
+    crash_point!("readmitted-not-noted");
     if let Err(error) = core.identity.rejoined() {
         tracing::warn!(%error, "that this node is back is not noted");
     }

@@ -207,6 +207,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if members_change {
             // As durable as a vote at every level: a node that has lost its tail must still know whom to ask (`doubt`).
             self.log.append_synced(entries, done);
+            crash_point!("membership-appended");
         } else {
             self.log.append(entries, done);
         }
@@ -229,6 +230,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             if synced.await.is_err() {
                 return; // The log is dead, and says so to whoever uses it next.
             }
+            crash_point!("purge-synced-not-removed");
             if let Ok(Err(error)) = spawn_blocking(move || log.unlink(purged)).await {
                 tracing::warn!(%error, "space of the purged log not freed; the next purge tries again");
             }

@@ -287,6 +287,7 @@ async fn add(
         Some(_) => change(core, ChangeMembers::SetNodes(BTreeMap::from([(id, node)])), true, expect).await,
         None => {
             invite(core, id, &node.peer_addr).await?;
+            crash_point!("newcomer-invited-not-added");
             let expect = remove_ghosts(core, &members, addr, expect).await?;
             change(core, ChangeMembers::AddNodes(BTreeMap::from([(id, node)])), true, expect).await
         }
@@ -436,7 +437,10 @@ async fn change(
             return Err(MemberError::Unknown("the change was not committed in time".into()));
         };
         match result {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                crash_point!("membership-committed-not-answered");
+                return Ok(());
+            }
             Err(error) => match classify(error, expect) {
                 Verdict::Final(error) => return Err(error),
                 Verdict::Retry => sleep(RETRY_PAUSE).await,

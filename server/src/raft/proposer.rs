@@ -348,6 +348,7 @@ impl Task {
         let (responder, answer) = Responder::new();
         let leader = LeaderId { term, node_id: self.core.local.node_id };
         let written = self.core.raft.write(EntryData(bytes)).with_leader(leader).responder(responder).await;
+        crash_point!("proposed-not-answered");
         let stopped = written.is_err();
         let core = self.core.clone();
         self.in_flight.push(Box::pin(async move {
@@ -385,6 +386,7 @@ impl Task {
         let sent = clock::monotonic();
         let forward = Forward { term, leader, batch: bytes.slice(1..) };
         let answer = client.call(FORWARD, forward.encode());
+        crash_point!("forwarded-not-answered");
         let core = self.core.clone();
         self.in_flight.push(Box::pin(async move {
             let fate = settle_forwarded(&core, sequence, sent, resolved, answer).await;
@@ -407,7 +409,10 @@ impl Task {
     fn settle(&mut self, settled: Settled) {
         self.in_flight_ops -= count_ops(&settled.calls);
         match settled.fate {
-            Fate::Applied(outcomes, stages) => answer_calls(settled.calls, outcomes, settled.sent, stages),
+            Fate::Applied(outcomes, stages) => {
+                crash_point!("outcome-known-not-replied");
+                answer_calls(settled.calls, outcomes, settled.sent, stages);
+            }
             Fate::NotProposed => {
                 self.rejected.push((settled.sequence, settled.calls));
             }

@@ -72,6 +72,7 @@ pub(super) fn seed(target: &Target<'_>, applier: &mut Applier, open: OpenRestore
     let only = Members { configs: vec![vec![node_id]], nodes: BTreeMap::from([(node_id, own)]) };
     let restore = open()?;
     let meta = applier.seed(restore.records, restore.order, id, (id, codec::encode_members(&only)))?;
+    crash_point!("restore-loaded-not-counted");
     let found = counted(target.store)?;
     compare(&found, &meta.databases, "the state's own counters")?;
     if let Some(counted) = &restore.counted {
@@ -79,7 +80,9 @@ pub(super) fn seed(target: &Target<'_>, applier: &mut Applier, open: OpenRestore
     }
     target.log.purge(id)?;
     target.log.sync()?;
+    crash_point!("restore-purged-not-marked");
     mark(target.data, &found, restore.origin)?;
+    crash_point!("restore-marked-not-adopted");
     identity.adopt(rand::random_range(1..=u64::MAX), false)?;
     let keys: u64 = found.iter().map(|db| db.keys).sum();
     let took_ms = clock::monotonic().saturating_duration_since(began).as_millis();

@@ -91,6 +91,7 @@ pub struct Addresses {
 /// See [`IdentityError`].
 pub fn format(config: &Config) -> Result<(), StartError> {
     Identity::open(&config.data, !config.join.is_empty())?;
+    crash_point!("formatted-not-started");
     Ok(())
 }
 
@@ -235,6 +236,7 @@ impl Dirs {
             fs::remove_dir_all(dir).map_err(|error| StartError::Io { doing, error })?;
             #[cfg(feature = "sim")]
             crate::sim::forget(dir);
+            crash_point!("wipe-directory-removed");
         }
         self.create()
     }
@@ -385,12 +387,14 @@ pub(super) async fn found(core: &Arc<Core>, cluster_id: Option<u64>) -> Result<u
     let id = cluster_id.or(own).unwrap_or_else(|| rand::random_range(1..=u64::MAX));
     core.identity.adopt(id, true).map_err(refused)?;
     core.local.set_cluster_id(id);
+    crash_point!("founding-noted-not-begun");
     let node = Node { addr: core.addr.clone(), peer_addr: core.peer_addr.clone(), wants_vote: true };
     match core.raft.initialize(BTreeMap::from([(core.local.node_id, node)])).await {
         // "Not allowed" means that the log has entries: an earlier attempt got this far.
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
         Err(error) => return Err(MemberError::Unknown(error.to_string())),
     }
+    crash_point!("founded-not-noted");
     core.identity.founded().map_err(refused)?;
     Ok(id)
 }

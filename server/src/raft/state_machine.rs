@@ -132,6 +132,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Err(io::Error::other("asked to install the local state over itself"));
         };
         let position = self.apply.install(received.dir().to_owned()).await.map_err(io_error)?;
+        crash_point!("installed-log-not-reset");
         if position.0 != meta.last_log_id.as_ref().map(from_raft) {
             return Err(io::Error::other(
                 "the installed checkpoint is not at the position it was announced for",

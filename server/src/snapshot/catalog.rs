@@ -166,6 +166,7 @@ impl Catalog {
         let tmp = self.dir.join(format!("{}{TMP_SUFFIX}", entry.id));
         fs::rename(&entry.dir, &tmp).map_err(SnapshotError::io("rename", &entry.dir))?;
         sync_dir(&self.dir)?;
+        crash_point!("snapshot-set-aside-not-removed");
         remove_all(&tmp)
     }
 

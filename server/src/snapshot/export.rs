@@ -70,6 +70,7 @@ pub fn export(
     let draft = Draft::begin(snapshots_dir, applied.term, applied.index, context.created)?;
     let state = draft.tmp.join(STATE_FILE);
     let (sink, totals) = write_state(view, records, context, &state)?;
+    crash_point!("snapshot-state-written");
     check_against_store(view, &totals)?;
     let meta = describe(view, context, &draft.id, &totals, &sink);
     let mut line = serde_json::to_vec(&meta).map_err(|error| SnapshotError::Io {
@@ -79,6 +80,7 @@ pub fn export(
     })?;
     line.push(b'\n');
     write_synced(&draft.tmp.join(META_FILE), &line)?;
+    crash_point!("snapshot-meta-written");
     let dir = draft.publish(snapshots_dir)?;
     // The lock goes only now: until the rename, the directory is in use.
     drop(sink);
@@ -164,6 +166,7 @@ impl Draft {
         let dir = parent.join(&self.id);
         fs::rename(&self.tmp, &dir).map_err(SnapshotError::io("rename", &self.tmp))?;
         self.published = true;
+        crash_point!("snapshot-renamed-not-synced");
         sync_dir(parent)?;
         Ok(dir)
     }
@@ -212,6 +215,7 @@ fn write_state(
             SnapshotError::Output(source) => write()(source),
             other => other,
         })?;
+        crash_point!("snapshot-row-written");
     }
     writer.finish().map_err(write())
 }

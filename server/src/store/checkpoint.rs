@@ -57,6 +57,7 @@ impl Applier {
         Checkpoint::new(&live.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(into))
             .map_err(|error| live.failed(&doing(), &error))?;
+        crash_point!("checkpoint-linked-not-listed");
         Ok(CheckpointInfo { applied, membership, files: files(into)? })
     }
 
@@ -70,6 +71,7 @@ impl Applier {
         self.check()?;
         let number = self.number + 1;
         let path = self.layout.adopt(from, number)?;
+        crash_point!("install-moved-not-active");
         let refused = |what: String| Fatal::new(format!("install checkpoint from {}", from.display()), what);
         let live = Live::open(&path, self.store.options(), false)?;
         let (old, new) = (self.position().0, live.state().applied);
@@ -121,6 +123,7 @@ impl Applier {
     /// Makes an open database the state.
     fn switch(&mut self, live: Arc<Live>, number: u64) -> Result<(), Fatal> {
         self.layout.activate(number)?;
+        crash_point!("state-switched-not-used");
         self.number = number;
         self.reclaimer.forget();
         self.flushed = live.state().applied;

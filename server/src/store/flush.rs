@@ -72,6 +72,7 @@ impl Live {
         let Some(running) = &flushes.running else { return };
         // Unknown counts as not finished: `durable` may lag, never lead.
         if self.property(IMMUTABLE) == Some(0) {
+            crash_point!("flush-ended-not-noted");
             flushes.durable = running.applied;
             flushes.running = None;
             flushes.ended += 1;
@@ -95,6 +96,7 @@ impl Live {
             let errors_before = self.property(BACKGROUND_ERRORS).unwrap_or(0);
             match self.switch_memtables() {
                 Ok(()) => {
+                    crash_point!("flush-begun");
                     self.flushes.lock().running = Some(Running { applied, errors_before, with_space: 0 });
                     break;
                 }

@@ -310,6 +310,7 @@ impl Live {
             let mut batch = WriteBatch::with_capacity_bytes(generation.size_bytes + 256);
             generation.write_into(&mut batch, self, state.seed)?;
             self.write(batch, state, given_up)?;
+            crash_point!("gathered-written-not-noted");
             self.settled.store(state.clone());
             self.cache.settle(generation.rows.iter().map(|(key, row)| (&**key, row.raw.as_ref())));
             self.layers.write().writing = None;

@@ -135,9 +135,11 @@ impl Layout {
             let mut file = File::create(&next)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
+            crash_point!("active-written-not-renamed");
             fs::rename(&next, &path)
         };
         write().map_err(|error| failed("write", &path, &error))?;
+        crash_point!("active-renamed-not-synced");
         sync_directory(&self.root)
     }
 

@@ -79,6 +79,7 @@ impl Live {
         let expire = self.build(EXPIRE, &dir, sizes, |tables| tables.put_all(expire, |_, _| Ok(())))?;
         for (family, tables) in [(DATA, data), (SCAN, scan), (EXPIRE, expire)] {
             self.ingest(family, tables)?;
+            crash_point!("restore-table-taken");
         }
         fs::remove_dir_all(&dir).map_err(scratch)?;
         let databases = (0..=DbIndex::MAX).zip(&state.databases);
@@ -157,6 +158,7 @@ impl<'a> Rows<'a> {
         for record in records {
             encode(&record?, index, &mut raw_key, &mut raw_value);
             tables.put(&raw_key, &raw_value)?;
+            crash_point!("restore-row-loaded");
             self.count(&raw_key, &raw_value)?;
         }
         Ok(())

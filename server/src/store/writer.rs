@@ -267,7 +267,9 @@ impl Writer {
             return Ok(());
         }
         let (batch, _) = self.batch(None)?;
-        self.live.write(batch, &self.state, given_up)
+        self.live.write(batch, &self.state, given_up)?;
+        crash_point!("entry-half-written");
+        Ok(())
     }
 
     /// Ends entries: what is pending, and the state after it, is published. Returns the bytes gathered.
@@ -278,8 +280,10 @@ impl Writer {
             return Ok(live.gather(|generation| self.drain(generation), marks, &state));
         }
         self.go_past_the_layers(given_up)?;
+        crash_point!("clear-not-written", !self.cleared.is_empty());
         let (batch, state) = self.batch(Some(state))?;
         self.live.write(batch, &self.state, given_up)?;
+        crash_point!("clear-written-not-published");
         if let Some(state) = state {
             self.live.publish(&state);
         }

@@ -64,6 +64,7 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod windows;
 mod writer;
 
 use std::path::PathBuf;
@@ -325,6 +326,7 @@ impl RaftLog {
             let disk = &self.shared.disk;
             disk.remove(&name).map_err(|error| LogError::io("unlink", disk.path(&name), &error))?;
             self.shared.inner.lock().segments.pop_front();
+            crash_point!("purge-file-removed");
         }
         self.shared.space.notify_all();
         Ok(())

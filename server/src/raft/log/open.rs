@@ -14,10 +14,10 @@ use super::index::{Cache, Ids, Places};
 use super::os_disk::OsDisk;
 use super::recovery::{Replayed, replay};
 use super::runner::Runner;
-use super::segment::{HEADER_BYTES, Header, Marks, Segment};
+use super::segment::{HEADER_BYTES, Header, Marks, Segment, create_segment};
 use super::state::{Inner, Life, Shared, Tuning};
 use super::stats::LogStats;
-use super::writer::{Active, Writer, create_segment};
+use super::writer::{Active, Writer};
 use super::{LogOptions, RaftLog, Recovered};
 
 /// Offsets are kept in 32 bits; an entry may stand behind the size that was asked for.
@@ -174,6 +174,7 @@ impl Writer {
             return self.take_clean_back();
         }
         self.write(&batch).map_err(|trouble| self.give_up(trouble))?;
+        crash_point!("clean-mark-withdrawn-not-synced");
         self.sync()
     }
 }

@@ -1,4 +1,4 @@
-//! One segment file: its name and its head.
+//! One segment file: its name, its head, and how it comes into being.
 //!
 //! ```text
 //! name    raft-GROUP-SEQUENCE-FIRST.log      decimal; FIRST = index of the first entry it was made for
@@ -17,7 +17,7 @@
 use std::sync::Arc;
 
 use super::Vote;
-use super::disk::DiskFile;
+use super::disk::{Disk, DiskFile, write_all};
 use super::frame::{get_id, get_vote, half, put_id, put_vote, word};
 use crate::store::LogId;
 
@@ -154,6 +154,39 @@ pub(super) struct Segment {
     pub(super) file: Arc<dyn DiskFile>,
     /// End of its batches.
     pub(super) end: u64,
+}
+
+/// What a new segment failed at.
+pub(super) enum Step {
+    /// Allocation, head or name; may be tried again when it was for want of space.
+    Make,
+    /// A sync: final.
+    Sync,
+}
+
+/// The step, the final name, the cause.
+type NotMade = (Step, String, std::io::Error);
+
+/// Makes a segment: allocate, write the head, sync, give it its name, sync the directory.
+pub(super) fn create_segment(
+    disk: &dyn Disk,
+    header: &Header,
+    capacity: u64,
+) -> Result<(String, Arc<dyn DiskFile>), NotMade> {
+    let name = file_name(header.group, header.sequence, header.marks.next_index());
+    let unfinished = format!("{name}{UNFINISHED}");
+    let make = |error| (Step::Make, name.clone(), error);
+    let sync = |error| (Step::Sync, name.clone(), error);
+    let file = disk.create(&unfinished, capacity).map_err(make)?;
+    write_all(file.as_ref(), &mut [std::io::IoSlice::new(&header.encode())], 0).map_err(make)?;
+    file.sync_all().map_err(sync)?;
+    crash_point!("segment-made-not-named");
+    disk.rename(&unfinished, &name).map_err(make)?;
+    crash_point!("segment-named-not-synced");
+    if !planted!("segment-name-not-synced") {
+        disk.sync_dir().map_err(sync)?;
+    }
+    Ok((name, file))
 }
 
 #[cfg(test)]

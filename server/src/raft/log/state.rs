@@ -62,6 +62,13 @@ pub(super) struct Queued {
     pub(super) op: Op,
 }
 
+impl Queued {
+    /// True for an entry of the log.
+    pub(super) fn is_entry(&self) -> bool {
+        matches!(self.op, Op::Entry(..))
+    }
+}
+
 /// What the log is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {

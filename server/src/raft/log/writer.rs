@@ -14,12 +14,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::disk::{Disk, DiskFile, write_all};
+use super::disk::{DiskFile, write_all};
 use super::error::{LogError, is_full};
 use super::frame::{BATCH_END_BYTES, BatchEncoder, CONTROL_BYTES_MAX, Kind, SEAL_BYTES, entry_bytes};
 use super::index::Place;
-use super::segment::{HEADER_BYTES, Header, Marks, Segment, UNFINISHED, file_name, index_of};
+use super::segment::{HEADER_BYTES, Header, Marks, Segment, Step, UNFINISHED, create_segment, index_of};
 use super::state::{Inner, Life, Op, Queued, Shared, Tuning};
+use super::windows;
 use crate::clock;
 use crate::config::Durability;
 use crate::store::LogId;
@@ -168,7 +169,9 @@ impl Writer {
 
     /// Writes the operations as one batch, syncs if one of them asks for it, and answers them in order.
     fn commit(&mut self, ops: &mut Vec<Queued>, committed: Option<LogId>) -> Result<(), Halt> {
+        crash_point!("log-taken-not-written", ops.iter().any(Queued::is_entry));
         let encoded = self.write_batch(ops, committed)?;
+        windows::written(ops);
         let asked = ops.iter().any(|queued| queued.op.always_synced());
         let high = self.durability == Durability::High;
         let due = self.sync_due_in().is_some_and(|left| left.is_zero());
@@ -179,6 +182,7 @@ impl Writer {
         if syncs && !planted!("sync-left-out") {
             self.sync().map_err(Halt::Dead)?;
         }
+        windows::synced(ops);
         self.settle(ops, encoded);
         for queued in ops.drain(..) {
             if let Some(done) = queued.op.done() {
@@ -379,6 +383,7 @@ impl Writer {
             marks: self.marks,
         };
         let (name, file) = self.create(&header, capacity)?;
+        crash_point!("segment-made-not-sealed");
         self.seal(header.sequence)?;
         let segment = Segment {
             sequence: header.sequence,
@@ -419,6 +424,7 @@ impl Writer {
             Err(error) if is_full(&error) => return Ok(()),
             result => result.map_err(failed)?,
         }
+        crash_point!("segment-sealed-not-synced");
         file.set_len(end + SEAL_BYTES).map_err(failed)?;
         file.sync_data()
             .map_err(|error| Trouble::Dead(LogError::io("sync", self.shared.disk.path(name), &error)))
@@ -514,6 +520,7 @@ impl Writer {
         }
         self.write(&batch).map_err(|trouble| self.give_up(trouble))?;
         self.marks = marks;
+        crash_point!("clean-mark-written-not-synced");
         self.sync()
     }
 
@@ -557,35 +564,4 @@ impl Shared {
         self.inner.lock().failed.get_or_insert_with(|| error.clone());
         self.room.notify_all();
     }
-}
-
-/// What a new segment failed at.
-pub(super) enum Step {
-    /// Allocation, head or name; may be tried again when it was for want of space.
-    Make,
-    /// A sync: final.
-    Sync,
-}
-
-/// The step, the final name, the cause.
-type NotMade = (Step, String, std::io::Error);
-
-/// Makes a segment: allocate, write the head, sync, give it its name, sync the directory.
-pub(super) fn create_segment(
-    disk: &dyn Disk,
-    header: &Header,
-    capacity: u64,
-) -> Result<(String, Arc<dyn DiskFile>), NotMade> {
-    let name = file_name(header.group, header.sequence, header.marks.next_index());
-    let unfinished = format!("{name}{UNFINISHED}");
-    let make = |error| (Step::Make, name.clone(), error);
-    let sync = |error| (Step::Sync, name.clone(), error);
-    let file = disk.create(&unfinished, capacity).map_err(make)?;
-    write_all(file.as_ref(), &mut [std::io::IoSlice::new(&header.encode())], 0).map_err(make)?;
-    file.sync_all().map_err(sync)?;
-    disk.rename(&unfinished, &name).map_err(make)?;
-    if !planted!("segment-name-not-synced") {
-        disk.sync_dir().map_err(sync)?;
-    }
-    Ok((name, file))
 }

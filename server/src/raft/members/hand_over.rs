@@ -103,7 +103,9 @@ async fn transfer_held(core: &Arc<Core>, to: u64) -> Result<u64, MemberError> {
             return Err(MemberError::Unknown("the Raft core stopped".into()));
         }
     }
+    crash_point!("hand-over-held-not-told");
     core.raft.trigger().transfer_leader(to).await.map_err(|error| MemberError::Unknown(error.to_string()))?;
+    crash_point!("hand-over-told");
     let mut leader = core.leader_watch();
     let next = leader.wait_for(|view| view.id.is_some_and(|id| id != own || view.term > term)).await;
     let next = next.map_err(|_| MemberError::Unknown("the node stopped".into()))?.id;

@@ -416,6 +416,7 @@ impl Incoming {
         let file =
             file.as_mut().map_err(|e| TransferError::Io { path: path.clone(), error: e.kind().into() })?;
         file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(&bytes)).map_err(io_at(&path))?;
+        crash_point!("checkpoint-chunk-written");
         progress.0 += bytes.len() as u64;
         progress.1 = crc32c::crc32c_append(progress.1, &bytes);
         self.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -429,6 +430,7 @@ impl Incoming {
                 return Err(TransferError::Protocol(text));
             }
             file.sync_all().map_err(io_at(&path))?;
+            crash_point!("checkpoint-file-synced");
             progress.2 = true;
         }
         Ok(Bytes::new())
@@ -450,9 +452,11 @@ impl Incoming {
             *current = Some(held);
             return Err(TransferError::Protocol(format!("{name} is not complete")));
         }
+        crash_point!("checkpoint-whole-not-set-aside");
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io_at(&self.dir))?;
         let out = self.dir.with_file_name(format!("{RECEIVED}{:016x}", rand::random::<u64>()));
         fs::rename(&self.dir, &out).map_err(io_at(&out))?;
+        crash_point!("checkpoint-set-aside-not-installed");
         self.received.fetch_add(1, Ordering::Relaxed);
         Ok((vote, held.begin, Received(out)))
     }

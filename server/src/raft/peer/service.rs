@@ -358,7 +358,9 @@ impl Peer {
         }
         let raft = &self.core.raft;
         let answer = if pre_vote { raft.pre_vote(request).await } else { raft.vote(request).await };
-        Ok(messages::encode_vote_answer(&answer.map_err(text)?))
+        let answer = answer.map_err(text)?;
+        crash_point!("vote-saved-not-sent", !pre_vote && answer.vote_granted);
+        Ok(messages::encode_vote_answer(&answer))
     }
 
     async fn transfer(self, body: Bytes) -> Result<Bytes, String> {
@@ -383,6 +385,7 @@ impl Peer {
     fn invite(&self, body: Bytes) -> Result<Bytes, String> {
         let id = Reader::new("invitation", body).u64().map_err(text)?;
         self.core.identity.adopt(id, false).map_err(text)?;
+        crash_point!("invited-not-answered");
         self.core.local.set_cluster_id(id);
         Ok(Bytes::new())
     }
@@ -419,6 +422,7 @@ impl Peer {
         Box::pin(async move {
             let answer = match answer.await {
                 Ok(Ok(response)) => {
+                    crash_point!("forward-committed-not-answered");
                     let Applied(outcomes) = response.data;
                     let mut out = BytesMut::new();
                     store_codec::encode_outcomes(&outcomes, &mut out);
