@@ -170,11 +170,13 @@ fn report(points: &[Point], outcomes: &[Outcome], took: Duration) -> Result<Exit
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// One line of what was run, then one for each point: deaths survived, deaths that ended badly, the point, its window.
+/// One line of what was run, then one for each point: its name, deaths survived, deaths that ended badly, its scenes.
 fn figures(points: &[Point], outcomes: &[Outcome], took: Duration) -> String {
     let failures = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count();
+    let rounds = number("KVNODE_CRASH_ROUNDS").map(|rounds| format!("make crash ROUNDS={rounds}"));
+    let command = rounds.unwrap_or_else(|| "make test".into());
     let mut text = format!(
-        "# {}, {} deaths at {} crash points, {failures} failed, {:.0} s, {}\n",
+        "# {}, {} deaths at {} crash points, {failures} failed, {:.0} s, {}: {command}\n",
         if failures == 0 { "held" } else { "FAILED" },
         outcomes.len(),
         points.len(),

@@ -1,7 +1,8 @@
 //! Members come and go: replace, grow, shrink, transfer, refuse garbage.
 
 use anyhow::{Context, Result, ensure};
-use kvnode_tests::cluster::Cluster;
+use kvnode_tests::cluster::{Cluster, stat};
+use kvnode_tests::http;
 use kvnode_tests::scenario::scenario;
 use kvnode_tests::wait::{SOON, eventually};
 use kvnode_tests::writer::Writer;
@@ -57,6 +58,21 @@ fn a_learner_joins_after_the_whole_log_was_purged() {
             cluster.leader_client().await?.int("DBSIZE").await? == 5000,
             "the joined nodes hold everything"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_log_whose_end_is_not_synced_yet_is_shrunk_as_a_whole() {
+    scenario(1, &["--durability", "low"], async |cluster| {
+        fill(cluster, 500).await?;
+        let mut client = cluster.leader_client().await?;
+        let last = stat(&mut client, "last_log_index").await?;
+        client.ok("RAFTSHRINKLOG").await?;
+        let status = http::get(cluster.nodes[0].http(), "/v1/status").await?.json()?;
+        let purged = status["log"]["purged"].as_str().context("nothing is purged")?;
+        let index: i64 = purged.rsplit('-').next().unwrap_or_default().parse()?;
+        ensure!(index >= last, "purged to {purged}, the log reached to {last}");
         Ok(())
     });
 }

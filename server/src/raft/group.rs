@@ -369,9 +369,14 @@ impl Group {
     /// # Errors
     /// [`MemberError::Unknown`] when the Raft core has stopped.
     pub async fn shrink_log(&self) -> Result<(), MemberError> {
-        let applied = self.core.store.applied();
-        housekeeping::purge_when_due(&self.core, 0).await;
         let stopped = || MemberError::Unknown("the Raft core stopped".into());
+        let applied = self.core.store.applied();
+        // Only what is synced is purged. What is applied need not be: at a lower durability, or where the others were faster.
+        let log = self.core.log.clone();
+        if !matches!(machine::spawn_blocking(move || log.sync()).await, Ok(Ok(()))) {
+            return Err(stopped());
+        }
+        housekeeping::purge_when_due(&self.core, 0).await;
         let mut metrics = self.core.raft.metrics();
         let wanted = applied.map(|id| id.index);
         let purged = metrics.wait_until(|m| m.purged.as_ref().map(|id| id.index) >= wanted);
