@@ -16,6 +16,7 @@ pub mod nemesis;
 pub mod node;
 pub mod peer;
 pub mod pki;
+pub mod preload;
 pub mod proxy;
 pub mod reference;
 pub mod resp;
