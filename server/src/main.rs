@@ -2,9 +2,12 @@
 //!
 //! Every failure is one line on standard error, `kvnode-server: <what>: <what to do>`, and an exit code of
 //! [`kvnode_server::error`].
+//!
+//! The process ends by `_exit`: what C++ has registered for the end is not run. RocksDB's part of that destroys locks
+//! that threads still take after a failure (nothing waits for them then, nor could it when a disk hangs), and aborts
+//! the process for it: SIGABRT in place of the exit code. All that has to be done at an end is done before.
 
 use std::io::Write as _;
-use std::process::ExitCode;
 
 use kvnode_server::cli::{Cli, Command};
 use kvnode_server::command::{docs, table};
@@ -17,32 +20,33 @@ use kvnode_server::{node, telemetry};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
-    let cli = match Cli::read(std::env::args_os()) {
-        Ok(cli) => cli,
-        Err(e) => return usage(&e),
+/// Exit code of what was done.
+const DONE: u8 = 0;
+
+fn main() -> ! {
+    let done = match Cli::read(std::env::args_os()) {
+        Ok(cli) => run(&cli),
+        Err(e) => Ok(usage(&e)),
     };
-    match run(&cli) {
-        Ok(code) => code,
-        Err(e) => {
-            complain(&e.to_string());
-            ExitCode::from(e.exit_code())
-        }
-    }
+    let code = done.unwrap_or_else(|e| {
+        complain(&e.to_string());
+        e.exit_code()
+    });
+    signal_hook::low_level::exit(code.into())
 }
 
 /// Help and version go out as they are; a mistake becomes one line.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error) -> u8 {
     if !error.use_stderr() {
-        return match error.print() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::from(ErrorKind::Io.exit_code()),
+        return match error.print().and_then(|()| std::io::stdout().flush()) {
+            Ok(()) => DONE,
+            Err(_) => ErrorKind::Io.exit_code(),
         };
     }
     let text = error.to_string();
     let what = text.lines().next().unwrap_or_default();
     complain(&format!("{}: kvnode-server --help lists what there is", what.trim_start_matches("error: ")));
-    ExitCode::from(ErrorKind::Usage.exit_code())
+    ErrorKind::Usage.exit_code()
 }
 
 fn complain(line: &str) {
@@ -50,15 +54,16 @@ fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "kvnode-server: {}", OneLine(line));
 }
 
-fn print(text: &str) -> Result<ExitCode, NodeError> {
-    let written = std::io::stdout().write_all(text.as_bytes());
+fn print(text: &str) -> Result<u8, NodeError> {
+    let mut out = std::io::stdout();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|e| {
         NodeError::new(ErrorKind::Io, format!("write to standard output: {e}"), "look at the reader")
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(DONE)
 }
 
-fn run(cli: &Cli) -> Result<ExitCode, NodeError> {
+fn run(cli: &Cli) -> Result<u8, NodeError> {
     match &cli.command {
         Some(Command::ConfigExample) => return print(&config::example_yaml()),
         Some(Command::Commands { markdown }) => return commands(*markdown),
@@ -77,7 +82,7 @@ fn run(cli: &Cli) -> Result<ExitCode, NodeError> {
             for fault in &e.faults {
                 complain(&fault.to_string());
             }
-            return Ok(ExitCode::from(ErrorKind::Config.exit_code()));
+            return Ok(ErrorKind::Config.exit_code());
         }
     };
     for note in &loaded.notes {
@@ -89,7 +94,7 @@ fn run(cli: &Cli) -> Result<ExitCode, NodeError> {
     if cli.command == Some(Command::CheckConfig) {
         if let Err(error) = Access::open(&loaded.config) {
             complain(&format!("{error}: set the file right"));
-            return Ok(ExitCode::from(ErrorKind::Config.exit_code()));
+            return Ok(ErrorKind::Config.exit_code());
         }
         return print(&in_effect(&loaded));
     }
@@ -122,7 +127,7 @@ fn in_effect(loaded: &Loaded) -> String {
     KEYS.iter().map(line).collect()
 }
 
-fn commands(markdown: bool) -> Result<ExitCode, NodeError> {
+fn commands(markdown: bool) -> Result<u8, NodeError> {
     if markdown {
         return print(&docs::markdown());
     }
@@ -130,7 +135,7 @@ fn commands(markdown: bool) -> Result<ExitCode, NodeError> {
 }
 
 /// Prints the Redis commands that rebuild a snapshot's content. The whole file is verified before the first one.
-fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<ExitCode, NodeError> {
+fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<u8, NodeError> {
     let options = ParseOptions { hash: kvnode_server::store::record_hash, partial };
     let mut out = std::io::BufWriter::with_capacity(256 * 1024, std::io::stdout().lock());
     let summary = write_redis_commands(file, &mut out, options).and_then(|summary| {
@@ -138,7 +143,7 @@ fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<ExitCode, Nod
         Ok(summary)
     });
     match summary {
-        Ok(Summary { damage: None, .. }) => Ok(ExitCode::SUCCESS),
+        Ok(Summary { damage: None, .. }) => Ok(DONE),
         Ok(Summary { damage: Some(damage), records, .. }) => Err(NodeError::new(
             ErrorKind::Data,
             format!("{}: salvaged {records} records: {damage}", file.display()),
@@ -153,7 +158,7 @@ fn parse_snapshot(file: &std::path::Path, partial: bool) -> Result<ExitCode, Nod
     }
 }
 
-fn serve(config: Config) -> Result<ExitCode, NodeError> {
+fn serve(config: Config) -> Result<u8, NodeError> {
     telemetry::install(&config.log_filter, config.log_format).map_err(|e| {
         NodeError::new(ErrorKind::Config, format!("log_filter: {e}"), "set log_filter to info")
     })?;
@@ -178,10 +183,11 @@ fn serve(config: Config) -> Result<ExitCode, NodeError> {
         // A second signal does not cut the flush short: kill -9 is there for that, and is safe.
         node.await
     });
-    runtime
-        .block_on(node)
-        .map_err(|e| NodeError::new(ErrorKind::Fatal, format!("run the node: {e}"), "report this"))??;
-    Ok(ExitCode::SUCCESS)
+    let ended = runtime.block_on(node);
+    // What the node has to finish it has finished. After a failure nothing may be waited for: the disk may hang.
+    runtime.shutdown_background();
+    ended.map_err(|e| NodeError::new(ErrorKind::Fatal, format!("run the node: {e}"), "report this"))??;
+    Ok(DONE)
 }
 
 /// SIGTERM and SIGINT.

@@ -1,16 +1,15 @@
 //! A wall clock of one node's own, by a small library that is preloaded (`clock.c`, compiled at the start of a run):
 //! it adds what a file says, at once. Its monotonic clock is the machine's.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use kvnode_tests::node::Node;
-use kvnode_tests::tool;
 use kvnode_tests::wait::{SOON, eventually};
+use kvnode_tests::{preload, tool};
 
 const SOURCE: &str = include_str!("clock.c");
 const DAY_S: i64 = 86_400;
@@ -19,30 +18,23 @@ const TOLERANCE_S: i64 = 120;
 
 /// There is a compiler for the library.
 pub(crate) fn is_possible() -> bool {
-    tool::find("cc").is_some()
+    tool::find(preload::COMPILER).is_some()
 }
 
 pub(crate) struct Clock {
     offset: PathBuf,
-    library: PathBuf,
+    preload: (String, String),
 }
 
 impl Clock {
     pub(crate) fn make(dir: &Path) -> Result<Self> {
-        let clock = Self { offset: dir.join("clock"), library: dir.join("clock.so") };
-        let source = dir.join("clock.c");
-        fs::write(&source, SOURCE)?;
-        tool::run(
-            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&clock.library).arg(&source),
-        )?;
+        let clock = Self { offset: dir.join("clock"), preload: preload::compile(SOURCE, dir, "clock")? };
         clock.shift(0)?;
         Ok(clock)
     }
 
     pub(crate) fn environment(&self) -> [(String, String); 2] {
-        let text = |path: &Path| path.display().to_string();
-        let library = ("LD_PRELOAD".to_owned(), text(&self.library));
-        [library, ("KVNODE_CHAOS_CLOCK".to_owned(), text(&self.offset))]
+        [self.preload.clone(), ("KVNODE_CHAOS_CLOCK".to_owned(), self.offset.display().to_string())]
     }
 
     /// So many days away from the machine's clock.

@@ -20,6 +20,8 @@
 //! - no node ends by itself for another reason, and no log holds a panic;
 //! - in the end all nodes hold the same content.
 //!
+//! A healing that takes more than 5 s is told second by second, and the logs of the nodes are kept (`slow`).
+//!
 //! Exit codes: 0 held, 1 violated, 2 could not run, 77 this machine lacks something, 130 told to end.
 //!
 //! That the checks bite: `--durability low --claim high --kinds power` (what was not synced is gone),
@@ -39,6 +41,7 @@ mod record;
 mod report;
 mod run;
 mod site;
+mod slow;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -19,6 +19,7 @@ use crate::options::Options;
 use crate::plan::{self, Fault, Kind};
 use crate::report::{Ledger, Tally};
 use crate::site::{Site, Wound, progress};
+use crate::slow::{self, Watch};
 
 /// How long a fault may last when the clients do not get on.
 const FAULT_MAX: Duration = Duration::from_millis(2500);
@@ -127,10 +128,7 @@ async fn one(
     }
     let healing = Instant::now();
     record.note(fault.kind.name(), "healing begins".to_owned());
-    for wound in wounds {
-        site.heal(wound, is_only).await?;
-    }
-    site.settle(shared).await?;
+    heal_watched(site, wounds, shared, number).await?;
     record.note(fault.kind.name(), "healed".to_owned());
     let healed_ms = u64::try_from(healing.elapsed().as_millis())?;
     // A stretch in which nothing is the matter, so that the next fault finds something to take.
@@ -146,6 +144,25 @@ async fn one(
          {operations} operations so far"
     );
     Ok(())
+}
+
+/// Heals what the fault left, and explains itself if that takes long.
+async fn heal_watched(site: &mut Site, wounds: Vec<Wound>, shared: &Shared, number: usize) -> Result<()> {
+    let is_only = wounds.len() == 1;
+    let watch = Watch::begin(&site.cluster.nodes, site.stage.subscribe());
+    let healed = async {
+        for wound in wounds {
+            site.heal(wound, is_only).await?;
+        }
+        site.settle(shared).await
+    }
+    .await;
+    if watch.end().await? {
+        let run = site.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kept = slow::keep_logs(&site.cluster.nodes, &format!("{run}-fault-{number}"))?;
+        println!("the logs of the nodes are in {}", kept.display());
+    }
+    healed
 }
 
 /// A fault lasts until the clients have got on, or clearly cannot.

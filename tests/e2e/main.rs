@@ -5,6 +5,7 @@ mod cves;
 mod demo;
 mod doors;
 mod expiry;
+mod failing_disk;
 mod failover;
 mod fixtures;
 mod formation;

@@ -17,6 +17,7 @@ pub mod node;
 pub mod peer;
 pub mod pki;
 pub mod power;
+pub mod preload;
 pub mod proxy;
 pub mod reference;
 pub mod resp;

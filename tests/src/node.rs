@@ -250,26 +250,43 @@ impl Node {
     /// # Errors
     /// It does not run.
     pub fn pause(&self) -> Result<()> {
+        self.stop_until("T")
+    }
+
+    /// SIGSTOP, of a process that may be in the middle of a write or a sync: those end in their own time, but nothing
+    /// of the program runs any more, so nobody learns how they ended.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze(&self) -> Result<()> {
+        self.stop_until("TD")
+    }
+
+    /// SIGSTOP, and waits until all threads are in one of these states.
+    fn stop_until(&self, states: &str) -> Result<()> {
         self.signal(Signal::STOP)?;
         // The signal is delivered by and by: until every thread has stopped, the process may still answer.
         let deadline = Instant::now() + SOON;
-        while !self.all_threads_stopped()? {
+        while !self.all_threads_are_in(states)? {
             ensure!(Instant::now() < deadline, "the process does not stop");
             std::thread::yield_now();
         }
         Ok(())
     }
 
-    fn all_threads_stopped(&self) -> Result<bool> {
+    fn all_threads_are_in(&self, states: &str) -> Result<bool> {
+        let mut has_stopped = false;
         for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()?.as_raw_nonzero()))? {
             let stat = std::fs::read_to_string(task?.path().join("stat"))?;
             // The state follows the name, which is in brackets and may hold anything.
             let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
-            if state != Some('T') {
+            if !state.is_some_and(|state| states.contains(state)) {
                 return Ok(false);
             }
+            has_stopped |= state == Some('T');
         }
-        Ok(true)
+        // One that has stopped has told all others to.
+        Ok(has_stopped)
     }
 
     /// SIGCONT.
