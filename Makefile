@@ -88,15 +88,16 @@ SIM_FEATURES = --workspace --features kvnode-sim/sim
 SEEDS ?= 100
 SEED  ?= 1
 JOBS  ?= $(shell nproc)
-SIM    = $(CARGO_TARGET_DIR)/debug/sim --jobs $(JOBS) $(if $(POLICY),--policy $(POLICY)) $(if $(TRACE),--trace)
+SIM    = $(CARGO_TARGET_DIR)/sim/sim --jobs $(JOBS) $(if $(POLICY),--policy $(POLICY)) $(if $(TRACE),--trace)
 sim: sim-build
 	$(SIM) --seed $(SEED) --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BUG),--bug $(BUG))
 
 soak: sim-build
 	$(SIM) --minutes $(or $(MINUTES),60) --reports tests/reports --date $$(date -u +%F)
 
+# Optimised, with all assertions: many seeds are worth the longer build, the few of `make test` are not.
 sim-build: setup-test
-	$(CARGO) test $(SIM_FEATURES) --test seeds --no-run
+	$(CARGO) test $(SIM_FEATURES) --profile sim --test seeds --no-run
 
 CRASH_REPORT = $(if $(ONLY),,KVNODE_CRASH_REPORT=$(CURDIR)/tests/reports/$$(date -u +%F)-crash-points.txt)
 crash: setup-test

@@ -101,7 +101,11 @@ impl Host {
 
     /// Makes this the machine of what runs on this thread from now on.
     pub fn enter(self: &Arc<Self>) {
-        HOST.with_borrow_mut(|host| *host = Some(self.clone()));
+        HOST.with_borrow_mut(|host| {
+            if host.as_ref().is_none_or(|here| !Arc::ptr_eq(here, self)) {
+                *host = Some(self.clone());
+            }
+        });
     }
 
     /// A process begins, inside its runtime; the wall clock shows `wall_ms`.
@@ -158,9 +162,7 @@ impl Host {
 }
 
 fn here<T>(look: impl FnOnce(&Arc<Host>, &mut State) -> T) -> Option<T> {
-    let host = HOST.with_borrow(Clone::clone)?;
-    let mut state = host.state.lock();
-    Some(look(&host, &mut state))
+    HOST.with_borrow(|host| host.as_ref().map(|host| look(host, &mut host.state.lock())))
 }
 
 /// The machine that this code runs on.

@@ -135,6 +135,18 @@ impl Side {
     }
 }
 
+impl Link {
+    /// A packet of it is due.
+    fn is_due(&self, now_ms: u64) -> bool {
+        self.0.iter().any(|side| side.way.front().is_some_and(|(due, _)| *due <= now_ms))
+    }
+
+    /// Nobody holds it, and nothing is on its way.
+    fn is_over(&self) -> bool {
+        self.0.iter().all(|side| !side.open && side.way.is_empty())
+    }
+}
+
 impl Net {
     /// A calm network without machines.
     #[must_use]
@@ -214,12 +226,13 @@ impl Net {
     pub fn deliver(&self, now_ms: u64) {
         let inner = &mut *self.0.lock();
         inner.now_ms = now_ms;
-        let ids: Vec<u64> = inner.links.keys().copied().collect();
+        // In most milliseconds that is the affair of few links. What is sent meanwhile is due later.
+        let concerned = inner.links.iter().filter(|(_, link)| link.is_due(now_ms) || link.is_over());
+        let ids: Vec<u64> = concerned.map(|(id, _)| *id).collect();
         for id in ids {
             inner.deliver(id, 0);
             inner.deliver(id, 1);
-            let over = |side: &Side| !side.open && side.way.is_empty();
-            if inner.links.get(&id).is_some_and(|Link(sides)| sides.iter().all(over)) {
+            if inner.links.get(&id).is_some_and(Link::is_over) {
                 inner.links.remove(&id);
             }
         }
@@ -285,7 +298,10 @@ impl Inner {
                 Packet::End => 4,
                 Packet::Reset(_) => 5,
             };
-            let mark: Vec<u8> = [now, id, side as u64, kind].iter().flat_map(|n| n.to_le_bytes()).collect();
+            let mut mark = [0; 32];
+            for (part, word) in mark.chunks_exact_mut(8).zip([now, id, side as u64, kind]) {
+                part.copy_from_slice(&word.to_le_bytes());
+            }
             self.digest = xxh3_64_with_seed(&mark, self.digest);
             self.arrive(id, side, packet);
         }

@@ -19,7 +19,9 @@ pub(crate) fn database(create: bool) -> Result<Options, rocksdb::Error> {
     // disk (after a failed sync nothing is known of the file, so the node must stop).
     let strings =
         "avoid_flush_during_shutdown=true;max_bgerror_resume_count=0;avoid_flush_during_recovery=true";
-    let mut options = Options::default().get_options_from_string(strings)?;
+    // Nor is this. A simulation has many small databases in memory, where the kernel fills what is allocated ahead.
+    let allocation = format!("allow_fallocate={}", !cfg!(feature = "sim"));
+    let mut options = Options::default().get_options_from_string(format!("{strings};{allocation}"))?;
     options.create_if_missing(create);
     options.set_error_if_exists(create);
     // A state of 0.1.0, or a checkpoint of such a leader, lacks the family `expire`; it is filled at open.
@@ -66,8 +68,9 @@ pub(crate) fn family(name: &str, sizes: StoreOptions) -> Result<Options, rocksdb
     let hint = "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.1";
     let mut options = Options::default().get_options_from_string(hint)?;
     options.set_block_based_table_factory(&table);
-    // Lifted after open, see `lift_memtable_sizes`.
-    options.set_write_buffer_size(sizes.memtable_bytes);
+    // Lifted after open, see `lift_memtable_sizes`. In a simulation no disk is full, so nothing need be kept free.
+    let memtable_bytes = if cfg!(feature = "sim") { MEMTABLE_NEVER_FULL } else { sizes.memtable_bytes };
+    options.set_write_buffer_size(memtable_bytes);
     options.set_arena_block_size(1 << 20);
     options.set_max_write_buffer_number(6);
     options.set_compression_type(DBCompressionType::Lz4);
@@ -83,7 +86,7 @@ pub(crate) fn family(name: &str, sizes: StoreOptions) -> Result<Options, rocksdb
     if name == DATA {
         // Most lookups of new keys end at this filter, before the skip list.
         #[allow(clippy::cast_precision_loss, reason = "a filter size need not be exact")]
-        let ratio = memtable_filter_bytes(sizes) as f64 / sizes.memtable_bytes.max(1) as f64;
+        let ratio = memtable_filter_bytes(sizes) as f64 / memtable_bytes.max(1) as f64;
         options.set_memtable_prefix_bloom_ratio(ratio);
         options.set_memtable_whole_key_filtering(true);
     }

@@ -47,11 +47,11 @@ impl Invariants {
         self.committed.values().next_back().copied()
     }
 
-    /// Looks at one node.
+    /// Looks at one node, and says what it saw.
     ///
     /// # Errors
     /// What is broken.
-    pub fn check(&mut self, node: usize, group: &Group) -> Result<(), String> {
+    pub fn check(&mut self, node: usize, group: &Group) -> Result<Inspection, String> {
         let now = group.inspect();
         self.checks += 1;
         self.note(&now);
@@ -60,6 +60,12 @@ impl Invariants {
         if now.leads {
             self.check_leader(node, group, &now)?;
         }
+        self.check_applied(node, group, &now)?;
+        Ok(now)
+    }
+
+    /// What was applied stays applied, is the same at every node, and gives the same content.
+    fn check_applied(&mut self, node: usize, group: &Group, now: &Inspection) -> Result<(), String> {
         let Some(applied) = now.applied else { return Ok(()) };
         // Under a new id it begins with nothing.
         let before = self.seen.insert(node, (now.node_id, applied));

@@ -23,6 +23,10 @@ use kvnode_sim::apart::{self, ALONE};
 use kvnode_sim::plan::Plan;
 use kvnode_sim::tally::Ledger;
 
+/// The server's, as its `main.rs` has it; RocksDB's, too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Default)]
 struct Options {
     seed: u64,
@@ -101,12 +105,20 @@ impl Options {
     }
 }
 
+/// What was run so far, and what it had cost when that was last looked at.
+struct Ran {
+    ledger: Ledger,
+    cpu_ms: u64,
+}
+
 /// Has one seed run, and adds what it did.
-fn one(options: &Options, seed: u64, ledger: &Mutex<Ledger>) -> Result<()> {
+fn one(options: &Options, seed: u64, ran: &Mutex<Ran>) -> Result<()> {
     let begin = Instant::now();
     let mut done = apart::start(&std::env::current_exe()?, seed, &options.words)?;
     done.tally.took_ms = u64::try_from(begin.elapsed().as_millis())?;
-    let mut ledger = lock(ledger);
+    let Ran { ledger, cpu_ms } = &mut *lock(ran);
+    let now_ms = apart::cpu_ms();
+    done.tally.cpu_ms = now_ms.saturating_sub(std::mem::replace(cpu_ms, now_ms));
     for (seed, why) in &done.tally.failures {
         println!("seed {seed} FAILED {why}");
     }
@@ -115,22 +127,22 @@ fn one(options: &Options, seed: u64, ledger: &Mutex<Ledger>) -> Result<()> {
     if options.reports.is_some() { ledger.save() } else { Ok(()) }
 }
 
-fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(ran: &Mutex<Ran>) -> MutexGuard<'_, Ran> {
+    ran.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One thread: takes seeds until there is no more to do.
-fn work(options: &Options, begin: Instant, next: &AtomicU64, ledger: &Mutex<Ledger>) -> Result<()> {
+fn work(options: &Options, begin: Instant, next: &AtomicU64, ran: &Mutex<Ran>) -> Result<()> {
     let limit = options.minutes.map(|minutes| Duration::from_secs(minutes * 60));
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
         let over = limit.map_or(seed >= options.seed + options.seeds, |limit| begin.elapsed() >= limit);
         // With a bug planted, the question is when it is found.
-        let found = options.bug.is_some() && !lock(ledger).tally.failures.is_empty();
+        let found = options.bug.is_some() && !lock(ran).ledger.tally.failures.is_empty();
         if over || found {
             return Ok(());
         }
-        one(options, seed, ledger)?;
+        one(options, seed, ran)?;
     }
 }
 
@@ -149,15 +161,15 @@ fn main() -> Result<ExitCode> {
         options.seed = options.seed.max(ledger.total().next_seed);
     }
     let failed_before = ledger.tally.failures.len();
-    let (next, ledger) = (AtomicU64::new(options.seed), Mutex::new(ledger));
-    let work = || work(&options, begin, &next, &ledger);
+    let (next, ran) = (AtomicU64::new(options.seed), Mutex::new(Ran { ledger, cpu_ms: 0 }));
+    let work = || work(&options, begin, &next, &ran);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..options.jobs.max(1)).map(|_| scope.spawn(work)).collect();
         threads
             .into_iter()
             .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })?;
-    let ledger = lock(&ledger);
+    let ledger = &lock(&ran).ledger;
     let took_s = begin.elapsed().as_secs();
     let whose = if options.reports.is_some() { ", all of this day" } else { "" };
     println!("from seed {} in {took_s} s{whose}:\n{}", options.seed, ledger.tally.summary());

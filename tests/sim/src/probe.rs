@@ -41,9 +41,11 @@ impl Probes {
     pub fn round(&mut self, now_ms: u64, nodes: &[SimNode], committed: Option<u64>) -> Result<()> {
         for (number, node) in nodes.iter().enumerate() {
             self.judge(number)?;
+            if !now_ms.is_multiple_of(ASK_EVERY_MS) || self.open.contains_key(&number) {
+                continue;
+            }
             let (Some(committed), Some(group)) = (committed, node.group()) else { continue };
-            let is_due = now_ms.is_multiple_of(ASK_EVERY_MS) && !self.open.contains_key(&number);
-            if !is_due || !group.inspect().leads {
+            if !group.inspect().leads {
                 continue;
             }
             let answer = Arc::new(Mutex::new(None));

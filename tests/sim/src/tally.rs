@@ -33,8 +33,10 @@ pub struct Tally {
     pub simulated_ms: u64,
     /// Those of them that read by lease.
     pub lease_ms: u64,
-    /// Milliseconds that it took, over all threads.
+    /// Milliseconds that it took, over all jobs: also those in which the machine did other work.
     pub took_ms: u64,
+    /// Milliseconds of a core. Days before 2026-12-01 lack it.
+    pub cpu_ms: u64,
     /// Operations of clients.
     pub operations: u64,
     /// Those of them whose outcome is known.
@@ -61,7 +63,7 @@ pub struct Tally {
 type Join = fn(u64, u64) -> u64;
 
 impl Tally {
-    fn numbers(&mut self) -> [(&'static str, Join, &mut u64); 12] {
+    fn numbers(&mut self) -> [(&'static str, Join, &mut u64); 13] {
         let (sum, max): (Join, Join) = (|one, other| one + other, u64::max);
         [
             ("next_seed", max, &mut self.next_seed),
@@ -70,6 +72,7 @@ impl Tally {
             ("simulated_ms", sum, &mut self.simulated_ms),
             ("lease_ms", sum, &mut self.lease_ms),
             ("took_ms", sum, &mut self.took_ms),
+            ("cpu_ms", sum, &mut self.cpu_ms),
             ("operations", sum, &mut self.operations),
             ("known", sum, &mut self.known),
             ("elected", sum, &mut self.elected),
@@ -177,7 +180,7 @@ impl Tally {
         let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
         format!(
             "  {} seeds ({} by lease): {verdict}\n  \
-             {:.2} simulated hours ({:.2} by lease), {} s over all jobs\n  \
+             {:.2} simulated hours ({:.2} by lease), {} s over all jobs, {} s of a core\n  \
              {} operations, {} of unknown outcome; {} contents compared, {} leaders asked\n  \
              {} elections, slowest healing {} ms\n  \
              {} faults ({} of {} pairs in a row): {}",
@@ -186,6 +189,7 @@ impl Tally {
             hours(self.simulated_ms),
             hours(self.lease_ms),
             self.took_ms / 1000,
+            self.cpu_ms / 1000,
             self.operations,
             self.operations - self.known,
             self.compared,

@@ -125,11 +125,13 @@ impl World {
         let mut leader = None;
         for number in 0..self.nodes.len() {
             if let Some(group) = self.nodes[number].group() {
-                if let Err(broken) = self.invariants.check(number, &group) {
-                    self.trace.note(&broken);
-                    bail!("{broken}");
-                }
-                let now = group.inspect();
+                let now = match self.invariants.check(number, &group) {
+                    Ok(now) => now,
+                    Err(broken) => {
+                        self.trace.note(&broken);
+                        bail!("{broken}");
+                    }
+                };
                 if self.votes.insert(number, now.given).is_some_and(|before| before < now.given) {
                     self.voted = Some(number);
                 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,10 +44,54 @@ struct State {
     trace: Vec<String>,
 }
 
+/// A file. Outside `unsynced`, `current` and `durable` hold the same, so that a sync copies what was written and not a
+/// whole segment.
 #[derive(Clone, Default)]
 struct Content {
     current: Vec<u8>,
     durable: Vec<u8>,
+    unsynced: Range<usize>,
+}
+
+impl Content {
+    fn touch(&mut self, bytes: Range<usize>) {
+        let unsynced = &self.unsynced;
+        self.unsynced = if unsynced.is_empty() {
+            bytes
+        } else {
+            unsynced.start.min(bytes.start)..unsynced.end.max(bytes.end)
+        };
+    }
+
+    /// Zeros at the new end count as written.
+    fn resize(&mut self, length: usize) {
+        let before = self.current.len();
+        self.touch(before.min(length)..before.max(length));
+        self.current.resize(length, 0);
+    }
+
+    fn write(&mut self, bytes: &[u8], from: usize) {
+        let to = from + bytes.len();
+        if self.current.len() < to {
+            self.resize(to);
+        }
+        self.touch(from..to);
+        self.current[from..to].copy_from_slice(bytes);
+    }
+
+    fn sync(&mut self) {
+        let length = self.current.len();
+        self.durable.resize(length, 0);
+        let Range { start, end } = std::mem::take(&mut self.unsynced);
+        let changed = start.min(length)..end.min(length);
+        self.durable[changed.clone()].copy_from_slice(&self.current[changed]);
+    }
+
+    /// What Linux does after a failed sync: the pages are marked clean, the next sync says all is well.
+    fn forget_unsynced(&mut self) {
+        self.current.clone_from(&self.durable);
+        self.unsynced = 0..0;
+    }
 }
 
 #[derive(Clone)]
@@ -75,8 +120,9 @@ impl MemDisk {
     }
 
     fn with(files: BTreeMap<String, Vec<u8>>, salts: u64) -> Self {
-        let content =
-            |bytes: Vec<u8>| Arc::new(Mutex::new(Content { current: bytes.clone(), durable: bytes }));
+        let content = |bytes: Vec<u8>| {
+            Arc::new(Mutex::new(Content { current: bytes.clone(), durable: bytes, unsynced: 0..0 }))
+        };
         let dir: BTreeMap<_, _> = files.into_iter().map(|(name, bytes)| (name, content(bytes))).collect();
         let state = State { durable_dir: dir.clone(), dir, salts, ..State::default() };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Condvar::new()) }
@@ -98,7 +144,7 @@ impl MemDisk {
         }
         dir.retain(|name, _| state.dir.contains_key(name) || keep());
         let files = dir.into_iter().map(|(name, file)| {
-            let Content { current, mut durable } = file.lock().clone();
+            let Content { current, mut durable, .. } = file.lock().clone();
             if current.len() != durable.len() && keep() {
                 durable.resize(current.len(), 0);
             }
@@ -164,7 +210,7 @@ impl MemDisk {
     }
 
     /// Counts a mutating operation; the power may go out at it.
-    fn step(&self, what: String) -> io::Result<()> {
+    fn step(&self, what: impl FnOnce() -> String) -> io::Result<()> {
         let mut state = self.state.lock();
         if let Some(left) = &mut state.power_left {
             *left = left.checked_sub(1).ok_or_else(eio)?;
@@ -172,7 +218,7 @@ impl MemDisk {
         state.operations += 1;
         // Only tests read it, and a simulation runs long.
         if cfg!(test) {
-            state.trace.push(what);
+            state.trace.push(what());
         }
         Ok(())
     }
@@ -222,10 +268,11 @@ impl Disk for MemDisk {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.step(format!("create {name}"))?;
+        self.step(|| format!("create {name}"))?;
         self.take_space(bytes)?;
-        let zeros = vec![0; usize::try_from(bytes).unwrap()];
-        let content = Arc::new(Mutex::new(Content { current: zeros, durable: Vec::new() }));
+        let mut content = Content::default();
+        content.resize(usize::try_from(bytes).unwrap());
+        let content = Arc::new(Mutex::new(content));
         self.state.lock().dir.insert(name.to_owned(), Arc::clone(&content));
         Ok(self.handle(name, &content))
     }
@@ -236,7 +283,7 @@ impl Disk for MemDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.step(format!("rename {to}"))?;
+        self.step(|| format!("rename {to}"))?;
         let mut state = self.state.lock();
         let content = state.dir.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.dir.insert(to.to_owned(), content);
@@ -244,7 +291,7 @@ impl Disk for MemDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.step(format!("remove {name}"))?;
+        self.step(|| format!("remove {name}"))?;
         let content = self.state.lock().dir.remove(name).ok_or(io::ErrorKind::NotFound)?;
         let bytes = content.lock().current.len() as u64;
         self.give_space(bytes);
@@ -252,7 +299,7 @@ impl Disk for MemDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.step("sync directory".into())?;
+        self.step(|| "sync directory".into())?;
         let mut state = self.state.lock();
         state.durable_dir = state.dir.clone();
         Ok(())
@@ -282,14 +329,11 @@ impl MemFile {
         });
         let mut content = self.content.lock();
         if failing {
-            // What Linux does: the pages are marked clean, the next sync says all is well.
-            let durable = content.durable.clone();
-            content.current = durable;
+            content.forget_unsynced();
             return Err(eio());
         }
-        self.disk.step(format!("sync {}", self.name))?;
-        let current = content.current.clone();
-        content.durable = current;
+        self.disk.step(|| format!("sync {}", self.name))?;
+        content.sync();
         Ok(())
     }
 }
@@ -308,7 +352,8 @@ impl DiskFile for MemFile {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+        let mut bytes = parts.concat();
         let eio_now = self.disk.fails(|fault| match fault {
             Fault::WriteEio(left) => Some(left),
             _ => None,
@@ -326,13 +371,8 @@ impl DiskFile for MemFile {
         });
         let length = bytes.len();
         bytes.truncate(if full { length / 2 } else { short.unwrap_or(length) });
-        self.disk.step(format!("write {}", self.name))?;
-        let mut content = self.content.lock();
-        let from = usize::try_from(offset).unwrap();
-        if content.current.len() < from + bytes.len() {
-            content.current.resize(from + bytes.len(), 0);
-        }
-        content.current[from..from + bytes.len()].copy_from_slice(&bytes);
+        self.disk.step(|| format!("write {}", self.name))?;
+        self.content.lock().write(&bytes, usize::try_from(offset).unwrap());
         if full { Err(enospc()) } else { Ok(bytes.len()) }
     }
 
@@ -345,11 +385,61 @@ impl DiskFile for MemFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.disk.step(format!("cut {}", self.name))?;
+        self.disk.step(|| format!("cut {}", self.name))?;
         let mut content = self.content.lock();
         let old = content.current.len() as u64;
-        content.current.resize(usize::try_from(bytes).unwrap(), 0);
+        content.resize(usize::try_from(bytes).unwrap());
         self.disk.give_space(old.saturating_sub(bytes));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    /// The same by copies of the whole file.
+    #[derive(Default)]
+    struct Plain {
+        current: Vec<u8>,
+        durable: Vec<u8>,
+    }
+
+    #[test]
+    fn a_sync_of_what_was_written_is_a_sync_of_the_whole_file() {
+        let mut random = StdRng::seed_from_u64(1);
+        let (mut content, mut plain) = (Content::default(), Plain::default());
+        for round in 0..20_000 {
+            match random.random_range(0..10) {
+                0..6 => {
+                    let bytes = vec![random.random(); random.random_range(0..40)];
+                    let from = random.random_range(0..200);
+                    content.write(&bytes, from);
+                    plain.current.resize(plain.current.len().max(from + bytes.len()), 0);
+                    plain.current[from..from + bytes.len()].copy_from_slice(&bytes);
+                }
+                6 => {
+                    let length = random.random_range(0..240);
+                    content.resize(length);
+                    plain.current.resize(length, 0);
+                }
+                7..9 => {
+                    content.sync();
+                    plain.durable.clone_from(&plain.current);
+                }
+                _ => {
+                    content.forget_unsynced();
+                    plain.current.clone_from(&plain.durable);
+                }
+            }
+            assert_eq!(
+                (&content.current, &content.durable),
+                (&plain.current, &plain.durable),
+                "round {round}"
+            );
+        }
     }
 }
