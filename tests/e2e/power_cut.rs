@@ -51,11 +51,16 @@ fn image(node: &Node) -> Result<Image> {
     Ok(files)
 }
 
-/// Plays the power cut for a node that was killed: of its log only what `disk` holds is left.
-fn cut(node: &Node, disk: Option<&Image>) -> Result<()> {
-    for (path, bytes) in disk.into_iter().flatten() {
+fn put_back(disk: &Image) -> Result<()> {
+    for (path, bytes) in disk {
         fs::write(path, bytes)?;
     }
+    Ok(())
+}
+
+/// Plays the power cut for a node that was killed: of its log only what `disk` holds is left.
+fn cut(node: &Node, disk: Option<&Image>) -> Result<()> {
+    disk.map_or(Ok(()), put_back)?;
     let path = node.data.join("life.json");
     let mut life: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
     ensure!(life["boot_id"].is_string(), "{life}");
@@ -186,6 +191,26 @@ fn a_leader_that_lost_its_followers_power_leads_them_on_without_loss() {
         ensure!(cluster.same_content().await?.len() == 400, "node {} has everything", leader + 1);
         fill(cluster, 400..500).await?;
         ensure!(cluster.same_content().await?.len() == 500);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_disk_that_kept_less_than_it_reported_is_filled_again_and_denounced() {
+    scenario(3, &[], async |cluster| {
+        fill(cluster, 0..200).await?;
+        let leader = cluster.leader().await?;
+        let victim = cluster.followers().await?[0];
+        let disk = image(&cluster.nodes[victim])?;
+        fill(cluster, 200..300).await?;
+        cluster.nodes[victim].kill()?;
+        put_back(&disk)?;
+        cluster.nodes[victim].start().await?;
+        cluster.await_applied().await?;
+        ensure!(cluster.leader().await? == leader, "another leader does not know what was acknowledged");
+        logged(&cluster.nodes[leader], "a member has lost entries that it had said to hold").await?;
+        fill(cluster, 300..400).await?;
+        ensure!(cluster.same_content().await?.len() == 400);
         Ok(())
     });
 }
