@@ -522,6 +522,12 @@ impl Group {
         }
     }
 
+    /// Refuses what waits for a leader, and all that comes from now on, as [`ProposeError::ShuttingDown`]: nothing of
+    /// it was done. For a node that stops and can serve nothing until then.
+    pub fn refuse(&self) {
+        self.core.stop_proposer.cancel();
+    }
+
     /// Ends the group: answers what is open, makes state and log durable. Call after the clients are gone.
     ///
     /// # Errors
