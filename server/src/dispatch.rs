@@ -26,6 +26,7 @@ pub mod clients;
 mod cluster;
 pub mod config_table;
 pub mod counters;
+mod elsewhere;
 pub mod fault;
 mod handler;
 pub mod info;
@@ -64,7 +65,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{UnixMs, monotonic};
 use crate::command::{self, Action, Context, SessionOp, slot, table};
-use crate::config::{Config, Consistency, Redirect};
+use crate::config::{Config, Redirect};
 use crate::net::{self, Ends, Flow};
 use crate::raft::Stages;
 use crate::resp::{Protocol, Reply, Request, reply};
@@ -72,6 +73,7 @@ use crate::session::Session;
 use crate::store::{Fatal, Op, Outcome};
 use clients::{Client, Clients};
 use counters::{CommandCount, Counters, Rate};
+use elsewhere::Source;
 use fault::Fault;
 use log_clock::LogClock;
 use replica::Replica;
@@ -401,6 +403,7 @@ impl<R: Replica> Dispatcher<R> {
         let outcomes = self.timed_proposal(&mut run, &mut times).await;
         let barrier =
             if run.reads { self.timed_barrier(connection, started, &mut times).await } else { Ok(()) };
+        let source = Source::of(&barrier, connection.session.stale_reads);
         let mut outcomes = outcomes.map(Vec::into_iter);
         let mut tally = Tally::default();
         let (mut answered, mut flow) = (0, Flow::Continue);
@@ -428,11 +431,10 @@ impl<R: Replica> Dispatcher<R> {
                     Err(fault) => self.refuse(fault, request),
                 },
                 Step::Read(query, view) => match &barrier {
-                    Ok(()) => {
+                    Ok(()) | Err(Fault::Behind) => {
                         // A short one takes about as long as a look at the clock.
                         let is_short = is_short(&query);
-                        let (reply, after) =
-                            self.read(query, &view, now, connection.session.stale_reads).await;
+                        let (reply, after) = self.read(query, &view, now, source).await;
                         flow = after;
                         latency = if is_short { latency } else { since() };
                         reply
@@ -479,8 +481,7 @@ impl<R: Replica> Dispatcher<R> {
     }
 
     async fn barrier(&self, session: &Session) -> Result<(), Fault> {
-        let level = if session.stale_reads { Consistency::Low } else { self.parts.config.consistency };
-        self.parts.group.read_barrier(level).await.map_err(Fault::from)
+        self.parts.group.read_barrier(self.level(session)).await.map_err(Fault::from)
     }
 
     fn refuse(&self, fault: &Fault, request: Option<&Request>) -> Reply {

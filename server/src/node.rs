@@ -374,6 +374,10 @@ impl Node {
             // Nothing that is left can be trusted to finish; what was acknowledged is in the log.
             return Err(NodeError::fatal(text));
         }
+        if end == End::NewId || self.group.cluster_id().is_none() {
+            // Without a cluster, or under an id that no leader counts on, what its clients wait for never comes.
+            self.group.refuse();
+        }
         self.stop().await.map(|()| end)
     }
 

@@ -15,8 +15,7 @@
 //!   disks) of a majority before all were well again ends an epoch: see `judge`;
 //! - after each fault all nodes run and vote again by themselves, and clients get on, in 30 s each;
 //! - a process whose disk fails ends by itself with code 70 and its line; SIGTERM ends with code 0;
-//! - full disks refuse growth with OOM and reads go on, nobody restarts for it; of one node alone whose disk takes
-//!   nothing any more, while the others go on, a read may be refused as not done: it is counted;
+//! - full disks refuse growth with OOM and reads go on, nobody restarts for it;
 //! - no node ends by itself for another reason, and no log holds a panic;
 //! - in the end all nodes hold the same content.
 //!

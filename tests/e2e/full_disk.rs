@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use kvnode_tests::cluster::Cluster;
+use kvnode_tests::cluster::{Cluster, stat};
 use kvnode_tests::node::Node;
 use kvnode_tests::scenario::scenario;
 use kvnode_tests::tool;
@@ -53,6 +53,61 @@ fn a_full_disk_refuses_writes_keeps_reads_and_recovers() {
         }
         outcome
     });
+}
+
+#[test]
+fn a_follower_whose_disk_takes_nothing_more_still_answers_what_is_new() {
+    scenario(0, &[], async |cluster| {
+        let Some(disk) = SmallDisk::mount(&cluster.path().join("small"), "96m")? else { return Ok(()) };
+        cluster.grow(2).await?;
+        let flags = ["--join".to_owned(), cluster.nodes[0].addr().to_owned()];
+        let mut node = Node::new(&disk.0, "node3", &flags);
+        // Small, so that the log soon needs what the disk has not.
+        let small = [("KVNODE_LOG_SEGMENT_BYTES", "2MiB"), ("KVNODE_DISK_RESERVE_BYTES", "1MiB")];
+        node.env = small.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        node.start().await?;
+        cluster.nodes.push(node);
+        cluster.await_voters(3).await?;
+        let outcome = read_without_room(cluster, &disk.0).await;
+        if outcome.is_err() {
+            eprintln!("{}", cluster.logs());
+        }
+        // Before its disk is unmounted.
+        cluster.nodes[2].kill()?;
+        outcome
+    });
+}
+
+async fn read_without_room(cluster: &mut Cluster, disk: &Path) -> Result<()> {
+    let leader = cluster.leader_among(&[0, 1]).await?;
+    let filler = disk.join("filler");
+    let taken = Command::new("fallocate").args(["-l", &free_bytes(disk)?.to_string()]).arg(&filler).status();
+    ensure!(taken.is_ok_and(|status| status.success()), "fallocate");
+    let mut client = cluster.nodes[leader].client().await?;
+    let value = "x".repeat(64 << 10);
+    for number in 0..100 {
+        client.ok(&format!("SET big:{number} {value}")).await?;
+    }
+    client.ok("SET new value").await?;
+    client.ok("SET gone value PX 1").await?;
+
+    let mut there = cluster.nodes[2].client().await?;
+    let (applied, last) =
+        (stat(&mut there, "applied_index").await?, stat(&mut client, "last_log_index").await?);
+    ensure!(applied < last, "it has applied {applied} of {last}");
+    ensure!(there.text("GET new").await?.as_deref() == Some("value"));
+    ensure!(there.text("GET gone").await?.is_none(), "its time has come");
+    client.ok("SET new again").await?;
+    ensure!(there.text("GET new").await?.as_deref() == Some("again"), "as fresh as anywhere");
+    ensure!(there.int("DBSIZE").await? == client.int("DBSIZE").await?);
+    ensure!(there.int("EXISTS big:0 big:99 absent").await? == 2);
+    there.ok("SET new there").await?;
+    ensure!(there.text("GET new").await?.as_deref() == Some("there"), "it reads what it has written");
+
+    std::fs::remove_file(&filler)?;
+    cluster.await_applied().await?;
+    ensure!(there.text("GET new").await?.as_deref() == Some("there"));
+    cluster.same_content().await.map(drop)
 }
 
 async fn fill_and_recover(cluster: &mut Cluster, disk: &Path) -> Result<()> {

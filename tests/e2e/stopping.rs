@@ -1,6 +1,10 @@
 //! Orderly ends: SIGTERM and SHUTDOWN hand over, drain and exit 0.
 
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
 use anyhow::ensure;
+use kvnode_tests::node::{Node, loopback};
 use kvnode_tests::scenario::scenario;
 use kvnode_tests::wait::SOON;
 use kvnode_tests::writer::Writer;
@@ -80,5 +84,33 @@ fn shutdown_ends_the_node_it_is_sent_to() {
         let status = cluster.nodes[victim].await_exit(SOON).await?;
         ensure!(status.code() == Some(0), "{status}");
         cluster.leader_client().await?.ok("SET k v").await
+    });
+}
+
+#[test]
+fn a_node_that_nobody_takes_in_ends_at_once() {
+    /// Less than it waits for an answer, and than it holds a command.
+    const AT_ONCE: Duration = Duration::from_secs(2);
+    scenario(0, &[], async |cluster| {
+        // Takes connections, and never says anything.
+        let silent = TcpListener::bind((loopback(), 0))?;
+        let flags = ["--join".to_owned(), silent.local_addr()?.to_string()];
+        let mut node = Node::new(cluster.path(), "node1", &flags);
+        node.start().await?;
+        let mut client = node.client().await?;
+        client.send(b"SET held value\r\n").await?;
+        // It answers, and so it has taken up the command as well.
+        node.client().await?.run("RAFTIDENTITY").await?;
+        let told = Instant::now();
+        let ended = node.terminate().await;
+        let took = told.elapsed();
+        let reply = client.receive().await?;
+        let status = ended?;
+        ensure!(status.code() == Some(0) && took < AT_ONCE, "{status} after {took:?}");
+        ensure!(
+            reply.as_error().is_some_and(|error| error.starts_with("LOADING the node is shutting")),
+            "{reply:?}"
+        );
+        Ok(())
     });
 }

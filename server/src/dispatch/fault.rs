@@ -12,6 +12,8 @@ use crate::resp::Reply;
 pub enum Fault {
     /// No leader for as long as a command is held.
     NoLeader,
+    /// The state of this node does not reach what is committed, and what was asked is not answered by the leader.
+    Behind,
     /// Another node leads and this one redirects.
     NotLeader(String),
     /// May or may not have happened.
@@ -55,6 +57,7 @@ impl From<ReadError> for Fault {
         match error {
             ReadError::NoLeader => Self::NoLeader,
             ReadError::NotLeader { addr } => Self::NotLeader(addr),
+            ReadError::Behind { .. } => Self::Behind,
             ReadError::Unformed => Self::Unformed,
             ReadError::ShuttingDown => Self::ShuttingDown,
         }
@@ -79,6 +82,7 @@ impl Fault {
         Reply::Error(match self {
             Self::NoLeader if redirect == Redirect::Try => "ERR leader not known".to_owned(),
             Self::NoLeader => "LOADING leader not known".to_owned(),
+            Self::Behind => "LOADING the node has not caught up with its leader; nothing was done".to_owned(),
             Self::NotLeader(addr) if redirect == Redirect::Try => format!("TRY {addr}"),
             Self::NotLeader(addr) => format!("MOVED {slot} {addr}"),
             Self::Unknown(text) => format!("ERR outcome unknown: {text}"),

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::elsewhere::Source;
 use super::fault::Fault;
 use super::replica::Replica;
 use super::run::{Run, is_short};
@@ -16,9 +17,14 @@ use crate::resp::Reply;
 use crate::store::{Answer, Fatal, Op, Outcome, Query};
 
 impl<R: Replica> Dispatcher<R> {
-    /// Answers a query from the local state.
-    pub(super) async fn read(&self, query: Query, view: &View, now: UnixMs, stale: bool) -> (Reply, Flow) {
-        match self.ask(query, now, stale).await {
+    /// Answers a query from the local state, or has the leader answer it.
+    pub(super) async fn read(&self, query: Query, view: &View, now: UnixMs, source: Source) -> (Reply, Flow) {
+        let asked = match source {
+            // Boxed: large, and seldom.
+            Source::Leader => Box::pin(self.ask_leader(query)).await,
+            Source::Fresh | Source::Stale => self.ask(query, now, source == Source::Stale).await,
+        };
+        match asked {
             Ok(answer) => {
                 self.count_lookups(&answer);
                 (render::answer(answer, view, self.parts.config.limits.reply_bytes_max), Flow::Continue)
@@ -98,7 +104,7 @@ impl<R: Replica> Dispatcher<R> {
     ) -> Result<(), Fault> {
         // A run of reads alone begins with it.
         let begun = if times.propose.is_some() { monotonic() } else { started };
-        let result = self.barrier(&connection.session).await;
+        let result = self.brief_barrier(&connection.session).await;
         times.confirm = Some(monotonic().saturating_duration_since(begun));
         result
     }

@@ -18,6 +18,16 @@ pub trait Replica: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(Vec<Outcome>, Stages), ProposeError>> + Send;
     /// See [`Group::read_barrier`].
     fn read_barrier(&self, level: Consistency) -> impl Future<Output = Result<(), ReadError>> + Send;
+    /// See [`Group::brief_read_barrier`].
+    fn brief_read_barrier(&self, level: Consistency) -> impl Future<Output = Result<(), ReadError>> + Send {
+        self.read_barrier(level)
+    }
+    /// See [`Group::query_leader`].
+    fn query_leader(
+        &self,
+        query: &Query,
+        by_clock: bool,
+    ) -> impl Future<Output = Result<Answer, ReadError>> + Send;
     /// See [`crate::store::Store::query_at`].
     ///
     /// # Errors
@@ -63,6 +73,14 @@ impl Replica for Group {
 
     async fn read_barrier(&self, level: Consistency) -> Result<(), ReadError> {
         Group::read_barrier(self, level).await
+    }
+
+    async fn brief_read_barrier(&self, level: Consistency) -> Result<(), ReadError> {
+        Group::brief_read_barrier(self, level).await
+    }
+
+    async fn query_leader(&self, query: &Query, by_clock: bool) -> Result<Answer, ReadError> {
+        Group::query_leader(self, query, by_clock).await
     }
 
     fn query(&self, query: &Query, now: UnixMs) -> Result<Answer, Fatal> {

@@ -68,6 +68,12 @@ fn decode(kind: u8, body: &Bytes) {
                 assert_eq!(messages::decode_read_index(messages::encode_read_index(id)), Ok(id));
             }
         }
+        messages::READ => {
+            if let Ok((query, by_clock)) = messages::decode_read(body.clone()) {
+                let encoded = messages::encode_read(&query, by_clock);
+                assert_eq!(messages::decode_read(encoded), Ok((query, by_clock)));
+            }
+        }
         messages::MEMBER | messages::JOIN => {
             if let Ok(verb) = Verb::decode(body.clone()) {
                 assert_eq!(Verb::decode(verb.encode()), Ok(verb));
@@ -107,6 +113,7 @@ fn answers(body: &Bytes) {
     if let Ok(answer) = Forwarded::decode(body.clone()) {
         assert_eq!(Forwarded::decode(answer.encode()), Ok(answer));
     }
+    let _ = messages::decode_read_answer(body.clone());
     if let Ok(members) = codec::decode_members(body.clone()) {
         assert_eq!(codec::decode_members(codec::encode_members(&members)), Ok(members));
     }

@@ -21,10 +21,10 @@ use super::reader::Reader;
 pub use super::refusal::{MemberError, ProposeError, ReadError};
 use super::stages::Stages;
 use super::types::from_raft;
-use super::{housekeeping, log};
+use super::{housekeeping, log, remote};
 use crate::config::Consistency;
 use crate::machine;
-use crate::store::{Fatal, LogId, Op, Outcome, Store};
+use crate::store::{Answer, Fatal, LogId, Op, Outcome, Query, Store};
 
 /// Tasks of a group that stops are awaited for this long; all of them end by a token.
 const TASKS_STOP: Duration = Duration::from_secs(1);
@@ -180,6 +180,25 @@ impl Group {
     /// See [`ReadError`].
     pub async fn read_barrier(&self, level: Consistency) -> Result<(), ReadError> {
         self.reader.barrier(level).await
+    }
+
+    /// As [`Group::read_barrier`], for who can have the leader answer instead: where the state of this node does not
+    /// come within half a second, [`ReadError::Behind`] says so.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn brief_read_barrier(&self, level: Consistency) -> Result<(), ReadError> {
+        self.reader.brief_barrier(level).await
+    }
+
+    /// Has the leader answer a query, for a node whose barrier says [`ReadError::Behind`]; waits for a leader as long as
+    /// a command is held. `by_clock`: as [`Store::query_at`] with the leader's clock, else by the log time alone.
+    ///
+    /// # Errors
+    /// [`ReadError::NoLeader`], [`ReadError::ShuttingDown`].
+    pub async fn query_leader(&self, query: &Query, by_clock: bool) -> Result<Answer, ReadError> {
+        // Boxed: large, and seldom.
+        Box::pin(remote::ask(&self.core, query, by_clock)).await
     }
 
     /// The local state machine, for reads behind a barrier.
@@ -525,6 +544,12 @@ impl Group {
             }
             Err(error) => tracing::info!(%error, "stopping as leader"),
         }
+    }
+
+    /// Refuses what waits for a leader, and all that comes from now on, as [`ProposeError::ShuttingDown`]: nothing of
+    /// it was done. For a node that stops and can serve nothing until then.
+    pub fn refuse(&self) {
+        self.core.stop_proposer.cancel();
     }
 
     /// Ends the group: answers what is open, makes state and log durable. Call after the clients are gone.

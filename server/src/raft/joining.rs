@@ -58,20 +58,22 @@ pub(super) async fn join_loop(core: Arc<Core>, seeds: Vec<String>) {
     }
 }
 
+/// Asks the node at one address to have this one back.
+async fn ask_back(core: &Arc<Core>, seed: &str, verb: &Verb) -> Result<(), MemberError> {
+    // Who stands there now: it may have a new id itself.
+    let member = identify(core, seed, None).await?;
+    let cluster_id = member.cluster_id.ok_or(MemberError::NoLeader)?;
+    ask_member(core, &member, cluster_id, verb).await
+}
+
 /// Keeps asking the members that this node knew to add it in the place of its old id, with the role that it had.
 pub(super) async fn rejoin_loop(core: Arc<Core>, rejoin: Rejoin) {
     let verb = join_verb(&core, rejoin.wants_vote);
     let seeds: Vec<String> = rejoin.members.iter().chain(&core.config.join).cloned().collect();
     while !core.members.load().nodes.contains_key(&core.local.node_id) {
         for seed in seeds.iter().filter(|seed| **seed != core.addr) {
-            // Who stands there now: it may have a new id itself.
-            let told = match identify(&core, seed, None).await {
-                Ok(member) => match member.cluster_id {
-                    Some(cluster_id) => ask_member(&core, &member, cluster_id, &verb).await,
-                    None => Err(MemberError::NoLeader),
-                },
-                Err(error) => Err(error),
-            };
+            let asked = core.shutdown.run_until_cancelled(ask_back(&core, seed, &verb)).await;
+            let Some(told) = asked else { return };
             match told {
                 Ok(()) => tracing::info!(member = %seed, "back as a learner"),
                 Err(MemberError::NoLeader) => continue,
@@ -117,7 +119,8 @@ pub(super) async fn refresh_address(core: Arc<Core>) {
         match members.nodes.get(&core.local.node_id) {
             Some(node) if node.addr != core.addr || node.peer_addr != core.peer_addr => {
                 let verb = join_verb(&core, node.wants_vote);
-                if let Err(error) = tell_any(&core, &members, &verb).await {
+                let told = core.shutdown.run_until_cancelled(tell_any(&core, &members, &verb)).await;
+                if let Some(Err(error)) = told {
                     tracing::warn!(%error, "new address not known to the cluster yet");
                 }
             }

@@ -194,7 +194,8 @@ pub(super) async fn run(core: &Arc<Core>, verb: &Verb) -> Result<(), MemberError
         } else {
             Err(MemberError::NoLeader)
         };
-        if result != Err(MemberError::NoLeader) || Instant::now() >= deadline {
+        let is_stopping = core.stop_proposer.is_cancelled();
+        if result != Err(MemberError::NoLeader) || is_stopping || Instant::now() >= deadline {
             return result;
         }
         sleep(RETRY_PAUSE).await;

@@ -7,6 +7,7 @@
 //!                 |            `-> peer/network ==> peer/service of the other nodes
 //!                 `-> peer/client ==> the leader, when it is another node
 //! read_barrier() -> reader -> one ReadIndex round for all that wait -> local apply has reached it
+//!                                                          or, if it does not: remote -> the leader answers
 //! ```
 //!
 //! Invariants
@@ -37,6 +38,7 @@ mod peer;
 mod proposer;
 mod reader;
 mod refusal;
+mod remote;
 mod resolver;
 mod seed;
 mod stages;

@@ -2,10 +2,11 @@
 //!
 //! A read that arrives while a round runs joins the next one: the running round may have fixed its index before the
 //! read came. The next one leaves when nothing is open, or when it serves as many reads as all that are. After the round
-//! each read waits until the local apply has reached the index, so any node can serve it. Nothing is written to the log
-//! (Raft dissertation, section 6.4).
+//! each read waits until the local apply has reached the index, so any node can serve it; where that takes too long the
+//! leader answers (`remote`). Nothing is written to the log (Raft dissertation, section 6.4).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -36,6 +37,10 @@ const LOOKS_MAX: usize = 8;
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// One round to the leader and its quorum.
 const ROUND_MAX: Duration = Duration::from_millis(1500);
+/// A follower's state that has not reached the index after this long is left to catch up: the leader can answer.
+const CATCH_UP_MAX: Duration = Duration::from_millis(500);
+/// The same where the round before was not reached either.
+const STILL_BEHIND_MAX: Duration = Duration::from_millis(20);
 
 type Answer = oneshot::Sender<Result<(), ReadError>>;
 
@@ -57,13 +62,43 @@ impl Reader {
     pub(super) fn spawn(core: &Arc<Core>) -> Self {
         let (waiting, queue) = mpsc::channel(WAITING_MAX);
         let leader = core.leader_watch();
-        let rounds = Rounds { core: core.clone(), leader: leader.clone(), client: Mutex::new(None) };
+        let rounds = Rounds {
+            core: core.clone(),
+            leader: leader.clone(),
+            client: Mutex::new(None),
+            is_behind: AtomicBool::new(false),
+        };
         core.tasks.spawn(rounds.run(queue));
         Self { waiting, core: core.clone(), leader }
     }
 
     /// See `Group::read_barrier`.
     pub(super) async fn barrier(&self, level: Consistency) -> Result<(), ReadError> {
+        let begun = clock::monotonic();
+        let behind = match self.brief_barrier(level).await {
+            Err(ReadError::Behind { index }) => index,
+            result => return result,
+        };
+        // Confirmed is the index already; only the state has to come.
+        let mut applied = self.core.apply.applied();
+        let reached = applied.wait_for(|at| at.is_some_and(|at| at.index >= behind));
+        let left = self
+            .core
+            .config
+            .timing
+            .hold_without_leader
+            .saturating_sub(clock::monotonic().duration_since(begun));
+        tokio::select! {
+            reached = timeout(left, reached) => match reached {
+                Ok(Ok(_)) => Ok(()),
+                _ => Err(ReadError::Behind { index: behind }),
+            },
+            () = self.core.stop_proposer.cancelled() => Err(ReadError::ShuttingDown),
+        }
+    }
+
+    /// See `Group::brief_read_barrier`.
+    pub(super) async fn brief_barrier(&self, level: Consistency) -> Result<(), ReadError> {
         if self.core.local.cluster_id().is_none() {
             return Err(ReadError::Unformed);
         }
@@ -130,6 +165,8 @@ struct Rounds {
     core: Arc<Core>,
     leader: watch::Receiver<LeaderView>,
     client: Mutex<Option<(u64, PeerClient)>>,
+    /// The last round was not reached in time.
+    is_behind: AtomicBool,
 }
 
 impl Rounds {
@@ -177,7 +214,7 @@ impl Rounds {
                 Some(Err(ReadError::NotLeader { addr: leader.addr }))
             } else {
                 let index = if here { leader_read_index(&self.core).await } else { self.ask(&leader).await };
-                self.outcome(index, deadline).await
+                self.outcome(index, deadline, here).await
             };
             if let Some(result) = result {
                 answer(&mut round, &result);
@@ -196,14 +233,20 @@ impl Rounds {
         &self,
         index: Option<LogId>,
         deadline: Option<Instant>,
+        here: bool,
     ) -> Option<Result<(), ReadError>> {
-        if let Some(id) = index
-            && self.wait_applied(id, deadline).await
-        {
-            return Some(Ok(()));
+        if let Some(id) = index {
+            let is_behind = !self.wait_applied(id, deadline, here).await;
+            self.is_behind.store(is_behind, Ordering::Relaxed);
+            if !is_behind {
+                return Some(Ok(()));
+            }
         }
         if self.core.stop_proposer.is_cancelled() {
             return Some(Err(ReadError::ShuttingDown));
+        }
+        if let Some(id) = index.filter(|_| !here) {
+            return Some(Err(ReadError::Behind { index: id.index }));
         }
         deadline.is_none_or(|at| at <= clock::monotonic()).then_some(Err(ReadError::NoLeader))
     }
@@ -226,13 +269,18 @@ impl Rounds {
         }
     }
 
-    async fn wait_applied(&self, id: LogId, deadline: Option<Instant>) -> bool {
+    async fn wait_applied(&self, id: LogId, deadline: Option<Instant>, here: bool) -> bool {
         if planted!("read-before-apply") {
             return true;
         }
         let mut applied = self.core.apply.applied();
         let reached = applied.wait_for(|at| at.is_some_and(|at| at.index >= id.index));
-        let limit = deadline.map_or(ROUND_MAX, |at| at.saturating_duration_since(clock::monotonic()));
+        let left = deadline.map_or(ROUND_MAX, |at| at.saturating_duration_since(clock::monotonic()));
+        let limit = match (here, self.is_behind.load(Ordering::Relaxed)) {
+            (true, _) => left,
+            (false, false) => left.min(CATCH_UP_MAX),
+            (false, true) => left.min(STILL_BEHIND_MAX),
+        };
         matches!(timeout(limit, reached).await, Ok(Ok(_)))
     }
 }

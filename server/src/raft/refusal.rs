@@ -70,6 +70,12 @@ pub enum ReadError {
         /// Client address of the leader.
         addr: String,
     },
+    /// A leader is there, but the state of this node has not reached what is committed: the leader can answer.
+    #[error("this node has not caught up with its leader")]
+    Behind {
+        /// What it has to reach.
+        index: u64,
+    },
     /// The node is not part of a formed cluster yet.
     #[error("the node is not formed")]
     Unformed,

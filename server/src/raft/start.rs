@@ -31,6 +31,7 @@ use super::peer::transport::Transport;
 use super::peer::{GROUP, Local, service};
 use super::proposer::Proposer;
 use super::reader::Reader;
+use super::remote::Remote;
 use super::resolver::Resolver;
 use super::seed::{self, OpenRestore, Target};
 use super::state_machine::StateMachine;
@@ -169,6 +170,7 @@ pub async fn start(
         in_flight: watch::Sender::new(0),
         log_time_ms: AtomicU64::new(0),
         messages: Messages::default(),
+        remote: Remote::default(),
         started: clock::monotonic(),
         no_lease_until: ArcSwapOption::default(),
         transfer: tokio::sync::Mutex::new(()),
@@ -324,6 +326,9 @@ fn raft_config(config: &Config, in_doubt: bool) -> Result<openraft::Config, Star
         // A leader commits by its followers' disks while its own write is still on the way. Restarted into the same
         // term it could number new entries like committed ones that it lost, so it must win an election first.
         enable_leader_restore: Some(planted!("leader-restored")),
+        // A follower whose disk has lost what it had synced gets it again; the library would send it nothing more,
+        // until a checkpoint is due. `peer::network` says what has happened.
+        allow_log_reversion: Some(true),
         backoff: "50ms".into(),
         ..openraft::Config::default()
     };

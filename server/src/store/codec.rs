@@ -31,7 +31,7 @@ mod queries;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Batch, DbIndex, Failure, Op, Outcome};
+use super::{Batch, DbIndex, Failure, Op, Outcome, Query};
 use crate::clock::UnixMs;
 
 /// Version of the batch encoding that this build writes.
@@ -160,6 +160,19 @@ pub fn encode_ops(ops: &[Op], out: &mut BytesMut) {
 pub fn decode_ops(bytes: &mut Bytes) -> Result<Vec<Op>, DecodeError> {
     // The shortest op is one byte.
     take_list(bytes, 1, take_op)
+}
+
+/// Appends a query.
+pub fn encode_query(query: &Query, out: &mut BytesMut) {
+    queries::put_query(out, query);
+}
+
+/// Takes a query off the front of `bytes`.
+///
+/// # Errors
+/// [`DecodeError`]; `bytes` is then left somewhere inside.
+pub fn decode_query(bytes: &mut Bytes) -> Result<Query, DecodeError> {
+    queries::take_query(bytes)
 }
 
 /// Appends a list of outcomes.

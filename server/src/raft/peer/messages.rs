@@ -5,8 +5,10 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, V
 
 use super::super::codec::{self, DecodeError, Reader};
 use super::super::types::{RaftLogId, TypeConfig, from_raft, to_raft, vote_from_raft, vote_to_raft};
+use super::frame::FRAME_BYTES_MAX;
 use super::{GROUP, PROTOCOL_VERSION};
-use crate::store::LogId;
+use crate::store::codec as store_codec;
+use crate::store::{Answer, LogId, Outcome, Query};
 
 pub(in crate::raft) const HELLO: u8 = 0;
 pub(in crate::raft) const APPEND: u8 = 1;
@@ -38,6 +40,8 @@ pub(in crate::raft) const QUESTION: u8 = 18;
 pub(in crate::raft) const DIGESTS: u8 = 19;
 /// A leader says that the receiver's content is not that of the majority (`divergence`).
 pub(in crate::raft) const DIVERGED: u8 = 20;
+/// A node whose state lags has the leader answer a query (`remote`).
+pub(in crate::raft) const READ: u8 = 21;
 /// Added to a request's kind in its answer.
 pub(in crate::raft) const ANSWER: u8 = 0x80;
 /// Kind of a frame that says: the request of this id is still being worked at. Not an answer.
@@ -316,6 +320,51 @@ pub(in crate::raft) fn decode_read_index(body: Bytes) -> Result<Option<LogId>, D
     Ok(id)
 }
 
+/// `READ`: whether the leader's clock counts u8, query.
+pub(in crate::raft) fn encode_read(query: &Query, by_clock: bool) -> Bytes {
+    let mut out = BytesMut::with_capacity(16 + query.size_bytes());
+    out.put_u8(u8::from(by_clock));
+    store_codec::encode_query(query, &mut out);
+    out.freeze()
+}
+
+pub(in crate::raft) fn decode_read(body: Bytes) -> Result<(Query, bool), DecodeError> {
+    let mut reader = Reader::new("read", body);
+    let by_clock = reader.u8()? != 0;
+    let query = store_codec::decode_query(&mut reader.rest());
+    Ok((query.map_err(|error| unreadable("read", error))?, by_clock))
+}
+
+/// Answer to `READ`: one outcome, or none when the receiver cannot confirm that it leads.
+///
+/// # Errors
+/// It is larger than a frame may be.
+pub(in crate::raft) fn encode_read_answer(answer: Option<Answer>) -> Result<Bytes, String> {
+    let mut out = BytesMut::new();
+    let outcomes: Vec<Outcome> = answer.map(Outcome::Answer).into_iter().collect();
+    store_codec::encode_outcomes(&outcomes, &mut out);
+    // Room for the head.
+    if out.len() + 64 > FRAME_BYTES_MAX {
+        return Err(format!("the answer is too large for a frame: {} bytes", out.len()));
+    }
+    Ok(out.freeze())
+}
+
+pub(in crate::raft) fn decode_read_answer(mut body: Bytes) -> Result<Option<Answer>, DecodeError> {
+    let what = "answer to a read";
+    let outcomes = store_codec::decode_outcomes(&mut body).map_err(|error| unreadable(what, error))?;
+    let mut outcomes = outcomes.into_iter();
+    match (outcomes.next(), outcomes.next()) {
+        (None, _) => Ok(None),
+        (Some(Outcome::Answer(answer)), None) => Ok(Some(answer)),
+        (Some(_), _) => Err(unreadable(what, "not one answer")),
+    }
+}
+
+fn unreadable(what: &'static str, error: impl std::fmt::Display) -> DecodeError {
+    Reader::new(what, Bytes::new()).error(error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,6 +375,12 @@ mod tests {
         assert_eq!(Hello::decode(hello.encode()), Ok(hello));
         let forward = Forward { term: 1, leader: 2, batch: Bytes::from_static(b"b") };
         assert_eq!(Forward::decode(forward.encode()), Ok(forward));
+        let query = Query::Get { db: 1, key: Bytes::from_static(b"k") };
+        assert_eq!(decode_read(encode_read(&query, true)), Ok((query, true)));
+        for answer in [None, Some(Answer::Int(4))] {
+            let encoded = encode_read_answer(answer.clone()).unwrap();
+            assert_eq!(decode_read_answer(encoded), Ok(answer));
+        }
         for answer in [
             Forwarded::Done(Bytes::from_static(b"o")),
             Forwarded::NotProposed,

@@ -20,7 +20,7 @@ use super::super::types::{
     Applied, EntryData, LeaderId, Members, RaftSnapshotMeta, Responder, TypeConfig, from_raft,
     stored_membership, to_raft, vote_from_raft, vote_to_raft,
 };
-use super::super::{confirm, divergence, doubt, members};
+use super::super::{confirm, divergence, doubt, members, remote};
 use super::admission::{self, Caller, Rank};
 use super::client::{id_text, write_whole};
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameReader, HELLO_BYTES_MAX, put_frame};
@@ -276,6 +276,7 @@ impl Peer {
             messages::READ_INDEX => {
                 Box::pin(async move { Ok(messages::encode_read_index(leader_read_index(&self.core).await)) })
             }
+            messages::READ => Box::pin(async move { remote::serve(&self.core, body).await }),
             kind @ (messages::PUBLISH | messages::PUBLISH_TO_SHARD) => {
                 // Here, not in the work that is returned: messages are delivered in the order of arrival.
                 let delivered =
