@@ -326,9 +326,6 @@ fn raft_config(config: &Config, in_doubt: bool) -> Result<openraft::Config, Star
         // A leader commits by its followers' disks while its own write is still on the way. Restarted into the same
         // term it could number new entries like committed ones that it lost, so it must win an election first.
         enable_leader_restore: Some(planted!("leader-restored")),
-        // A follower whose disk has lost what it had synced gets it again; the library would send it nothing more,
-        // until a checkpoint is due. `peer::network` says what has happened.
-        allow_log_reversion: Some(true),
         backoff: "50ms".into(),
         ..openraft::Config::default()
     };

@@ -24,7 +24,6 @@ use super::checkpoint::{Outgoing, send_checkpoint};
 use super::client::{CallError, PeerClient};
 use super::{Local, PeerClocks, Reach, messages};
 use crate::clock;
-use crate::store::LogId;
 
 /// An append may wait behind a stalled fsync of the follower for this long before it is sent again.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(4);
@@ -58,7 +57,6 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             outgoing: self.outgoing.clone(),
             told: self.told.clone(),
             reach: self.reach.clone(),
-            acked: None,
         }
     }
 }
@@ -71,8 +69,6 @@ pub(in crate::raft) struct Network {
     outgoing: Arc<Outgoing>,
     told: Arc<Told>,
     reach: Arc<Reach>,
-    /// Last entry that the peer has said to hold, to this leader.
-    acked: Option<LogId>,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err; the library copies what it needs")]
@@ -98,37 +94,7 @@ fn decode_error(error: DecodeError) -> RPCError<TypeConfig> {
     RPCError::Network(NetworkError::new(&error))
 }
 
-/// What an answer tells of the peer's log: how far it reaches now, or that it has lost what it had acknowledged. Nobody
-/// but a later leader may truncate a log, and to that one the answer would be another.
-fn judge(
-    acked: Option<LogId>,
-    prev: Option<LogId>,
-    last: Option<LogId>,
-    answer: &AppendEntriesResponse<TypeConfig>,
-) -> Result<Option<LogId>, LogId> {
-    match answer {
-        AppendEntriesResponse::Success => Ok(acked.max(last)),
-        AppendEntriesResponse::PartialSuccess(reached) => Ok(acked.max(reached.as_ref().map(from_raft))),
-        AppendEntriesResponse::Conflict => match acked {
-            Some(lost) if prev <= acked => Err(lost),
-            _ => Ok(acked),
-        },
-        AppendEntriesResponse::HigherVote(_) => Ok(acked),
-    }
-}
-
 impl Network {
-    fn note(&mut self, prev: Option<LogId>, last: Option<LogId>, answer: &AppendEntriesResponse<TypeConfig>) {
-        self.acked = judge(self.acked, prev, last, answer).unwrap_or_else(|lost| {
-            tracing::error!(
-                peer = %super::client::id_text(self.target), acknowledged = %lost,
-                "a member has lost entries that it had said to hold: its disk does not keep what it reports as synced, \
-                 or holds older data; it is sent them again, look at that disk"
-            );
-            None
-        });
-    }
-
     async fn call(&self, kind: u8, body: Bytes, limit: Duration) -> Result<Bytes, RPCError<TypeConfig>> {
         match timeout(limit, self.client.call(kind, body)).await {
             Ok(result) => result.map_err(rpc_error),
@@ -148,8 +114,6 @@ impl RaftNetworkV2<TypeConfig> for Network {
         if let Some(commit) = &rpc.leader_commit {
             self.told.commit(commit.index);
         }
-        let prev = rpc.prev_log_id.as_ref().map(from_raft);
-        let last = rpc.entries.last().map(|entry| from_raft(&entry.log_id)).or(prev);
         let sent_at = clock::wall();
         let call = self.client.call(messages::APPEND, messages::encode_append(&rpc));
         let answer = timeout(APPEND_TIMEOUT, call)
@@ -160,7 +124,6 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let (answer, peer_wall_ms) = messages::decode_append_answer(body).map_err(decode_error)?;
         let half_way = sent_at.0.midpoint(clock::wall().0);
         self.clocks.note(self.target, peer_wall_ms.cast_signed().saturating_sub(half_way.cast_signed()));
-        self.note(prev, last, &answer);
         Ok(answer)
     }
 
@@ -224,22 +187,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::types::to_raft;
     use super::*;
-
-    #[test]
-    fn a_log_that_has_become_shorter_is_noticed_once() {
-        let at = |index| Some(LogId { term: 2, node: 1, index });
-        let success = AppendEntriesResponse::Success;
-        assert_eq!(judge(None, None, at(4), &success), Ok(at(4)));
-        assert_eq!(judge(at(9), at(4), at(4), &success), Ok(at(9)), "a heartbeat tells less");
-        let partly = AppendEntriesResponse::PartialSuccess(at(7).map(to_raft));
-        assert_eq!(judge(at(4), at(4), at(9), &partly), Ok(at(7)));
-        let conflict = AppendEntriesResponse::Conflict;
-        assert_eq!(judge(at(4), at(9), at(9), &conflict), Ok(at(4)), "what it has not said to hold");
-        assert_eq!(judge(at(4), at(4), at(9), &conflict), Err(at(4).unwrap()));
-        assert_eq!(judge(None, at(4), at(9), &conflict), Ok(None), "said, and forgotten");
-    }
 
     #[test]
     fn the_library_backs_off_from_a_peer_that_refuses_appends() {
