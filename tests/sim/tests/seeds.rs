@@ -51,7 +51,7 @@ fn five_nodes_hold() {
 }
 
 /// Seeds within which each of these bugs was found with room to spare (`tests/reports/`).
-const SEEDS_MAX: u64 = 12;
+const SEEDS_MAX: u64 = 30;
 
 /// One that is not found here would not be found in the server either.
 fn is_found(bug: &str) {
