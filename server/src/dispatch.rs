@@ -480,10 +480,6 @@ impl<R: Replica> Dispatcher<R> {
         }
     }
 
-    async fn barrier(&self, session: &Session) -> Result<(), Fault> {
-        self.parts.group.read_barrier(self.level(session)).await.map_err(Fault::from)
-    }
-
     fn refuse(&self, fault: &Fault, request: Option<&Request>) -> Reply {
         fault.reply(self.parts.config.redirect, request.map_or(0, |request| first_slot(&request.args)))
     }

@@ -39,6 +39,11 @@ impl<R: Replica> Dispatcher<R> {
         if session.stale_reads { Consistency::Low } else { self.parts.config.consistency }
     }
 
+    /// The barrier of reads that only this node can answer.
+    pub(super) async fn barrier(&self, session: &Session) -> Result<(), Fault> {
+        self.parts.group.read_barrier(self.level(session)).await.map_err(Fault::from)
+    }
+
     /// The barrier of reads that the leader can answer as well.
     pub(super) async fn brief_barrier(&self, session: &Session) -> Result<(), Fault> {
         self.parts.group.brief_read_barrier(self.level(session)).await.map_err(Fault::from)
