@@ -189,8 +189,8 @@ async fn has_a_tail_of_its_own(stage: &mut Stage) -> Result<()> {
     // Killed, not paused: what is in the socket of a paused process still arrives.
     stage.cluster.nodes[0].kill()?;
     stage.cluster.nodes[1].kill()?;
-    let mut lost = Client::connect(&stage.addr(2)).await?;
-    lost.send(b"SET lost:1 x\r\n").await?;
+    let mut in_vain = Client::connect(&stage.addr(2)).await?;
+    in_vain.send(b"SET lost:1 x\r\n").await?;
     eventually("the old leader's log has an entry of its own", SOON, async || {
         Ok((stat(&mut client, "last_log_index").await? > last).then_some(()))
     })

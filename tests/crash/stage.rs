@@ -276,9 +276,10 @@ impl Stage {
 fn left_over(data: &Path) -> Result<Vec<String>> {
     let group = data.join("group-0");
     let mut left = names(&group.join("log"))?;
-    left.retain(|name| !name.ends_with(".log"));
+    let ends_in = |name: &str, extension| Path::new(name).extension().is_some_and(|found| found == extension);
+    left.retain(|name| !ends_in(name, "log"));
     left.extend(names(&group.join("checkpoints"))?.into_iter().filter(|name| name != "outgoing"));
-    left.extend(names(&data.join("snapshots"))?.into_iter().filter(|name| name.ends_with(".tmp")));
+    left.extend(names(&data.join("snapshots"))?.into_iter().filter(|name| ends_in(name, "tmp")));
     let states = names(&group.join("state"))?;
     left.extend(states.into_iter().filter(|name| name.starts_with("db-")).skip(1));
     Ok(left)
