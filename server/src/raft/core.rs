@@ -20,7 +20,7 @@ use super::identity::Identity;
 use super::log::RaftLog;
 use super::peer::checkpoint::{Incoming, Outgoing};
 use super::peer::{Local, PeerClocks};
-use super::remote::Remote;
+use super::remote::LeaderClient;
 use super::resolver::Resolver;
 use super::types::{Members, Raft};
 use crate::clock::{self, UnixMs};
@@ -77,7 +77,7 @@ pub(super) struct Core {
     pub(super) log_time_ms: AtomicU64,
     /// Messages of PUBLISH.
     pub(super) messages: Messages,
-    pub(super) remote: Remote,
+    pub(super) remote: LeaderClient,
     pub(super) started: Instant,
     /// Until then reads are confirmed by a round, not by a lease.
     pub(super) no_lease_until: ArcSwapOption<Instant>,

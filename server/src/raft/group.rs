@@ -195,7 +195,8 @@ impl Group {
     /// a command is held. `by_clock`: as [`Store::query_at`] with the leader's clock, else by the log time alone.
     ///
     /// # Errors
-    /// [`ReadError::NoLeader`], [`ReadError::ShuttingDown`].
+    /// [`ReadError::NoLeader`], [`ReadError::ShuttingDown`]; [`ReadError::Behind`] if the leader refuses, as it does
+    /// where the answer is larger than a frame between nodes.
     pub async fn query_leader(&self, query: &Query, by_clock: bool) -> Result<Answer, ReadError> {
         // Boxed: large, and seldom.
         Box::pin(remote::ask(&self.core, query, by_clock)).await
@@ -547,7 +548,8 @@ impl Group {
     }
 
     /// Refuses what waits for a leader, and all that comes from now on, as [`ProposeError::ShuttingDown`]: nothing of
-    /// it was done. For a node that stops and can serve nothing until then.
+    /// it was done. What is on its way to a leader already is answered as unknown. For a node that stops and can serve
+    /// nothing until then.
     pub fn refuse(&self) {
         self.core.stop_proposer.cancel();
     }

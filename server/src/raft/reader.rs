@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use openraft::ReadPolicy as RaftReadPolicy;
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -20,8 +19,8 @@ use tokio::time::{sleep, timeout};
 use super::confirm;
 use super::core::{Core, LeaderView};
 use super::group::ReadError;
-use super::peer::client::PeerClient;
 use super::peer::messages::{self, READ_INDEX};
+use super::remote::LeaderClient;
 use super::types::from_raft;
 use crate::clock;
 use crate::config::{Consistency, ReadPolicy, Redirect};
@@ -65,7 +64,7 @@ impl Reader {
         let rounds = Rounds {
             core: core.clone(),
             leader: leader.clone(),
-            client: Mutex::new(None),
+            client: LeaderClient::default(),
             is_behind: AtomicBool::new(false),
         };
         core.tasks.spawn(rounds.run(queue));
@@ -164,7 +163,8 @@ pub(super) async fn leader_read_index(core: &Core) -> Option<LogId> {
 struct Rounds {
     core: Arc<Core>,
     leader: watch::Receiver<LeaderView>,
-    client: Mutex<Option<(u64, PeerClient)>>,
+    /// Not the one of [`remote`](super::remote): a large answer there would hold a round up.
+    client: LeaderClient,
     /// The last round was not reached in time.
     is_behind: AtomicBool,
 }
@@ -252,21 +252,9 @@ impl Rounds {
     }
 
     async fn ask(&self, leader: &LeaderView) -> Option<LogId> {
-        let client = self.client_of(leader.id?, &leader.peer_addr);
+        let client = self.client.to(&self.core, leader.id?, &leader.peer_addr);
         let answer = timeout(ROUND_MAX, client.call(READ_INDEX, bytes::Bytes::new())).await.ok()?.ok()?;
         messages::decode_read_index(answer).ok()?
-    }
-
-    fn client_of(&self, id: u64, addr: &str) -> PeerClient {
-        let mut client = self.client.lock();
-        match &*client {
-            Some((known, client)) if *known == id => client.clone(),
-            _ => {
-                let new = PeerClient::new(self.core.local.clone(), id, addr.to_owned(), &self.core.tasks);
-                *client = Some((id, new.clone()));
-                new
-            }
-        }
     }
 
     async fn wait_applied(&self, id: LogId, deadline: Option<Instant>, here: bool) -> bool {

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::core::{Core, LeaderView};
 use super::group::ReadError;
-use super::peer::client::PeerClient;
+use super::peer::client::{CallError, PeerClient};
 use super::peer::messages::{self, READ};
 use super::reader::leader_read_index;
 use crate::clock::{self, UnixMs};
@@ -32,12 +32,12 @@ const APPLY_MAX: Duration = Duration::from_secs(1);
 /// One question, with the confirmation of the leader and a long query.
 const QUESTION_MAX: Duration = Duration::from_secs(4);
 
-/// The connection for such reads.
+/// A connection to the node that leads, kept while it is the same one.
 #[derive(Default)]
-pub(super) struct Remote(Mutex<Option<(u64, PeerClient)>>);
+pub(super) struct LeaderClient(Mutex<Option<(u64, PeerClient)>>);
 
-impl Remote {
-    fn client(&self, core: &Core, id: u64, addr: &str) -> PeerClient {
+impl LeaderClient {
+    pub(super) fn to(&self, core: &Core, id: u64, addr: &str) -> PeerClient {
         let mut client = self.0.lock();
         match &*client {
             Some((known, client)) if *known == id => client.clone(),
@@ -63,7 +63,7 @@ pub(super) async fn ask(core: &Arc<Core>, query: &Query, by_clock: bool) -> Resu
         let answer = if leader.id == Some(core.local.node_id) {
             answer_here(core, query.clone(), by_clock).await.ok().flatten()
         } else {
-            ask_there(core, &leader, query, by_clock).await
+            ask_there(core, &leader, query, by_clock).await?
         };
         if let Some(answer) = answer {
             return Ok(answer);
@@ -79,10 +79,25 @@ pub(super) async fn ask(core: &Arc<Core>, query: &Query, by_clock: bool) -> Resu
     }
 }
 
-async fn ask_there(core: &Core, leader: &LeaderView, query: &Query, by_clock: bool) -> Option<Answer> {
-    let client = core.remote.client(core, leader.id?, &leader.peer_addr);
+/// `None`: ask again. A leader that refuses (the answer is larger than a frame, it is of an older version) would do so again.
+async fn ask_there(
+    core: &Core,
+    leader: &LeaderView,
+    query: &Query,
+    by_clock: bool,
+) -> Result<Option<Answer>, ReadError> {
+    let Some(id) = leader.id else { return Ok(None) };
+    let client = core.remote.to(core, id, &leader.peer_addr);
     let asked = client.call(READ, messages::encode_read(query, by_clock));
-    messages::decode_read_answer(timeout(QUESTION_MAX, asked).await.ok()?.ok()?).ok()?
+    match timeout(QUESTION_MAX, asked).await {
+        Ok(Ok(body)) => Ok(messages::decode_read_answer(body).ok().flatten()),
+        Ok(Err(CallError::Refused(why))) => {
+            tracing::debug!(%why, "the leader does not answer for this node");
+            // At least what follows the last entry here.
+            Err(ReadError::Behind { index: core.apply.applied_now().map_or(0, |at| at.index + 1) })
+        }
+        Ok(Err(_)) | Err(_) => Ok(None),
+    }
 }
 
 /// Answers another node.

@@ -31,7 +31,7 @@ use super::peer::transport::Transport;
 use super::peer::{GROUP, Local, service};
 use super::proposer::Proposer;
 use super::reader::Reader;
-use super::remote::Remote;
+use super::remote::LeaderClient;
 use super::resolver::Resolver;
 use super::seed::{self, OpenRestore, Target};
 use super::state_machine::StateMachine;
@@ -170,7 +170,7 @@ pub async fn start(
         in_flight: watch::Sender::new(0),
         log_time_ms: AtomicU64::new(0),
         messages: Messages::default(),
-        remote: Remote::default(),
+        remote: LeaderClient::default(),
         started: clock::monotonic(),
         no_lease_until: ArcSwapOption::default(),
         transfer: tokio::sync::Mutex::new(()),
