@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::connection::{ClientStream, Connection, End, Shared};
+use super::signal::Signal;
 use super::{Ends, Handler, Stats};
 use crate::config::Limits;
 use crate::machine::{self, TcpListener, TcpStream};
@@ -291,10 +292,11 @@ impl<H: Handler> ClientTask<H> {
         }
         let connection = Connection::new(stream, Arc::clone(&self.shared), ends.kill, ends.leave);
         let running = AssertUnwindSafe(connection.run(&*self.handler, &mut session)).catch_unwind();
+        let mut abort = Signal::new(self.abort.clone());
         let served = tokio::select! {
             biased;
             served = running => served,
-            () = self.abort.cancelled() => Ok(End::Aborted),
+            () = abort.given() => Ok(End::Aborted),
         };
         self.handler.close(session);
         served

@@ -30,7 +30,7 @@ use futures_util::stream::FuturesUnordered;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 use parking_lot::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::codec::{DecodeError, Reader};
 use super::core::Core;
@@ -42,7 +42,7 @@ use crate::store::LogId;
 
 /// After this long the voters that were not needed are asked as well.
 const PATIENCE: Duration = Duration::from_millis(2);
-/// One attempt; then the Raft core is asked.
+/// They have this long; then the Raft core is asked.
 const ATTEMPT_MAX: Duration = Duration::from_millis(300);
 
 /// What others may know from this node: both only ever grow.
@@ -129,26 +129,29 @@ impl Confirm {
         };
         ask(&mut open, electorate.needed);
         let mut agreed = 0;
-        let count = async {
-            let patience = sleep(PATIENCE);
-            tokio::pin!(patience);
-            while agreed < electorate.needed {
-                tokio::select! {
-                    biased;
-                    answer = open.next() => match answer {
-                        Some((id, true)) => {
-                            agreed += 1;
-                            self.prefer(id);
-                        }
-                        Some((_, false)) => ask(&mut open, 1),
-                        None => return false,
-                    },
-                    () = patience.as_mut(), if !patience.is_elapsed() => ask(&mut open, usize::MAX),
+        let (mut has_asked_all, timer) = (false, sleep(PATIENCE));
+        tokio::pin!(timer);
+        while agreed < electorate.needed {
+            tokio::select! {
+                biased;
+                answer = open.next() => match answer {
+                    Some((id, true)) => {
+                        agreed += 1;
+                        self.prefer(id);
+                    }
+                    Some((_, false)) => ask(&mut open, 1),
+                    None => return false,
+                },
+                () = timer.as_mut() => {
+                    if std::mem::replace(&mut has_asked_all, true) {
+                        return false;
+                    }
+                    ask(&mut open, usize::MAX);
+                    timer.as_mut().reset(Instant::now() + ATTEMPT_MAX);
                 }
             }
-            true
-        };
-        timeout(ATTEMPT_MAX, count).await.unwrap_or(false)
+        }
+        true
     }
 
     /// Connections to these voters, in the order in which to ask them.

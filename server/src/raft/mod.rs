@@ -40,6 +40,7 @@ mod reader;
 mod refusal;
 mod remote;
 mod resolver;
+mod round;
 mod seed;
 mod stages;
 mod start;

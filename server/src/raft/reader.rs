@@ -1,9 +1,10 @@
 //! The read barrier: one ReadIndex round serves all reads that wait for it.
 //!
 //! A read that arrives while a round runs joins the next one: the running round may have fixed its index before the
-//! read came. The next one leaves when nothing is open, or when it serves as many reads as all that are. After the round
-//! each read waits until the local apply has reached the index, so any node can serve it; where that takes too long the
-//! leader answers (`remote`). Nothing is written to the log (Raft dissertation, section 6.4).
+//! read came. The next one leaves when the last has come back, so that under load each carries what has gathered
+//! meanwhile; over a slow network it leaves beside the last, a little later. After the round each read waits until the local
+//! apply has reached the index, so any node can serve it; where that takes too long the leader answers (`remote`). Nothing
+//! is written to the log (Raft dissertation, section 6.4).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,26 +13,25 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use openraft::ReadPolicy as RaftReadPolicy;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::confirm;
 use super::core::{Core, LeaderView};
 use super::group::ReadError;
 use super::peer::messages::{self, READ_INDEX};
 use super::remote::LeaderClient;
+use super::round::{Gate, Leaving, Outcome};
 use super::types::from_raft;
 use crate::clock;
 use crate::config::{Consistency, ReadPolicy, Redirect};
 use crate::store::LogId;
 
-/// Reads waiting for a round.
-const WAITING_MAX: usize = 16 * 1024;
 /// Rounds at once.
-const OPEN_MAX: usize = 4;
-/// Looks at the sockets before a round leaves; each costs microseconds, a round costs about fifty.
-const LOOKS_MAX: usize = 8;
+const OPEN_MAX: usize = 8;
+/// A round that has been on its way for this long holds up no other. Longer than a round takes on a local network: there
+/// more rounds would only cost more.
+const OVERLAP_AFTER: Duration = Duration::from_millis(1);
 /// Between two attempts to find a leader that can confirm itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// One round to the leader and its quorum.
@@ -41,17 +41,10 @@ const CATCH_UP_MAX: Duration = Duration::from_millis(500);
 /// The same where the round before was not reached either.
 const STILL_BEHIND_MAX: Duration = Duration::from_millis(20);
 
-type Answer = oneshot::Sender<Result<(), ReadError>>;
-
-struct Waiting {
-    deadline: Instant,
-    reply: Answer,
-}
-
 /// Entry of the reader, shared by all connections.
 #[derive(Clone)]
 pub(super) struct Reader {
-    waiting: mpsc::Sender<Answer>,
+    gate: Arc<Gate>,
     core: Arc<Core>,
     leader: watch::Receiver<LeaderView>,
 }
@@ -59,16 +52,17 @@ pub(super) struct Reader {
 impl Reader {
     /// Starts the reader's task.
     pub(super) fn spawn(core: &Arc<Core>) -> Self {
-        let (waiting, queue) = mpsc::channel(WAITING_MAX);
+        let gate = Arc::new(Gate::new());
         let leader = core.leader_watch();
         let rounds = Rounds {
             core: core.clone(),
+            gate: gate.clone(),
             leader: leader.clone(),
             client: LeaderClient::default(),
             is_behind: AtomicBool::new(false),
         };
-        core.tasks.spawn(rounds.run(queue));
-        Self { waiting, core: core.clone(), leader }
+        core.tasks.spawn(rounds.run());
+        Self { gate, core: core.clone(), leader }
     }
 
     /// See `Group::read_barrier`.
@@ -119,8 +113,8 @@ impl Reader {
     }
 
     async fn confirmed(&self) -> Result<(), ReadError> {
-        // The task ends with the group, and takes its end of the queue with it.
-        if self.waiting.is_closed() {
+        // The task of the rounds ends with the group, and closes the gate.
+        if self.gate.is_closed() {
             return Err(ReadError::ShuttingDown);
         }
         let trusts_lease = self.core.config.read_policy == ReadPolicy::Lease;
@@ -128,9 +122,10 @@ impl Reader {
             self.core.counters.read_round(1);
             return Ok(());
         }
-        let (reply, answer) = oneshot::channel();
-        self.waiting.send(reply).await.map_err(|_| ReadError::ShuttingDown)?;
-        answer.await.unwrap_or(Err(ReadError::ShuttingDown))
+        match self.gate.join() {
+            Some(round) => round.outcome().await,
+            None => Err(ReadError::ShuttingDown),
+        }
     }
 }
 
@@ -162,6 +157,7 @@ pub(super) async fn leader_read_index(core: &Core) -> Option<LogId> {
 
 struct Rounds {
     core: Arc<Core>,
+    gate: Arc<Gate>,
     leader: watch::Receiver<LeaderView>,
     /// Not the one of [`remote`](super::remote): a large answer there would hold a round up.
     client: LeaderClient,
@@ -169,43 +165,46 @@ struct Rounds {
     is_behind: AtomicBool,
 }
 
+impl Drop for Rounds {
+    fn drop(&mut self) {
+        self.gate.close();
+    }
+}
+
 impl Rounds {
-    async fn run(self, mut queue: mpsc::Receiver<Answer>) {
-        let (mut next, mut came) = (Vec::new(), Vec::new());
-        let (mut open, mut open_reads) = (FuturesUnordered::new(), 0);
-        let stop = self.core.stop_proposer.clone();
+    async fn run(self) {
+        let mut open = FuturesUnordered::new();
+        let (mut is_asked, mut left_at) = (false, clock::monotonic());
         // Handles of a stopped group may live on; this task, which holds the state open, must not.
+        let stop = self.core.stop_proposer.clone();
         loop {
-            let room = WAITING_MAX - next.len();
+            let (is_open, is_full) = (!open.is_empty(), open.len() >= OPEN_MAX);
             tokio::select! {
                 biased;
-                Some(reads) = open.next(), if !open.is_empty() => open_reads -= reads,
-                count = queue.recv_many(&mut came, room), if room > 0 => {
-                    if count == 0 {
-                        return;
-                    }
-                    gather(&mut queue, &mut came, room).await;
-                    // One look at the clock for all that came together; they waited in the queue only without room here.
-                    let deadline = clock::monotonic() + self.core.config.timing.hold_without_leader;
-                    next.extend(came.drain(..).map(|reply| Waiting { deadline, reply }));
-                }
+                Some(()) = open.next(), if is_open => {}
+                () = self.gate.rung(), if !is_asked => is_asked = true,
+                () = async { sleep_until((left_at + OVERLAP_AFTER).into()).await }, if is_asked && is_open && !is_full => {}
                 () = stop.cancelled() => return,
             }
             // Looked at here as well: under load the first two are always ready.
             if stop.is_cancelled() {
                 return;
             }
-            if !next.is_empty() && open.len() < OPEN_MAX && next.len() >= open_reads {
-                open_reads += next.len();
-                open.push(self.serve(std::mem::take(&mut next)));
+            let may_leave = open.is_empty()
+                || open.len() < OPEN_MAX && clock::monotonic().duration_since(left_at) >= OVERLAP_AFTER;
+            if is_asked
+                && may_leave
+                && let Some(round) = self.gate.leave()
+            {
+                (is_asked, left_at) = (false, clock::monotonic());
+                open.push(self.serve(round));
             }
         }
     }
 
-    /// Runs rounds until every read is answered or has waited too long. Returns how many there were.
-    async fn serve(&self, mut round: Vec<Waiting>) -> usize {
-        let reads = round.len();
-        let deadline = round.iter().map(|read| read.deadline).min();
+    /// Runs rounds until the reads are answered or have waited too long.
+    async fn serve(&self, round: Leaving) {
+        let deadline = round.since + self.core.config.timing.hold_without_leader;
         let mut seen = self.leader.clone();
         loop {
             let leader = seen.borrow_and_update().clone();
@@ -217,9 +216,8 @@ impl Rounds {
                 self.outcome(index, deadline, here).await
             };
             if let Some(result) = result {
-                answer(&mut round, &result);
-                self.core.counters.read_round(reads);
-                return reads;
+                self.core.counters.read_round(round.reads);
+                return round.answer(result);
             }
             tokio::select! {
                 _ = seen.changed() => {}
@@ -232,9 +230,9 @@ impl Rounds {
     async fn outcome(
         &self,
         index: Option<LogId>,
-        deadline: Option<Instant>,
+        deadline: Instant,
         here: bool,
-    ) -> Option<Result<(), ReadError>> {
+    ) -> Option<Outcome> {
         if let Some(id) = index {
             let is_behind = !self.wait_applied(id, deadline, here).await;
             self.is_behind.store(is_behind, Ordering::Relaxed);
@@ -248,7 +246,7 @@ impl Rounds {
         if let Some(id) = index.filter(|_| !here) {
             return Some(Err(ReadError::Behind { index: id.index }));
         }
-        deadline.is_none_or(|at| at <= clock::monotonic()).then_some(Err(ReadError::NoLeader))
+        (deadline <= clock::monotonic()).then_some(Err(ReadError::NoLeader))
     }
 
     async fn ask(&self, leader: &LeaderView) -> Option<LogId> {
@@ -257,43 +255,19 @@ impl Rounds {
         messages::decode_read_index(answer).ok()?
     }
 
-    async fn wait_applied(&self, id: LogId, deadline: Option<Instant>, here: bool) -> bool {
+    async fn wait_applied(&self, id: LogId, deadline: Instant, here: bool) -> bool {
         if planted!("read-before-apply") {
             return true;
         }
         let mut applied = self.core.apply.applied();
         let reached = applied.wait_for(|at| at.is_some_and(|at| at.index >= id.index));
-        let left = deadline.map_or(ROUND_MAX, |at| at.saturating_duration_since(clock::monotonic()));
+        let left = deadline.saturating_duration_since(clock::monotonic());
         let limit = match (here, self.is_behind.load(Ordering::Relaxed)) {
             (true, _) => left,
             (false, false) => left.min(CATCH_UP_MAX),
             (false, true) => left.min(STILL_BEHIND_MAX),
         };
         matches!(timeout(limit, reached).await, Ok(Ok(_)))
-    }
-}
-
-/// Lets every connection that has something to read put its reads into this round: as long as each look at the sockets
-/// brings more of them.
-async fn gather(queue: &mut mpsc::Receiver<Answer>, came: &mut Vec<Answer>, room: usize) {
-    for _ in 0..LOOKS_MAX {
-        let before = came.len();
-        yield_now().await;
-        while came.len() < room
-            && let Ok(more) = queue.try_recv()
-        {
-            came.push(more);
-        }
-        if came.len() == before {
-            return;
-        }
-    }
-}
-
-fn answer(round: &mut Vec<Waiting>, result: &Result<(), ReadError>) {
-    for read in round.drain(..) {
-        // A client may have hung up.
-        let _ = read.reply.send(result.clone());
     }
 }
 
