@@ -227,12 +227,7 @@ impl Rounds {
     }
 
     /// What to tell the reads of a round, or `None` to try again.
-    async fn outcome(
-        &self,
-        index: Option<LogId>,
-        deadline: Instant,
-        here: bool,
-    ) -> Option<Outcome> {
+    async fn outcome(&self, index: Option<LogId>, deadline: Instant, here: bool) -> Option<Outcome> {
         if let Some(id) = index {
             let is_behind = !self.wait_applied(id, deadline, here).await;
             self.is_behind.store(is_behind, Ordering::Relaxed);

@@ -123,7 +123,8 @@ impl Gate {
         if next.reads == 0 {
             return None;
         }
-        let leaving = Leaving { round: std::mem::take(&mut next.round), reads: next.reads, since: next.since };
+        let leaving =
+            Leaving { round: std::mem::take(&mut next.round), reads: next.reads, since: next.since };
         next.reads = 0;
         Some(leaving)
     }
