@@ -28,6 +28,26 @@ mod real {
     pub use tokio::net::{TcpListener, TcpStream};
     pub use tokio::task::spawn_blocking;
 
+    /// How much less of a contended core such work gets (`nice`): a tenth of what serves clients.
+    const BEHIND: i32 = 10;
+
+    /// Runs long work on a thread of its own that stands behind those that serve clients, and waits for it.
+    ///
+    /// # Errors
+    /// As `pthread_create`; nothing was done.
+    pub fn behind<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+        std::thread::scope(|scope| {
+            let run = || {
+                if let Err(error) = rustix::process::nice(BEHIND) {
+                    tracing::debug!(%error, "lower the priority of a thread");
+                }
+                work()
+            };
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, run)?;
+            Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+
     /// Has the kernel ask a silent peer whether it is still there: after `idle`, then thrice.
     ///
     /// # Errors
@@ -51,9 +71,11 @@ mod real {
 }
 
 #[cfg(not(feature = "sim"))]
-pub use real::{OwnedReadHalf, OwnedWriteHalf, TcpListener, TcpStream, cork, keep_alive, spawn_blocking};
+pub use real::{
+    OwnedReadHalf, OwnedWriteHalf, TcpListener, TcpStream, behind, cork, keep_alive, spawn_blocking,
+};
 
 #[cfg(feature = "sim")]
 pub use crate::sim::net::{OwnedReadHalf, OwnedWriteHalf, TcpListener, TcpStream, cork, keep_alive};
 #[cfg(feature = "sim")]
-pub use crate::sim::spawn_blocking;
+pub use crate::sim::{behind, spawn_blocking};

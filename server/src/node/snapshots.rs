@@ -13,7 +13,7 @@ use crate::admin::{Answer, ControlError, SnapshotControl, SnapshotFile};
 use crate::clock::{self, UnixMs};
 use crate::config::{Config, Consistency};
 use crate::dispatch::{Saved, SnapshotService};
-use crate::machine::spawn_blocking;
+use crate::machine::{behind, spawn_blocking};
 use crate::metrics::Latency;
 use crate::raft::Group;
 use crate::snapshot::{self, Catalog, ExportContext, Meta, SnapshotError};
@@ -108,12 +108,16 @@ impl Snapshots {
             bytes_per_second: 0,
         };
         let (group, catalog, keep) = (self.group.clone(), self.catalog.clone(), self.config.snapshots_keep);
-        let result = blocking(move || {
+        let write = move || {
             let view = group.store().view()?;
             let meta = view.meta();
             let (path, meta) = snapshot::export(&meta, view.records(), &context, catalog.dir())?;
             catalog.prune(keep, Some(&meta.id))?;
             Ok((path, meta))
+        };
+        let dir = self.catalog.dir().to_path_buf();
+        let result = blocking(move || {
+            behind("kvnode-snapshot", write).map_err(SnapshotError::io("start a thread for", &dir))?
         })
         .await;
         let counts = &self.counts;

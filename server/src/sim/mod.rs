@@ -232,6 +232,14 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     drop(tokio::spawn(task));
 }
 
+/// Long work, on the one thread that there is.
+///
+/// # Errors
+/// Never.
+pub fn behind<T: Send>(_name: &str, work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+    Ok(work())
+}
+
 /// Runs blocking work as a task of its own.
 #[expect(clippy::disallowed_methods, reason = "stands for tokio's own")]
 pub fn spawn_blocking<F, R>(work: F) -> JoinHandle<R>
