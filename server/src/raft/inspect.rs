@@ -3,10 +3,9 @@
 
 use openraft::async_runtime::WatchReceiver as _;
 
-use super::core::Core;
 use super::group::Group;
 use super::reader;
-use super::types::{from_raft, vote_from_raft};
+use super::types::vote_from_raft;
 use crate::store::LogId;
 
 /// A node at one moment.
