@@ -11,9 +11,11 @@
 #                        (`make test`: once in each scene); all of them: tests/reports/<date>-crash-points.txt
 #   make soak [MINUTES=60] the same for so long, from the seed after the last one; adds to tests/reports/<date>-sim.txt
 #   make chaos [SEED=n] [FAULTS=20] [NODES=3|5] [DURABILITY=high|medium|low] [KINDS='kill power ...'] [CLIENTS=24]
-#                        the release binary under kills, partitions, power cuts, failing and full disks, clock jumps and
-#                        changes of members, as root; judged, added to tests/reports/<date>-chaos.txt, from the seed after
-#                        the last one. CLAIM=high, CONSISTENCY=low or PLANT=rollback prove that it finds what is wrong
+#             [CALM=5, seconds between faults] [OTHER=path]
+#                        the release binary under kills, partitions, power cuts, failing and full disks, clock jumps,
+#                        changes of members, upgrades to and downgrades from another build (OTHER), as root; judged, added
+#                        to tests/reports/<date>-chaos.txt, from the seed after the last one. CLAIM=high, CONSISTENCY=low
+#                        or PLANT=rollback prove that it finds what is wrong
 #   make verify          formats, lints, tidiness, docs; writes nothing
 #   make fix | gen       write what `verify` asks for | write the generated files
 #   make fixtures        write the fixtures of this version, before its release (tests/fixtures/)
@@ -30,7 +32,8 @@
 #                        Writes report.html and results.jsonl into bench/<date>-<time> of cargo's target directory
 #   make bench CURVES='keys values clients pipeline nodes'
 #                        how the figures change along an axis, with pictures
-#   make bench TRIALS=disturb,failover,gets,handover,idle,latency,links,restart,scan,stalls=MINUTES,stock,volume=GIB
+#   make bench TRIALS=disturb,failover,gets,handover,hardship=MINUTES,idle,latency,links,restart,scan,snapshots,stalls=MINUTES,
+#                        stock,volume=GIB
 #                        pauses, latencies, memory and costs: see tests/bench/trials.rs
 #   make bench-guard     what a command costs (CPU, syncs, context switches) against the accepted figures; fails when worse
 #   make bench-accept    accept those of now: tests/bench/accepted.json
@@ -106,7 +109,7 @@ crash: setup-test
 	  $(CARGO) test --workspace --test crash -- $(ONLY)
 
 # Only what is typed is passed on: without SEED the run goes on behind the last one of the reports.
-CHAOS_WORDS = SEED FAULTS NODES DURABILITY CONSISTENCY CLAIM KINDS CLIENTS PLANT
+CHAOS_WORDS = SEED FAULTS NODES DURABILITY CONSISTENCY CLAIM KINDS CLIENTS CALM PLANT OTHER
 CHAOS_FLAGS = $(foreach word,$(CHAOS_WORDS),$(if $(filter command%,$(origin $(word))),--$(call lower,$(word)) '$($(word))'))
 lower = $(shell echo $(1) | tr A-Z a-z)
 chaos: setup-chaos build

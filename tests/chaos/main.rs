@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! chaos [--seed N] [--faults N] [--nodes 3|5] [--durability LEVEL] [--consistency LEVEL] [--claim LEVEL]
-//!       [--kinds 'kill power ...'] [--clients N] [--plant rollback] [--reports DIR --date YYYY-MM-DD]
+//!       [--kinds 'kill power ...'] [--clients N] [--calm SECONDS] [--plant rollback] [--other PATH]
+//!       [--reports DIR --date YYYY-MM-DD]
 //!
 //! options -> plan (faults by seed) -> run: site (network, disk, clock: the cluster) -> judge -> report
 //!                                          load (clients) -> record <- keys            `-> history

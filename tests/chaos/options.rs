@@ -2,14 +2,19 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::plan::{self, Kind};
 
+/// A fault in a few seconds is still far more than any cluster sees.
+const CALM: Duration = Duration::from_secs(5);
+const CALM_MAX: Duration = Duration::from_mins(10);
+
 pub(crate) const USAGE: &str = "usage: chaos [--seed N] [--faults N] [--nodes 3|5] [--durability low|medium|high] \
-[--consistency low|medium|high] [--claim low|medium|high] [--kinds 'kill power ...'] [--clients N] [--plant rollback] \
-[--reports DIR --date YYYY-MM-DD]";
+[--consistency low|medium|high] [--claim low|medium|high] [--kinds 'kill power ...'] [--clients N] [--calm SECONDS] \
+[--plant rollback] [--other PATH] [--reports DIR --date YYYY-MM-DD]";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -24,8 +29,12 @@ pub(crate) struct Options {
     /// As typed.
     pub(crate) kinds: String,
     pub(crate) clients: usize,
+    /// Time after each fault in which nothing is the matter, at least.
+    pub(crate) calm: Duration,
     /// Power cuts put older disks back: the lie of a disk that does not sync.
     pub(crate) plants_rollback: bool,
+    /// Another build of the server, which nodes become and cease to be.
+    pub(crate) other: Option<PathBuf>,
     pub(crate) reports: Option<PathBuf>,
     pub(crate) date: String,
 }
@@ -41,7 +50,9 @@ impl Options {
             claim: String::new(),
             kinds: String::new(),
             clients: 24,
+            calm: CALM,
             plants_rollback: false,
+            other: None,
             reports: None,
             date: "undated".to_owned(),
         };
@@ -55,7 +66,13 @@ impl Options {
         }
         ensure!(matches!(options.nodes, 3 | 5), "NODES is 3 or 5");
         ensure!((1..=1000).contains(&options.clients), "CLIENTS is 1 to 1000");
-        plan::kinds(&options.kinds)?;
+        ensure!(options.calm <= CALM_MAX, "CALM is at most {} seconds", CALM_MAX.as_secs());
+        let is_named = plan::kinds(&options.kinds)?.iter().any(|kind| kind.needs_other());
+        ensure!(
+            options.kinds.is_empty() || options.other.is_some() || !is_named,
+            "{} needs another build of kvnode-server: OTHER=path",
+            options.kinds
+        );
         Ok(options)
     }
 
@@ -72,8 +89,10 @@ impl Options {
             "--consistency" => self.consistency = level()?,
             "--claim" => self.claim = level()?,
             "--kinds" => value.clone_into(&mut self.kinds),
+            "--calm" => self.calm = Duration::from_secs(value.parse()?),
             "--clients" => self.clients = value.parse()?,
             "--plant" if value == "rollback" => self.plants_rollback = true,
+            "--other" => self.other = Some(std::fs::canonicalize(value)?),
             "--reports" => self.reports = Some(value.into()),
             "--date" => value.clone_into(&mut self.date),
             _ => bail!("unknown; {USAGE}"),
@@ -81,10 +100,11 @@ impl Options {
         Ok(())
     }
 
-    /// The kinds of this run; without a compiler no clock jumps.
+    /// The kinds of this run; without a compiler no clock jumps, without another build no node becomes one.
     pub(crate) fn kinds(&self, has_clock: bool) -> Result<Vec<Kind>> {
         let mut kinds = plan::kinds(&self.kinds)?;
         kinds.retain(|kind| has_clock || *kind != Kind::Clock);
+        kinds.retain(|kind| self.other.is_some() || !kind.needs_other());
         ensure!(!kinds.is_empty(), "clock jumps need a C compiler on PATH (cc)");
         Ok(kinds)
     }
@@ -115,6 +135,13 @@ impl Options {
                 let _ = write!(typed, " {name}='{value}'");
             }
         }
+        if self.calm != CALM {
+            let _ = write!(typed, " CALM={}", self.calm.as_secs());
+        }
+        if let Some(name) = self.other.as_ref().and_then(|other| other.file_name()) {
+            // Where it lay says nothing to others.
+            let _ = write!(typed, " OTHER='{}'", name.display());
+        }
         typed + if self.plants_rollback { " PLANT=rollback" } else { "" }
     }
 }
@@ -129,10 +156,11 @@ mod tests {
 
     #[test]
     fn what_is_asked_can_be_asked_again() {
-        let options = read("--seed 4 --durability low --claim high --kinds power --nodes 5").unwrap();
+        let options =
+            read("--seed 4 --durability low --claim high --kinds power --nodes 5 --calm 0").unwrap();
         assert!(options.is_proof());
         let command =
-            "make chaos SEED=4 FAULTS=20 NODES=5 DURABILITY=low CLIENTS=24 CLAIM='high' KINDS='power'";
+            "make chaos SEED=4 FAULTS=20 NODES=5 DURABILITY=low CLIENTS=24 CLAIM='high' KINDS='power' CALM=0";
         assert_eq!(options.command(4), command);
         assert_eq!(read("--durability medium").unwrap().claim, "medium");
         assert!(!read("--durability medium").unwrap().is_proof());
@@ -140,9 +168,27 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for line in ["--nodes 4", "--kinds lightning", "--durability full", "--seed", "--plant tree", "--x y"]
-        {
+        for line in [
+            "--nodes 4",
+            "--kinds lightning",
+            "--durability full",
+            "--seed",
+            "--plant tree",
+            "--x y",
+            "--kinds upgrade",
+            "--calm 3600",
+            "--other /no/such/file",
+        ] {
             assert!(read(line).is_err(), "{line}");
         }
+        let without = read("--seed 1").unwrap().kinds(true).unwrap();
+        assert!(!without.iter().any(|kind| kind.needs_other()));
+        let other = read("--other /bin/sh --kinds upgrade").unwrap();
+        assert_eq!(other.kinds(true).unwrap(), [Kind::Upgrade, Kind::UpgradeAll]);
+        assert!(
+            other.command(1).contains(" OTHER='") && !other.command(1).contains('/'),
+            "{}",
+            other.command(1)
+        );
     }
 }

@@ -48,10 +48,14 @@ pub(crate) enum Kind {
     Clock,
     /// A member is removed, and comes back as a new one with an empty disk.
     Member,
+    /// SIGTERM, and the node starts as another build: newer or older.
+    Upgrade,
+    /// The same of all nodes, one after the other.
+    UpgradeAll,
 }
 
 /// All kinds with their names and weights.
-const KINDS: [(Kind, &str, u32); 21] = [
+const KINDS: [(Kind, &str, u32); 23] = [
     (Kind::Kill, "kill", 8),
     (Kind::KillAll, "kill-all", 3),
     (Kind::Stop, "stop", 4),
@@ -73,6 +77,8 @@ const KINDS: [(Kind, &str, u32); 21] = [
     (Kind::FullAll, "full-all", 1),
     (Kind::Clock, "clock", 3),
     (Kind::Member, "member", 3),
+    (Kind::Upgrade, "upgrade", 8),
+    (Kind::UpgradeAll, "upgrade-all", 3),
 ];
 
 impl fmt::Display for Kind {
@@ -99,13 +105,21 @@ impl Kind {
             | Kind::PowerAll
             | Kind::FullAll
             | Kind::Clock
-            | Kind::Member => false,
+            | Kind::Member
+            | Kind::Upgrade
+            | Kind::UpgradeAll => false,
         }
     }
 
     /// It may follow while another one lasts.
     fn may_be_second(self) -> bool {
-        !matches!(self, Kind::Pulse | Kind::Full | Kind::FullAll | Kind::Clock | Kind::Member)
+        let alone = [Kind::Pulse, Kind::Full, Kind::FullAll, Kind::Clock, Kind::Member, Kind::UpgradeAll];
+        !alone.contains(&self)
+    }
+
+    /// It takes a second build of the server.
+    pub(crate) fn needs_other(self) -> bool {
+        matches!(self, Kind::Upgrade | Kind::UpgradeAll)
     }
 }
 

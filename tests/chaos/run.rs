@@ -42,7 +42,7 @@ pub(crate) async fn run(options: &Options, dir: &Path) -> Result<bool> {
     let has_clock = clock::is_possible();
     let kinds = options.kinds(has_clock)?;
     let plan = plan::draw(seed, options.faults, &kinds, options.nodes);
-    let version = tool::run(Command::new(binary::server()).arg("--version"))?.trim().to_owned();
+    let version = versions(options)?;
     println!("chaos seed {seed}: {version}, {}, {} clients", options.setting(), options.clients);
     if !has_clock {
         println!("no clock jumps: there is no C compiler on PATH (cc)");
@@ -51,7 +51,7 @@ pub(crate) async fn run(options: &Options, dir: &Path) -> Result<bool> {
     let addrs = site.cluster.nodes.iter().map(|node| node.addr().to_owned()).collect();
     let mut load = Load::start(addrs, options.clients, seed);
     let mut tally = Tally { runs: 1, next_seed: seed + 1, ..Tally::default() };
-    let tormented = torment(&mut site, &load.shared, &plan, &mut tally).await;
+    let tormented = torment(&mut site, &load.shared, &plan, options.calm, &mut tally).await;
     load.stop().await?;
     tally.run_ms = load.shared.record.now() / 1_000_000;
     let mut violations: Vec<String> = tormented.err().map(|error| format!("{error:#}")).into_iter().collect();
@@ -81,8 +81,12 @@ pub(crate) async fn run(options: &Options, dir: &Path) -> Result<bool> {
     // A run that is meant to fail is no figure of the product.
     if options.reports.is_some() && !options.is_proof() {
         let verdict = if violations.is_empty() { "held" } else { "VIOLATED" };
-        let figures =
-            format!("{} operations, {} faults", tally.operations, tally.faults.values().sum::<u64>());
+        let figures = format!(
+            "{} operations, {} faults, {} % of the time without writes",
+            tally.operations,
+            tally.faults.values().sum::<u64>(),
+            tally.without_writes_ms * 100 / tally.run_ms.max(1)
+        );
         tally.comments.push(format!("{verdict}, {figures}, {version}: {}", options.command(seed)));
         ledger.tally.merge(tally);
         ledger.save()?;
@@ -92,12 +96,35 @@ pub(crate) async fn run(options: &Options, dir: &Path) -> Result<bool> {
     Ok(violations.is_empty())
 }
 
-async fn torment(site: &mut Site, shared: &Shared, plan: &[Fault], tally: &mut Tally) -> Result<()> {
+/// What is run, and what nodes become.
+fn versions(options: &Options) -> Result<String> {
+    let programs = [Some(binary::server()), options.other.as_deref()];
+    let ask = |program: &Path| Ok(tool::run(Command::new(program).arg("--version"))?.trim().to_owned());
+    Ok(programs.into_iter().flatten().map(ask).collect::<Result<Vec<_>>>()?.join(" and "))
+}
+
+async fn torment(
+    site: &mut Site,
+    shared: &Shared,
+    plan: &[Fault],
+    calm: Duration,
+    tally: &mut Tally,
+) -> Result<()> {
     progress(shared, 400, SOON).await.context("before the first fault")?;
     for (index, fault) in plan.iter().enumerate() {
         let number = index + 1;
         let named = || format!("fault {number} of {}: {} {}", plan.len(), fault.kind, fault.role);
         one(site, shared, fault, number, tally).await.with_context(named)?;
+        rest(shared, calm).await.with_context(named)?;
+    }
+    Ok(())
+}
+
+/// Nothing happens, and the clients get on.
+async fn rest(shared: &Shared, time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        progress(shared, 100, SOON).await.context("between two faults")?;
     }
     Ok(())
 }

@@ -3,13 +3,15 @@
 //! A fault leaves a [`Wound`], which [`Site::heal`] closes. Two may be open at a time; the state of each node says
 //! what is left to be done for it.
 
+mod heal;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kvnode_tests::binary;
 use kvnode_tests::cluster::Cluster;
-use kvnode_tests::http;
 use kvnode_tests::nemesis::Progress as _;
 use kvnode_tests::node::Node;
 use kvnode_tests::wait::{SOON, eventually, until};
@@ -22,10 +24,6 @@ use crate::network::{Cut, Network, Shape, cuts};
 use crate::options::Options;
 use crate::plan::{Kind, Role};
 
-/// A node whose disk has failed ends by itself in this time, under load.
-const NOTICE_MAX: Duration = Duration::from_secs(15);
-/// Exit code of a node that ended because its disk failed.
-const FATAL: i32 = 70;
 /// Limits that make what is rare with a small state frequent: new log files, purges, checkpoints for those that are
 /// behind.
 const ENVIRONMENT: [(&str, &str); 6] = [
@@ -87,6 +85,9 @@ pub(crate) struct Site {
     /// Its name tells runs apart.
     pub(crate) dir: PathBuf,
     flags: Vec<String>,
+    /// Another build of the server, and the nodes that run it.
+    other: Option<PathBuf>,
+    others: BTreeSet<usize>,
 }
 
 impl Site {
@@ -132,6 +133,8 @@ impl Site {
             stage: watch::Sender::new(String::new()),
             dir: dir.to_owned(),
             flags,
+            other: options.other.clone(),
+            others: BTreeSet::new(),
         })
     }
 
@@ -215,11 +218,11 @@ impl Site {
             }
             Kind::Clock => self.shift_clock(node, role, shared).await?,
             Kind::Member => self.remove(node, shared).await?,
+            Kind::Upgrade => self.upgrade(node, is_first).await?,
+            Kind::UpgradeAll => self.upgrade_all(shared).await?,
         };
-        Ok((
-            wound,
-            if matches!(kind, Kind::KillAll | Kind::PowerAll | Kind::FullAll) { "all".into() } else { name },
-        ))
+        let hits_all = matches!(kind, Kind::KillAll | Kind::PowerAll | Kind::FullAll | Kind::UpgradeAll);
+        Ok((wound, if hits_all { "all".into() } else { name }))
     }
 
     fn kill(&mut self, nodes: &[usize]) -> Result<Wound> {
@@ -235,6 +238,42 @@ impl Site {
         self.states[node] = State::Down;
         ensure!(status.success() || !is_first, "SIGTERM ended node {} with {status}", node + 1);
         Ok(Wound::Down(vec![node]))
+    }
+
+    /// SIGTERM; it will start as the build that it did not run.
+    async fn upgrade(&mut self, node: usize, is_first: bool) -> Result<Wound> {
+        let wound = self.stop(node, is_first).await?;
+        self.exchange(node, !self.others.contains(&node))?;
+        Ok(wound)
+    }
+
+    /// All nodes one after the other, the leader last, to the build that it does not run.
+    async fn upgrade_all(&mut self, shared: &Shared) -> Result<Wound> {
+        let leader = self.cluster.leader().await?;
+        let to_other = !self.others.contains(&leader);
+        let followers = self.able().into_iter().filter(|index| *index != leader);
+        for node in followers.chain([leader]).collect::<Vec<_>>() {
+            let status = self.cluster.nodes[node].terminate().await?;
+            ensure!(status.success(), "SIGTERM ended node {} with {status}", node + 1);
+            self.exchange(node, to_other)?;
+            self.cluster.nodes[node].start().await?;
+            self.cluster.await_voters(self.states.len()).await?;
+            let what = || format!("after node {} has changed its build", node + 1);
+            progress(shared, 100, SOON).await.with_context(what)?;
+        }
+        Ok(Wound::Nothing)
+    }
+
+    fn exchange(&mut self, node: usize, to_other: bool) -> Result<()> {
+        let other = self.other.as_ref().context("there is no other build")?;
+        let program = if to_other { other } else { binary::server() };
+        self.cluster.nodes[node].becomes(program);
+        if to_other {
+            self.others.insert(node)
+        } else {
+            self.others.remove(&node)
+        };
+        Ok(())
     }
 
     async fn pulse(&mut self, node: usize, shared: &Shared) -> Result<Wound> {
@@ -391,169 +430,7 @@ pub(crate) async fn progress(shared: &Shared, operations: usize, deadline: Durat
     until("the clients get on", deadline, async || shared.record.finished() >= target).await
 }
 
-/// Healing.
 impl Site {
-    fn waits_for(&self, what: &str) {
-        self.stage.send_replace(what.to_owned());
-    }
-
-    pub(crate) async fn heal(&mut self, wound: Wound, is_only: bool) -> Result<()> {
-        match wound {
-            Wound::Nothing => Ok(()),
-            Wound::Down(nodes) => self.bring_up(&nodes, is_only).await,
-            Wound::Paused(node) => {
-                if self.states[node] == State::Paused {
-                    self.cluster.nodes[node].resume()?;
-                    self.states[node] = State::Up;
-                }
-                Ok(())
-            }
-            Wound::Parted(cuts) => self.network.mend(&cuts),
-            Wound::Full(nodes) => self.make_room(&nodes, is_only).await,
-            Wound::Shifted(node) => {
-                self.cluster.nodes[node].terminate().await?;
-                self.cluster.nodes[node].env = environment();
-                self.cluster.nodes[node].start().await
-            }
-        }
-    }
-
-    async fn bring_up(&mut self, nodes: &[usize], is_only: bool) -> Result<()> {
-        let mut started = Vec::new();
-        for &index in nodes {
-            match self.states[index] {
-                State::Up | State::Paused => continue,
-                State::Down => {}
-                State::Dark => {
-                    self.waits_for(&format!("the disk of n{}", index + 1));
-                    self.disks[index].mount()?;
-                    // The power cut took a file that nobody synced, or did not.
-                    let _ = self.disks[index].empty();
-                    forget_boot(&self.cluster.nodes[index].data)?;
-                }
-                State::Failing => {
-                    self.waits_for(&format!("the end of n{}", index + 1));
-                    self.await_end(index, is_only).await?;
-                    self.disks[index].unmount().await?;
-                    self.disks[index].mount()?;
-                }
-                State::Gone => self.join(index)?,
-            }
-            self.cluster.nodes[index].spawn()?;
-            self.states[index] = State::Up;
-            started.push(index);
-        }
-        for index in started {
-            self.waits_for(&format!("n{} to be ready", index + 1));
-            self.cluster.nodes[index].await_ready().await?;
-            self.cluster.nodes[index].flags.clone_from(&self.flags);
-        }
-        Ok(())
-    }
-
-    fn join(&mut self, node: usize) -> Result<()> {
-        let able = self.able();
-        let member = able.first().context("nobody to join")?;
-        let addr = self.cluster.nodes[*member].addr().to_owned();
-        self.cluster.nodes[node].flags.extend(["--join".to_owned(), addr]);
-        Ok(())
-    }
-
-    /// The process of a failing disk ends by itself, with its code and its line.
-    async fn await_end(&mut self, node: usize, is_only: bool) -> Result<()> {
-        let process = &mut self.cluster.nodes[node];
-        let ended = process.await_exit(NOTICE_MAX).await;
-        if !is_only && ended.is_err() {
-            // It may not have had anything to write.
-            return process.kill();
-        }
-        let status = ended.with_context(|| format!("node {} goes on without its disk", node + 1))?;
-        let log = process.log_text();
-        let says = log.lines().rev().take(5).any(|line| line.starts_with("kvnode-server: "));
-        if status.code() != Some(FATAL) || !says {
-            let tail: Vec<&str> = log.lines().rev().take(3).collect();
-            self.complaints.push(format!(
-                "node {} ended with {status} when its disk failed, not with code {FATAL} after its line: {tail:?}",
-                node + 1
-            ));
-        }
-        Ok(())
-    }
-
-    /// A full disk keeps nobody from reading, and nobody restarts for it.
-    async fn make_room(&mut self, nodes: &[usize], is_only: bool) -> Result<()> {
-        if is_only && nodes.len() == self.states.len() {
-            let node = &self.cluster.nodes[nodes[0]];
-            eventually("a write is refused with OOM", SOON, async || {
-                let reply = node.client().await?.run("APPEND filler 0123456789").await?;
-                Ok(reply.as_error().filter(|error| error.starts_with("OOM ")).map(|_| ()))
-            })
-            .await?;
-        }
-        for &index in nodes {
-            if is_only {
-                self.read_when_full(index).await?;
-            }
-            if self.states[index] != State::Dark {
-                let _ = self.disks[index].empty();
-            }
-        }
-        Ok(())
-    }
-
-    /// A follower whose disk takes nothing at all falls behind those that go on; then its leader answers.
-    async fn read_when_full(&mut self, index: usize) -> Result<()> {
-        let reply = self.cluster.nodes[index].client().await?.run("GET filler").await?;
-        if let Some(error) = reply.as_error() {
-            self.reads_refused += 1;
-            self.complaints.push(format!("node {}, its disk full, refuses to read: {error}", index + 1));
-        }
-        Ok(())
-    }
-
-    /// Waits until nothing is the matter any more: all run, all vote, and the clients get on.
-    pub(crate) async fn settle(&mut self, shared: &Shared) -> Result<()> {
-        self.waits_for("all to vote");
-        let voters = self.cluster.await_voters(self.states.len()).await;
-        let running = self.cluster.running();
-        for index in 0..self.states.len() {
-            ensure!(
-                running.contains(&index),
-                "node {} ended by itself\n{}",
-                index + 1,
-                self.cluster.nodes[index].tail()
-            );
-        }
-        voters?;
-        self.await_own_votes().await?;
-        self.waits_for("all to have applied what the leader has");
-        self.cluster.await_applied().await.context("after healing")?;
-        self.waits_for("the clients to get on");
-        progress(shared, 400, SOON).await.context("after healing")?;
-        self.dark.clear();
-        Ok(())
-    }
-
-    /// Waits until each node votes under the id that it has now: one in doubt about what it lost is a voter by its
-    /// address until it comes back as a learner with a new id.
-    async fn await_own_votes(&self) -> Result<()> {
-        for node in &self.cluster.nodes {
-            self.waits_for(&format!("{} to vote by its own id", node.addr()));
-            eventually(&format!("{} votes by its own id", node.addr()), SOON, async || {
-                let status = http::get(node.http(), "/v1/status").await?.json()?;
-                let members = status["membership"]["members"].as_array().context("no members")?;
-                let voters = members.iter().filter(|member| member["voter"] == true).count();
-                let mut own = members.iter().filter(|member| member["id"] == status["node_id"]);
-                let is_settled = status["membership"]["change_in_progress"] == false;
-                let is_voter = own.any(|member| member["voter"] == true);
-                ensure!(is_voter && is_settled && voters == self.states.len(), "{status}");
-                Ok(Some(()))
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
     /// Ends the nodes and copies their logs and data.
     pub(crate) async fn keep(&mut self, into: &Path) -> Result<()> {
         for index in self.cluster.running() {
@@ -576,17 +453,4 @@ impl Site {
             })
             .collect()
     }
-}
-
-/// A power cut comes with another boot of the kernel; this machine's goes on, so the note of the one before is
-/// exchanged.
-fn forget_boot(data: &Path) -> Result<()> {
-    let path = data.join("life.json");
-    let Ok(bytes) = std::fs::read(&path) else { return Ok(()) };
-    let Ok(mut life) = serde_json::from_slice::<serde_json::Value>(&bytes) else { return Ok(()) };
-    if life["boot_id"].is_string() {
-        life["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
-        std::fs::write(&path, life.to_string())?;
-    }
-    Ok(())
 }

@@ -82,6 +82,11 @@ impl Node {
         self
     }
 
+    /// From its next start on it runs this.
+    pub fn becomes(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
     /// Runs it through these words, a program that becomes it (`exec`) with its arguments.
     #[must_use]
     pub fn through(mut self, words: &[String]) -> Self {
