@@ -28,6 +28,7 @@ mod report;
 mod sample;
 mod systems;
 mod table;
+mod throttle;
 mod trials;
 
 use std::process::ExitCode;

@@ -4,6 +4,8 @@
 //!   deleted, their space is given back, a learner joins. `snapshots` is the part of it that is about those.
 //! - `failover`: kill -9 of the leader, over and over; how long nobody could write.
 //! - `gets`: GET over a million keys, each as likely as the other, in all systems.
+//! - `hardship=MINUTES`: as `stalls`, with round trips of 10 ms, and a tenth of a core for one node: half of the time for
+//!   a follower, half of it for the leader. Needs root.
 //! - `handover`: RAFTTRANSFER, and SIGTERM of the leader; how long one client waited, and whether it saw a failure.
 //! - `idle`: CPU, context switches and memory of nodes that nobody asks anything.
 //! - `latency`: open loop at 25, 50 and 75 % of the peak, ours and etcd at the same rates.
@@ -62,6 +64,7 @@ async fn run_into(trial: &str, options: &Options, report: &mut Report, section: 
         "disturb" => disturb::run(&disturb::ALL, options, report, section).await,
         "failover" => takeover::failover(section).await,
         "gets" => gets::run(options, report, section).await,
+        "hardship" => stalls::hardship(Duration::from_secs(60 * number()?), section).await,
         "handover" => takeover::hand_over(section).await,
         "idle" => idle::run(options, report, section).await,
         "latency" => latency::run(options, report, section).await,
@@ -73,8 +76,8 @@ async fn run_into(trial: &str, options: &Options, report: &mut Report, section: 
         "stock" => stock::run(options, report, section).await,
         "volume" => volume::run(number()?, section).await,
         _ => bail!(
-            "no trial {name}: disturb, failover, gets, handover, idle, latency, links, restart, scan, snapshots, \
-             stalls=MINUTES, stock, volume=GIB"
+            "no trial {name}: disturb, failover, gets, handover, hardship=MINUTES, idle, latency, links, restart, scan, \
+             snapshots, stalls=MINUTES, stock, volume=GIB"
         ),
     }
 }

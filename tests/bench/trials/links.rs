@@ -2,9 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use kvnode_tests::binary;
 use kvnode_tests::cluster::Cluster;
 use kvnode_tests::node::Node;
 use kvnode_tests::reference::free_address;
@@ -101,21 +103,27 @@ async fn start(kind: Kind, round_trip: Duration) -> Result<(Vec<Link>, System)> 
         let etcd = Etcd::start_behind(&peers, &known_as)?;
         return Ok((links, System::Etcd(etcd)));
     }
+    let cluster = behind(&links, binary::server()).await?;
+    Ok((links, System::Ours(cluster)))
+}
+
+/// A cluster of nodes that run this program, each known to the others by its link.
+pub(super) async fn behind(links: &[Link], program: &Path) -> Result<Cluster> {
     let mut cluster = Cluster::empty(&[])?;
     for (number, link) in links.iter().enumerate() {
         let mut flags = vec!["--advertise-peer-addr".to_owned(), link.addr.clone()];
         if let Some(first) = cluster.nodes.first() {
             flags.extend(["--join".to_owned(), first.addr().to_owned()]);
         }
-        let mut node = Node::new(cluster.path(), &format!("node{}", number + 1), &flags);
+        let mut node = Node::new(cluster.path(), &format!("node{}", number + 1), &flags).by(program);
         let started = node.start().await;
         cluster.nodes.push(node);
         started?;
         // A node is ready before it is taken in; until then whoever dials it waits in the link.
         link.lead_to(&cluster.nodes[number].ready().peer_addr);
     }
-    cluster.await_voters(NODES).await?;
-    Ok((links, System::Ours(cluster)))
+    cluster.await_voters(links.len()).await?;
+    Ok(cluster)
 }
 
 /// Median round trip of one byte through a link of this delay, in milliseconds.
