@@ -218,12 +218,26 @@ impl Config {
 pub struct Timing {
     /// Leader's heartbeat interval.
     pub heartbeat: Duration,
-    /// Lower bound of the randomised election timeout; also the leader lease.
+    /// Lower bound of the randomised time after the leader lease at which a follower campaigns.
     pub election_timeout_min: Duration,
-    /// Upper bound of the randomised election timeout.
+    /// Upper bound of it; also the leader lease.
     pub election_timeout_max: Duration,
+    /// Longest silence that a follower learns to bear; zero = see [`Timing::election_timeout_ceiling`].
+    pub election_timeout_ceiling: Duration,
     /// Longest time that a command is held while no leader is known.
     pub hold_without_leader: Duration,
+}
+
+impl Timing {
+    /// As configured, or three times the longest timeout.
+    #[must_use]
+    pub fn election_timeout_ceiling(&self) -> Duration {
+        if self.election_timeout_ceiling.is_zero() {
+            self.election_timeout_max * 3
+        } else {
+            self.election_timeout_ceiling
+        }
+    }
 }
 
 /// Every limit of the node, with its unit in the name.
@@ -289,6 +303,7 @@ impl Default for Timing {
             heartbeat: Duration::from_millis(50),
             election_timeout_min: Duration::from_millis(200),
             election_timeout_max: Duration::from_millis(350),
+            election_timeout_ceiling: Duration::ZERO,
             hold_without_leader: Duration::from_secs(5),
         }
     }

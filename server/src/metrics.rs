@@ -182,6 +182,8 @@ metrics! {
         "Contents of members were compared and equal up to here, known on the leader only; 0 elsewhere.";
     raft_last_contact: Gauge = "kvnode_raft_last_contact_seconds" [] true,
         "Time since a quorum (leader) or the leader (follower) was heard; -1 = never.";
+    raft_election_timeout: Gauge = "kvnode_raft_election_timeout_seconds" [] true,
+        "Silence of the leader after which this node campaigns, at the earliest; grows with what leaders came back from.";
     raft_proposals: IntCounter = "kvnode_raft_proposals_total" [] true, "Changes handed to the proposer.";
     raft_proposal_errors: IntCounterVec = "kvnode_raft_proposal_errors_total" ["reason"] true,
         "Changes that the proposer refused or lost track of, by reason.";

@@ -33,6 +33,7 @@ const EXACT: &[(&str, f64)] = &[
     ("kvnode_raft_voters", 1.0),
     ("kvnode_raft_members", 1.0),
     ("kvnode_raft_last_contact_seconds", 0.0),
+    ("kvnode_raft_election_timeout_seconds", 0.55),
     (r#"kvnode_raft_proposal_errors_total{reason="disk_full"}"#, 0.0),
     (r#"kvnode_store_keys{db="0"}"#, 2.0),
     (r#"kvnode_store_keys{db="15"}"#, 0.0),

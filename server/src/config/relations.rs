@@ -25,6 +25,11 @@ pub(super) static RELATIONS: &[Relation] = &[
         remedy: "nodes draw their timeout between the two: make election_timeout_max the larger one",
     },
     Relation {
+        keys: &["election_timeout_max", "election_timeout_ceiling"],
+        holds: |c| c.timing.election_timeout_max <= c.timing.election_timeout_ceiling(),
+        remedy: "what a node learns to bear starts at the timeout: raise election_timeout_ceiling, or set it to 0",
+    },
+    Relation {
         keys: &["bulk_bytes_max", "request_bytes_max"],
         holds: |c| c.limits.bulk_bytes_max <= c.limits.request_bytes_max,
         remedy: "a request must be able to hold its largest argument: raise request_bytes_max",

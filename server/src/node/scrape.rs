@@ -171,6 +171,7 @@ impl Source {
     }
 
     fn proposals(&self, metrics: &Metrics) {
+        metrics.raft_election_timeout.set(self.group.election_timeout().as_secs_f64());
         let counters = self.group.counters();
         raise(&metrics.raft_leader_changes, get(&counters.leader_changes));
         raise(&metrics.raft_proposals, get(&counters.proposals));

@@ -15,6 +15,7 @@ use super::broadcast::Messages;
 use super::confirm::{Confirm, Told};
 use super::divergence::Divergence;
 use super::doubt::Doubt;
+use super::election_timeout::ElectionTimeout;
 use super::group::ProposeError;
 use super::identity::Identity;
 use super::log::RaftLog;
@@ -65,6 +66,7 @@ pub(super) struct Core {
     pub(super) committed_at_start: Option<LogId>,
     pub(super) disk: Disk,
     pub(super) heard: Contact,
+    pub(super) election_timeout: ElectionTimeout,
     pub(super) counters: Counters,
     pub(super) tasks: TaskTracker,
     /// The node is to stop: nothing new is begun, but what clients have sent is still served.

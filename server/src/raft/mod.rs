@@ -22,6 +22,7 @@ mod confirm;
 mod core;
 mod divergence;
 mod doubt;
+mod election_timeout;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 pub mod group;

@@ -19,6 +19,7 @@ use super::confirm::Confirm;
 use super::core::{Contact, Core, Counters, Disk, LeaderView};
 use super::divergence::{self, Divergence};
 use super::doubt::{self, Doubt};
+use super::election_timeout::{self, ElectionTimeout};
 use super::group::{Group, MemberError};
 use super::identity::{Identity, IdentityError};
 use super::life::{Found, Life};
@@ -134,6 +135,7 @@ pub async fn start(
     let (outgoing, tasks) = (Arc::new(outgoing), TaskTracker::new());
     let network = NetworkFactory::new(local.clone(), outgoing.clone(), tasks.clone());
     let (clocks, told) = (network.clocks.clone(), network.told.clone());
+    let election_timeout = ElectionTimeout::new(&config.timing, local.node_id, network.answers.clone());
     let log_store = LogStore::new(log.clone(), recovered.committed, told.clone(), tasks.clone());
     let state_machine = StateMachine::new(apply.clone(), store.clone(), position);
     let raft_config = raft_config(&config, doubt.is_open())?;
@@ -162,6 +164,7 @@ pub async fn start(
         committed_at_start: recovered.committed,
         disk: Disk::default(),
         heard: Contact::default(),
+        election_timeout,
         counters: Counters::default(),
         tasks,
         shutdown,
@@ -194,10 +197,14 @@ async fn new_raft(
 async fn serve(core: Arc<Core>, peer_listener: TcpListener) -> Result<Group, StartError> {
     core.suspend_lease();
     housekeeping::note_free_bytes(&core);
-    let campaign = doubt::wait_to_campaign(core.clone());
+    let (campaign, keep) = (doubt::wait_to_campaign(core.clone()), election_timeout::keep(core.clone()));
     let stop = core.shutdown.clone();
     core.tasks.spawn(async move {
-        let _ = stop.run_until_cancelled(campaign).await;
+        let elect = async move {
+            campaign.await;
+            keep.await;
+        };
+        let _ = stop.run_until_cancelled(elect).await;
     });
     core.tasks.spawn(doubt::settle(core.clone()));
     core.tasks.spawn(divergence::compare(core.clone()));

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::super::codec::{self, DecodeError};
 use super::super::confirm::Told;
+use super::super::election_timeout::Answers;
 use super::super::state_machine::Checkpoint;
 use super::super::types::{Node, RaftVote, TypeConfig, from_raft, vote_from_raft, vote_to_raft};
 use super::checkpoint::{Outgoing, send_checkpoint};
@@ -36,13 +37,14 @@ pub(in crate::raft) struct NetworkFactory {
     pub(in crate::raft) outgoing: Arc<Outgoing>,
     pub(in crate::raft) told: Arc<Told>,
     pub(in crate::raft) reach: Arc<Reach>,
+    pub(in crate::raft) answers: Arc<Answers>,
     pub(in crate::raft) tasks: TaskTracker,
 }
 
 impl NetworkFactory {
     pub(in crate::raft) fn new(local: Arc<Local>, outgoing: Arc<Outgoing>, tasks: TaskTracker) -> Self {
-        let (clocks, told, reach) = (Arc::default(), Arc::default(), Arc::default());
-        Self { local, clocks, outgoing, told, reach, tasks }
+        let (clocks, told, reach, answers) = Default::default();
+        Self { local, clocks, outgoing, told, reach, answers, tasks }
     }
 }
 
@@ -57,6 +59,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             outgoing: self.outgoing.clone(),
             told: self.told.clone(),
             reach: self.reach.clone(),
+            answers: self.answers.clone(),
         }
     }
 }
@@ -69,6 +72,7 @@ pub(in crate::raft) struct Network {
     outgoing: Arc<Outgoing>,
     told: Arc<Told>,
     reach: Arc<Reach>,
+    answers: Arc<Answers>,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err; the library copies what it needs")]
@@ -96,7 +100,13 @@ fn decode_error(error: DecodeError) -> RPCError<TypeConfig> {
 
 impl Network {
     async fn call(&self, kind: u8, body: Bytes, limit: Duration) -> Result<Bytes, RPCError<TypeConfig>> {
-        match timeout(limit, self.client.call(kind, body)).await {
+        let begin = clock::monotonic();
+        let result = timeout(limit, self.client.call(kind, body)).await;
+        match &result {
+            Ok(Err(CallError::NotSent(_))) => {}
+            _ => self.answers.note(clock::monotonic().saturating_duration_since(begin)),
+        }
+        match result {
             Ok(result) => result.map_err(rpc_error),
             Err(_) => Err(rpc_error(CallError::Lost(format!("no answer within {} ms", limit.as_millis())))),
         }
@@ -114,13 +124,14 @@ impl RaftNetworkV2<TypeConfig> for Network {
         if let Some(commit) = &rpc.leader_commit {
             self.told.commit(commit.index);
         }
-        let sent_at = clock::wall();
+        let (sent_at, begin) = (clock::wall(), clock::monotonic());
         let call = self.client.call(messages::APPEND, messages::encode_append(&rpc));
         let answer = timeout(APPEND_TIMEOUT, call)
             .await
             .unwrap_or_else(|_| Err(CallError::Lost(format!("no answer within {APPEND_TIMEOUT:?}"))));
         self.reach.note(self.target, answer.as_ref().map(drop).map_err(|error| error as _));
         let body = answer.map_err(append_error)?;
+        self.answers.note(clock::monotonic().saturating_duration_since(begin));
         let (answer, peer_wall_ms) = messages::decode_append_answer(body).map_err(decode_error)?;
         let half_way = sent_at.0.midpoint(clock::wall().0);
         self.clocks.note(self.target, peer_wall_ms.cast_signed().saturating_sub(half_way.cast_signed()));

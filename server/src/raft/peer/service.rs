@@ -340,9 +340,11 @@ impl Peer {
 
     async fn append(self, body: Bytes) -> Result<Bytes, String> {
         let request = messages::decode_append(body).map_err(text)?;
+        let (term, came) = (request.vote.leader_id.term, clock::monotonic());
         let answer = self.core.raft.append_entries(request).await.map_err(text)?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
             self.core.heard.note();
+            self.core.election_timeout.heard(term, came);
         }
         Ok(messages::encode_append_answer(&answer, clock::wall().0))
     }
