@@ -11,7 +11,9 @@
 //! openraft's timeouts are fixed at start, and its lease must be: a leader counts on what its followers grant it. So
 //! nothing here ever makes a node campaign earlier. It makes one wait that would depose a leader which is only slow (a
 //! starved CPU, a far or lossy network), and one whose last campaign cannot have come to its end yet, because disks or
-//! peers take so long. What was measured counts for one [`SPAN`] at least and two at most.
+//! peers take so long. A silence in which this node would have campaigned teaches nothing: if the leader is still the
+//! same, the others have heard it all the time, and the link was cut, not slow. What was measured counts for one [`SPAN`]
+//! at least and two at most.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -72,6 +74,8 @@ pub(super) struct ElectionTimeout {
     since: Instant,
     /// openraft bears at least this: its lease and the shortest timeout that it draws.
     floor: Duration,
+    /// The same with the longest timeout that it draws.
+    longest: Duration,
     ceiling: Duration,
     /// Part of the adapted time that this node waits.
     share: f64,
@@ -94,6 +98,7 @@ impl ElectionTimeout {
         Self {
             since: clock::monotonic(),
             floor: timing.election_timeout_max + timing.election_timeout_min,
+            longest: timing.election_timeout_max * 2,
             ceiling: timing.election_timeout_ceiling(),
             share: SHARED + (1.0 - SHARED) * spread,
             silences: Longest::default(),
@@ -121,7 +126,10 @@ impl ElectionTimeout {
         if is_same && heard_us > 0 {
             // What this node slept through itself says nothing about the leader.
             let own = paused_us.saturating_sub(paused_then);
-            self.silences.note(Duration::from_micros(now_us.saturating_sub(heard_us).saturating_sub(own)));
+            let silence = Duration::from_micros(now_us.saturating_sub(heard_us).saturating_sub(own));
+            if silence <= self.bears().max(self.longest) {
+                self.silences.note(silence);
+            }
         }
     }
 
@@ -287,16 +295,21 @@ mod tests {
     #[test]
     fn no_silence_is_borne_longer_than_the_ceiling() {
         let mut play = Play::begin();
-        play.heard(3);
-        play.pass(30_000);
-        play.heard(3);
-        assert!(play.timeout.bears() <= CEILING);
+        for _ in 0..5 {
+            play.heard(3);
+            play.pass(700);
+        }
+        let bears = play.timeout.bears();
+        assert!(bears >= CEILING.mul_f64(SHARED) && bears <= CEILING, "{bears:?}");
     }
 
     #[test]
-    fn another_leader_and_a_pause_of_our_own_teach_nothing() {
+    fn another_leader_and_a_cut_link_and_a_pause_of_our_own_teach_nothing() {
         let mut play = Play::begin();
         play.heard(3);
+        play.pass(2500);
+        play.heard(3);
+        assert_eq!(play.timeout.bears(), FLOOR, "others heard it all the time");
         play.pass(900);
         play.heard(4);
         assert_eq!(play.timeout.bears(), FLOOR, "the silence before an election");
