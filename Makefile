@@ -11,7 +11,7 @@
 #                        (`make test`: once in each scene); all of them: tests/reports/<date>-crash-points.txt
 #   make soak [MINUTES=60] the same for so long, from the seed after the last one; adds to tests/reports/<date>-sim.txt
 #   make chaos [SEED=n] [FAULTS=20] [NODES=3|5] [DURABILITY=high|medium|low] [KINDS='kill power ...'] [CLIENTS=24]
-#             [CALM=5, seconds between faults] [OTHER=path]
+#             [CALM=10, seconds between faults] [OTHER=path]
 #                        the release binary under kills, partitions, power cuts, failing and full disks, clock jumps,
 #                        changes of members, upgrades to and downgrades from another build (OTHER), as root; judged, added
 #                        to tests/reports/<date>-chaos.txt, from the seed after the last one. CLAIM=high, CONSISTENCY=low

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::plan::{self, Kind};
 
-/// A fault in a few seconds is still far more than any cluster sees.
-const CALM: Duration = Duration::from_secs(5);
+/// A fault every ten seconds is still far more than any cluster sees.
+const CALM: Duration = Duration::from_secs(10);
 const CALM_MAX: Duration = Duration::from_mins(10);
 
 pub(crate) const USAGE: &str = "usage: chaos [--seed N] [--faults N] [--nodes 3|5] [--durability low|medium|high] \
