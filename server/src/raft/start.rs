@@ -110,10 +110,6 @@ pub async fn start(
     restore: Option<OpenRestore>,
     shutdown: CancellationToken,
 ) -> Result<Group, StartError> {
-    let io = |doing: &str| {
-        let doing = doing.to_owned();
-        move |error| StartError::Io { doing, error }
-    };
     let identity = Identity::open(&config.data, !config.join.is_empty())?;
     let dirs = Dirs::new(&config);
     dirs.create()?;
@@ -180,6 +176,11 @@ pub async fn start(
         change: tokio::sync::Mutex::new(()),
     });
     serve(core, peer_listener).await
+}
+
+fn io(doing: &str) -> impl FnOnce(std::io::Error) -> StartError + use<> {
+    let doing = doing.to_owned();
+    move |error| StartError::Io { doing, error }
 }
 
 async fn new_raft(
