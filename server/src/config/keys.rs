@@ -416,9 +416,9 @@ pub static KEYS: &[Key] = &[
         "Time in which a client must log in, when it has to; until then its requests are kept small."),
     key!(time heartbeat, timing.heartbeat, "1ms", "60s", "Interval of the leader's heartbeats."),
     key!(time election_timeout_min, timing.election_timeout_min, "10ms", "300s",
-        "Shortest time, after the leader's lease, of its silence at which a follower campaigns."),
+        "Shortest silence, counted from the end of the leader's lease, after which a follower campaigns."),
     key!(time election_timeout_max, timing.election_timeout_max, "10ms", "300s",
-        "Longest such time, each node draws between the two; also the length of the lease."),
+        "Longest such silence, each node draws between the two; also the length of the lease."),
     key!(time election_timeout_ceiling, timing.election_timeout_ceiling, "0", "300s",
         "Silence that a follower learns to bear at most, where leaders came back from longer ones than usual; 0 = three \
          times election_timeout_max."),

@@ -62,7 +62,7 @@ impl Longest {
 pub(super) struct Answers(Longest);
 
 impl Answers {
-    /// One came after this time, or was given up.
+    /// One came after this time; or none, and the peer was given up.
     pub(super) fn note(&self, took: Duration) {
         self.0.note(took);
     }
