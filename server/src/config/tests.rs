@@ -171,9 +171,6 @@ fn relations_name_both_keys_and_where_they_were_set() {
         )]
     );
     assert_eq!(faults("election_timeout_max: 150ms", &[], &[]).len(), 1);
-    let ceiling = faults("election_timeout_ceiling: 100ms", &[], &[]);
-    assert!(ceiling.len() == 1 && ceiling[0].contains("or set it to 0"), "{ceiling:?}");
-    assert!(faults("election_timeout_ceiling: 350ms", &[], &[]).is_empty());
     assert_eq!(faults("join: \"a:1\"\nrestore: f", &[], &[]).len(), 1);
     // A founder without its backup must not begin empty.
     assert!(faults("restore: f\nrestore_missing: wait", &[], &[])[0].contains("set formation to wait"));
