@@ -31,10 +31,16 @@ impl Kv {
         Ok(cluster)
     }
 
-    /// Waits until its client gets an answer: every node of Kubernetes hears of the endpoints of a Service by itself.
+    /// Waits until its client gets an answer by each Service for writers: every node of Kubernetes hears of the endpoints
+    /// of a Service by itself, and of one later than of another.
     pub(crate) async fn served(&self) -> Result<()> {
-        until("the Service answers", PATIENCE, async || self.redis("PING").is_ok_and(|said| said == "PONG"))
-            .await
+        for service in [self.name.clone(), format!("{}-leader", self.name)] {
+            until(&format!("the Service {service} answers"), PATIENCE, async || {
+                self.redis_at(&service, "PING").is_ok_and(|said| said == "PONG")
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Starts the pod that commands to it come from: one with its Secrets, as they are now.

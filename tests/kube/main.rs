@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use kvnode_tests::tool;
 
 use crate::scenarios::{ACTS, Scenario};
@@ -122,15 +122,15 @@ fn perform_one(stage: &Stage, scenario: &Scenario) -> Result<()> {
     let stage = stage.of(scenario.name);
     let outcome = play(&stage, scenario);
     let took = began.elapsed().as_secs_f64();
-    match &outcome {
-        Ok(()) => println!("--- {}: ok, {took:.1} s", scenario.name),
-        Err(error) => {
-            let explained = stage.explain();
-            println!("--- {}: FAILED after {took:.1} s: {error:#}\n{explained}", scenario.name);
-        }
-    }
+    let Err(error) = outcome else {
+        println!("--- {}: ok, {took:.1} s", scenario.name);
+        stage.clear();
+        return Ok(());
+    };
+    println!("--- {}: FAILED after {took:.1} s: {error:#}\n{}", scenario.name, stage.explain());
+    let pods = stage.pods_in_short();
     stage.clear();
-    outcome
+    Err(anyhow!("{error:#} (after {took:.1} s; restarts and last ends: {pods})"))
 }
 
 fn play(stage: &Stage, scenario: &Scenario) -> Result<()> {

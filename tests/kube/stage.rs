@@ -204,6 +204,19 @@ impl Stage {
         .await
     }
 
+    /// Each pod of the namespace in a few words: whoever has only the end of a log still learns which of them died.
+    pub(crate) fn pods_in_short(&self) -> String {
+        let status = ".status.containerStatuses[*]";
+        let columns = format!(
+            "custom-columns=:.metadata.name,:.status.phase,:{status}.restartCount,:{status}.lastState.terminated.reason"
+        );
+        let told = self.kubectl().run(&["get", "pods", "--no-headers", "--output", &columns]);
+        let told = told.unwrap_or_else(|error| format!("{error:#}"));
+        let pods: Vec<String> =
+            told.lines().map(|pod| pod.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        pods.join(", ")
+    }
+
     /// What somebody wants to see who reads of a failure.
     pub(crate) fn explain(&self) -> String {
         let kubectl = self.kubectl();

@@ -265,9 +265,10 @@ impl Tunnel {
         let (addr, tasks) = for_each_connection(move |mut near| {
             let (target, client) = (target.clone(), client.clone());
             async move {
-                // A connection that cannot go on ends: the client finds it broken.
-                if let Ok(mut far) = dial(&target, &client).await {
-                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                // A connection that cannot go on ends: the client finds it broken, and why stands here.
+                match dial(&target, &client).await {
+                    Ok(mut far) => drop(tokio::io::copy_bidirectional(&mut near, &mut far).await),
+                    Err(error) => eprintln!("tunnel to {target}: {error:#}"),
                 }
             }
         })
