@@ -12,6 +12,8 @@
 //! - `links`: SET and GET with round trips of 0.5, 2 and 10 ms between the nodes.
 //! - `restart`: kill -9 of everything, with a million keys; the time until it is ready and until it answers.
 //! - `scan`: what SCAN's order over the keys costs an insert and an overwrite.
+//! - `soak=MINUTES`: a moderate load with clients that come and go, snapshots and hand-overs; whether memory and open files
+//!   of the nodes stay what they were.
 //! - `stalls=MINUTES`: full load while fsyncs stall for 300 ms; whether anybody was elected. Needs strace.
 //! - `stock`: SET and GET by redis-benchmark, in all systems that speak RESP.
 //! - `volume=GIB`: memory of the nodes while a large snapshot is written, joined from, and read.
@@ -33,6 +35,7 @@ mod latency;
 mod links;
 mod restart;
 mod scan;
+mod soak;
 mod stalls;
 mod stock;
 mod takeover;
@@ -72,12 +75,13 @@ async fn run_into(trial: &str, options: &Options, report: &mut Report, section: 
         "restart" => restart::run(options, report, section).await,
         "scan" => scan::run(section),
         "snapshots" => disturb::run(&disturb::SNAPSHOTS, options, report, section).await,
+        "soak" => soak::run(Duration::from_secs(60 * number()?), report, section).await,
         "stalls" => stalls::run(Duration::from_secs(60 * number()?), section).await,
         "stock" => stock::run(options, report, section).await,
         "volume" => volume::run(number()?, section).await,
         _ => bail!(
             "no trial {name}: disturb, failover, gets, handover, hardship=MINUTES, idle, latency, links, restart, scan, \
-             snapshots, stalls=MINUTES, stock, volume=GIB"
+             snapshots, soak=MINUTES, stalls=MINUTES, stock, volume=GIB"
         ),
     }
 }
@@ -99,10 +103,15 @@ fn metric(text: &str, name: &str) -> Option<u64> {
 
 /// Resident memory of a process in MiB: now, and at its highest.
 fn memory_mib(pid: rustix::process::Pid) -> Result<(u64, u64)> {
+    resident_kib(pid).map(|(now, highest)| (now / 1024, highest / 1024))
+}
+
+/// The same in KiB.
+fn resident_kib(pid: rustix::process::Pid) -> Result<(u64, u64)> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
     let field = |name: &str| -> Result<u64> {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).context("a line of its status")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
     };
     Ok((field("VmRSS:")?, field("VmHWM:")?))
 }
