@@ -72,9 +72,16 @@ impl Plan {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<ExitCode> {
+async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let options = Options::parse(&arguments)?;
+    run(&arguments).await.unwrap_or_else(|error| {
+        eprintln!("FAILED: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(arguments: &[String]) -> Result<ExitCode> {
+    let options = Options::parse(arguments)?;
     load::raise_open_files();
     match options.mode {
         Mode::Guard => {

@@ -3,6 +3,7 @@
 mod commands;
 mod cves;
 mod demo;
+mod divergence;
 mod doors;
 mod expiry;
 mod failing_disk;

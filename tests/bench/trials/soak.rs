@@ -19,7 +19,7 @@ use crate::sample::real;
 const KEYS: usize = 200_000;
 const VALUE_BYTES: usize = 64;
 /// Writes a second, and as many reads. Far below the peak: what leaks does so per request, per connection or per minute.
-const RATE: f64 = 4000.0;
+const RATE: f64 = 1000.0;
 const CLIENTS: usize = 50;
 /// Time after which all connections are others.
 const SLICE: Duration = Duration::from_mins(1);
