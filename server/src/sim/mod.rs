@@ -35,6 +35,7 @@ pub const BUGS: &[(&str, &str)] = &[
     ("vote-not-synced", "a vote is given before it is on disk"),
     ("truncation-not-written", "a truncation of the log is done in memory only"),
     ("segment-name-not-synced", "a new segment is used before its name is durable"),
+    ("checksum-not-checked", "what the log reads back is taken as it is"),
     ("reply-before-commit", "the leader answers a write when it has it in its own log"),
     ("lost-batch-proposed-again", "a forwarded batch whose answer was lost is proposed again at once"),
     ("skipped-batch-proposed-again", "a batch that a checkpoint may have skipped is proposed again"),
@@ -153,6 +154,13 @@ impl Host {
         for disk in self.state.lock().disks.values() {
             disk.cut_power_after(operations);
         }
+    }
+
+    /// One bit in an older file of the log is another one; false if there is no such file.
+    pub fn rot(&self) -> bool {
+        let mut state = self.state.lock();
+        let State { random, disks, .. } = &mut *state;
+        disks.values().any(|disk| disk.rot(|below| random.random_range(0..below)))
     }
 
     /// The disks are new ones.

@@ -77,6 +77,8 @@ pub enum Fault {
     SlowApply,
     /// The disk fails in the middle of what it does, then the power goes out.
     DiskFails,
+    /// While a node is down a bit of its log flips: it must see that, and is replaced.
+    Rot,
     /// Leadership is handed over.
     Transfer,
     /// A node makes its state durable and drops its log.
@@ -109,6 +111,7 @@ const ALL: &[(Fault, u32)] = &[
     (Fault::SlowDisk, 2),
     (Fault::SlowApply, 1),
     (Fault::DiskFails, 2),
+    (Fault::Rot, 1),
     (Fault::Transfer, 3),
     (Fault::Shrink, 5),
     (Fault::Replace, 1),
@@ -330,7 +333,8 @@ impl Faults {
             | Fault::Kill
             | Fault::CrashLoop
             | Fault::Stop
-            | Fault::DiskFails => self.take_down(world, fault, victim),
+            | Fault::DiskFails
+            | Fault::Rot => self.take_down(world, fault, victim),
             Fault::Pause | Fault::Freeze => {
                 let until = world.now_ms() + self.pick((30, 3000));
                 let node = &mut world.nodes[victim];
@@ -394,6 +398,11 @@ impl Faults {
                     let back = world.now_ms() + self.pick((50, 1500));
                     world.crash(number, Crash::Power, keep, back);
                 }
+            }
+            // One at a time, or a majority may be gone for good.
+            Fault::Rot if self.replacing.is_none() && !world.nodes.iter().any(|node| node.rotten) => {
+                world.crash(victim, Crash::Power, keep, back);
+                world.nodes[victim].rotten = world.nodes[victim].host.rot();
             }
             Fault::DiskFails if world.nodes[victim].runs() => {
                 let operations = usize::try_from(self.pick((0, 40))).unwrap_or_default();
@@ -472,7 +481,11 @@ impl Faults {
                     self.replacing = None;
                 }
             }
-            None => {}
+            None => {
+                if let Some(refused) = world.nodes.iter().position(|node| node.refused) {
+                    self.begin_replacing(world, refused);
+                }
+            }
         }
         Ok(())
     }

@@ -13,8 +13,8 @@ const LOOK_BACK: usize = 2000;
 pub struct Invariants {
     /// Who was elected, as term and node: of two in one term the greater node id wins, and the other is deposed.
     leaders: BTreeSet<(u64, u64)>,
-    /// Entries that some node has applied.
-    committed: BTreeMap<u64, LogId>,
+    /// Entries that some node has applied, and the vote that the first one had then: no later leader has committed them.
+    committed: BTreeMap<u64, (LogId, Option<(u64, u64)>)>,
     /// The content after an entry, and which node had it first.
     contents: BTreeMap<u64, (u128, usize)>,
     /// By node id: its last vote that others may have been told. A restart must not take it back.
@@ -44,7 +44,7 @@ impl Invariants {
     /// Newest entry that is known to be committed.
     #[must_use]
     pub fn committed(&self) -> Option<LogId> {
-        self.committed.values().next_back().copied()
+        self.committed.values().next_back().map(|(id, _)| *id)
     }
 
     /// Looks at one node, and says what it saw.
@@ -85,9 +85,9 @@ impl Invariants {
                 }
                 return Err(format!("node {node} has applied {applied}, but its log has no entry {index}"));
             };
-            self.note_committed(node, id)?;
+            self.note_committed(node, id, now)?;
         }
-        self.note_committed(node, applied)?;
+        self.note_committed(node, applied, now)?;
         match self.contents.get(&applied.index) {
             Some((content, first)) if *content != now.content => Err(format!(
                 "node {node} and node {first} differ in content after entry {applied}: {:x} and {content:x}",
@@ -136,8 +136,8 @@ impl Invariants {
         Ok(())
     }
 
-    fn note_committed(&mut self, node: usize, id: LogId) -> Result<(), String> {
-        let known = *self.committed.entry(id.index).or_insert(id);
+    fn note_committed(&mut self, node: usize, id: LogId, now: &Inspection) -> Result<(), String> {
+        let (known, _) = *self.committed.entry(id.index).or_insert((id, now.vote));
         if known == id {
             return Ok(());
         }
@@ -150,9 +150,13 @@ impl Invariants {
         if !self.leaders.insert(leader) {
             return Ok(());
         }
-        for (index, id) in self.committed.iter().rev().take(LOOK_BACK) {
-            // A later leader may have committed already, if this one has not noticed that it is one no more.
-            if (id.term, id.node) > leader || now.purged.is_some_and(|purged| purged.index >= *index) {
+        for (index, (id, by)) in self.committed.iter().rev().take(LOOK_BACK) {
+            // A later leader may have committed already, entries of its own or of those before it, if this one has not
+            // noticed that it is one no more.
+            if (id.term, id.node) > leader
+                || *by > Some(leader)
+                || now.purged.is_some_and(|purged| purged.index >= *index)
+            {
                 continue;
             }
             let own = group.log_id_at(*index);

@@ -67,6 +67,10 @@ pub struct SimNode {
     join: Vec<String>,
     /// It is expected to end by itself.
     pub dying: bool,
+    /// A bit of what is on its disks is another one.
+    pub rotten: bool,
+    /// It has said that what is on its disks is damaged.
+    pub refused: bool,
 }
 
 struct Process {
@@ -113,6 +117,8 @@ impl SimNode {
             frozen_until_ms: 0,
             join: Vec::new(),
             dying: false,
+            rotten: false,
+            refused: false,
         }
     }
 
@@ -293,6 +299,7 @@ impl SimNode {
     /// The directory cannot be removed.
     pub fn wipe(&mut self) -> Result<()> {
         self.host.wipe();
+        (self.rotten, self.refused) = (false, false);
         if self.dir.exists() {
             std::fs::remove_dir_all(&self.dir)?;
         }

@@ -20,6 +20,9 @@ const LOOK_EVERY_MS: u64 = 2;
 /// Rounds between two comparisons of all nodes.
 const AGREE_EVERY_MS: u64 = 10;
 
+/// What a node says of files whose bytes are not those that it wrote.
+const DAMAGED: &str = "the node must not start from this log";
+
 /// Rounds between two lines that only say whether two runs are still the same.
 const DIGEST_EVERY_MS: u64 = 500;
 
@@ -159,6 +162,11 @@ impl World {
         self.trace.note(format_args!("node {number} has ended: {end:?}"));
         self.invariants.restarted(number);
         match end {
+            // It says so, and is a new one next.
+            Err(why) if node.rotten && why.contains(DAMAGED) => {
+                node.refused = true;
+                return Ok(());
+            }
             Err(why) if !dying => bail!("node {number} ended by itself: {why}"),
             Ok(()) | Err(_) => {}
         }

@@ -167,7 +167,7 @@ impl<'a> Frame<'a> {
             return Err("the file ends inside of a frame");
         };
         let crc = half(head, 0);
-        if crc != crc_of(salt, offset, &[&head[4..], body]) {
+        if crc != crc_of(salt, offset, &[&head[4..], body]) && !planted!("checksum-not-checked") {
             return Err("wrong checksum of a frame");
         }
         if pad.iter().any(|byte| *byte != 0) {

@@ -160,6 +160,25 @@ impl MemDisk {
         Self::with(files.collect(), state.salts)
     }
 
+    /// One bit of an older file is another one: `pick` chooses below a limit. Not of the newest file, whose last batch may be
+    /// torn for all that anybody can tell. False if there is no older one.
+    pub(crate) fn rot(&self, mut pick: impl FnMut(usize) -> usize) -> bool {
+        let state = self.state.lock();
+        let older: Vec<_> = state.dir.values().rev().skip(1).collect();
+        if older.is_empty() {
+            return false;
+        }
+        let mut content = older[pick(older.len())].lock();
+        let length = content.durable.len().min(content.current.len());
+        if length == 0 {
+            return false;
+        }
+        let (at, bit) = (pick(length), 1 << pick(8));
+        content.current[at] ^= bit;
+        content.durable[at] ^= bit;
+        true
+    }
+
     /// All files as they are.
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state.lock();
