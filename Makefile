@@ -32,8 +32,8 @@
 #                        Writes report.html and results.jsonl into bench/<date>-<time> of cargo's target directory
 #   make bench CURVES='keys values clients pipeline nodes'
 #                        how the figures change along an axis, with pictures
-#   make bench TRIALS=disturb,failover,gets,handover,hardship=MINUTES,idle,latency,links,restart,scan,snapshots,soak=MINUTES,
-#                        stalls=MINUTES,stock,volume=GIB
+#   make bench TRIALS=disturb,failover,gets,handover,hardship=MINUTES,idle,latency,links,purges=MINUTES,restart,scan,snapshots,
+#                        soak=MINUTES,stalls=MINUTES,stock,volume=GIB
 #                        pauses, latencies, memory and costs: see tests/bench/trials.rs
 #   make bench-guard     what a command costs (CPU, syncs, context switches) against the accepted figures; fails when worse
 #   make bench-accept    accept those of now: tests/bench/accepted.json

@@ -10,6 +10,7 @@
 //! - `idle`: CPU, context switches and memory of nodes that nobody asks anything.
 //! - `latency`: open loop at 25, 50 and 75 % of the peak, ours and etcd at the same rates.
 //! - `links`: SET and GET with round trips of 0.5, 2 and 10 ms between the nodes.
+//! - `purges=MINUTES`: full load of values of 1 KiB while the log is purged under it; whether all nodes live.
 //! - `restart`: kill -9 of everything, with a million keys; the time until it is ready and until it answers.
 //! - `scan`: what SCAN's order over the keys costs an insert and an overwrite.
 //! - `soak=MINUTES`: a moderate load with clients that come and go, snapshots and hand-overs; whether memory and open files
@@ -33,6 +34,7 @@ mod gets;
 mod idle;
 mod latency;
 mod links;
+mod purges;
 mod restart;
 mod scan;
 mod soak;
@@ -72,6 +74,7 @@ async fn run_into(trial: &str, options: &Options, report: &mut Report, section: 
         "idle" => idle::run(options, report, section).await,
         "latency" => latency::run(options, report, section).await,
         "links" => links::run(options, report, section).await,
+        "purges" => purges::run(Duration::from_secs(60 * number()?), section).await,
         "restart" => restart::run(options, report, section).await,
         "scan" => scan::run(section),
         "snapshots" => disturb::run(&disturb::SNAPSHOTS, options, report, section).await,
@@ -80,8 +83,8 @@ async fn run_into(trial: &str, options: &Options, report: &mut Report, section: 
         "stock" => stock::run(options, report, section).await,
         "volume" => volume::run(number()?, section).await,
         _ => bail!(
-            "no trial {name}: disturb, failover, gets, handover, hardship=MINUTES, idle, latency, links, restart, scan, \
-             snapshots, soak=MINUTES, stalls=MINUTES, stock, volume=GIB"
+            "no trial {name}: disturb, failover, gets, handover, hardship=MINUTES, idle, latency, links, purges=MINUTES, \
+             restart, scan, snapshots, soak=MINUTES, stalls=MINUTES, stock, volume=GIB"
         ),
     }
 }
