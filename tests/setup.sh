@@ -30,6 +30,14 @@ want ccache have ccache
 want curl have curl
 want ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
 case $stage in
+test | chaos)
+  want iptables have_sbin iptables-restore
+  want iproute2 have_sbin ip
+  want e2fsprogs have_sbin mkfs.ext4
+  want python3 have python3
+  ;;
+esac
+case $stage in
 test)
   want redis-server have redis-server
   want redis-tools have redis-cli
@@ -47,12 +55,6 @@ bench)
   want redis-tools have redis-cli
   want wamerican test -e /usr/share/dict/american-english
   want etcd-server have etcd
-  ;;
-chaos)
-  want iptables have_sbin iptables-restore
-  want iproute2 have_sbin ip
-  want e2fsprogs have_sbin mkfs.ext4
-  want python3 have python3
   ;;
 kube)
   want etcd-server have etcd
