@@ -6,6 +6,8 @@
 #   make sim [SEEDS=100] [SEED=1] [MINUTES=m] [POLICY=lease|strict] [BUG=name] [JOBS=cores]
 #                        whole clusters in one thread under virtual time, from one seed each; a failure names its seed,
 #                        and SEEDS=1 SEED=n TRACE=1 shows what happened, the same each time. `make test` runs a few
+#   make sim-coverage [SEEDS=100]
+#                        which part of the server's lines they run: tests/reports/<date>-sim-coverage.txt
 #   make crash [ROUNDS=10] [ONLY=word]
 #                        a node of a real cluster dies at each crash point, so many times: scenes and passings in turn
 #                        (`make test`: once in each scene); all of them: tests/reports/<date>-crash-points.txt
@@ -24,7 +26,8 @@
 #   make kube-down       removes what kube-up made
 #   make manifests       write deploy/install.yaml and what the charts hold of other files
 #   make fuzz [TARGET=name] [SECONDS=60]
-#                        libFuzzer on each decoder, for so long; new inputs stay in a cache
+#                        libFuzzer on each decoder, for so long; new inputs stay in a cache; adds to
+#                        tests/reports/<date>-fuzz.txt
 #   make sbom            the software bill of materials of both programs (CycloneDX)
 #   make bench [QUICK=1] ours against redis-server and etcd, interleaved; less of it: [ROUNDS=3] [CELLS='GET,50 SET,50,1']
 #                        [ONLY='kvnode, 3;redis'] [KEYS=100000]; another build of ours beside it: [OTHER=path]; an etcd that is
@@ -59,7 +62,7 @@ DEBUG_LOAD = $(CARGO_TARGET_DIR)/debug/kube-load
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -E)
 KUBE    = KVNODE_SERVER_BIN=$(DEBUG_SERVER) KVNODE_OPERATOR_BIN=$(DEBUG_OPERATOR) KVNODE_LOAD_BIN=$(DEBUG_LOAD)
 
-.PHONY: run demo test crash sim soak sim-build chaos verify deny fix gen fixtures fuzz sbom bench backup-trial clean build setup-build setup-test
+.PHONY: run demo test crash sim soak sim-build sim-coverage chaos verify deny fix gen fixtures fuzz sbom bench backup-trial clean build setup-build setup-test
 .PHONY: setup-bench bench-guard bench-accept bench-build
 .PHONY: kube-up kube-test kube-down kube-build kube-tools manifests setup-kube setup-chaos
 
@@ -101,6 +104,11 @@ soak: sim-build
 # Optimised, with all assertions: many seeds are worth the longer build, the few of `make test` are not.
 sim-build: setup-test
 	$(CARGO) test $(SIM_FEATURES) --profile sim --test seeds --no-run
+
+# What of the server the simulation runs, counted by the compiler: into tests/reports.
+sim-coverage: setup-test
+	$(CACHED) CARGO_TARGET_DIR=$(CARGO_TARGET_DIR) SIM_FEATURES='$(SIM_FEATURES)' \
+	  $(CURDIR)/tests/sim/coverage.sh $(SEEDS) tests/reports/$$(date -u +%F)-sim-coverage.txt
 
 CRASH_REPORT = $(if $(ONLY),,KVNODE_CRASH_REPORT=$(CURDIR)/tests/reports/$$(date -u +%F)-crash-points.txt)
 crash: setup-test
@@ -196,7 +204,8 @@ SECONDS ?= 60
 fuzz: setup-build
 	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --release --locked --manifest-path tests/fuzz/Cargo.toml \
 	  --target $(HOST) --target-dir $(CARGO_TARGET_DIR)/fuzz
-	tests/fuzz/run.sh $(CARGO_TARGET_DIR)/fuzz/$(HOST)/release/kvnode-fuzz $(SECONDS) $(TARGET)
+	tests/fuzz/run.sh $(CARGO_TARGET_DIR)/fuzz/$(HOST)/release/kvnode-fuzz $(SECONDS) \
+	  tests/reports/$$(date -u +%F)-fuzz.txt $(TARGET)
 
 BENCH = KVNODE_SERVER_BIN=$(SERVER) $(CARGO_TARGET_DIR)/release/bench $(if $(ROUNDS),--rounds=$(ROUNDS))
 bench: bench-build

@@ -30,11 +30,8 @@ fn chaos(words: &[&str]) -> Option<(i32, String)> {
         return Some((code, said));
     }
     // A package can be installed; rights cannot.
-    if said.contains("(package ") {
-        tool::skip(said.trim())
-    } else {
-        tool::skip_without_rights(said.trim())
-    }
+    let skip = if said.contains("(package ") { tool::skip } else { tool::skip_without_rights };
+    skip(said.trim());
     None
 }
 

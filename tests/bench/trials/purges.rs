@@ -32,25 +32,25 @@ pub(super) async fn run(time: Duration, section: &mut Section) -> Result<()> {
     let addr = cluster.nodes[leader].addr().to_owned();
     let (end, mut requests, mut purges) = (Instant::now() + time, 0, 0);
     while Instant::now() < end {
-        let (measured, purged) = tokio::try_join!(
+        let (measured, more) = tokio::try_join!(
             load::run(&addr, LOAD, KEYS, SLICE.min(time)),
             purging(&cluster, SLICE.min(time))
         )
         .with_context(|| cluster.logs())?;
         requests += measured.requests;
-        purges += purged;
+        purges += more;
         for node in &mut cluster.nodes {
             ensure!(node.is_running(), "a process ended\n{}", node.tail());
         }
         eprintln!("{requests} SETs, {purges} purges, up to entries {:?}", counter(&cluster, PURGED).await?);
     }
     let entries = stat(&mut cluster.leader_client().await?, "last_log_index").await?;
-    let purged = counter(&cluster, PURGED).await?;
-    ensure!(purged.iter().all(|&index| index > 0), "purged: {purged:?}");
+    let up_to = counter(&cluster, PURGED).await?;
+    ensure!(up_to.iter().all(|&index| index > 0), "purged up to {up_to:?}");
     let keys = cluster.same_content().await?.len();
     section.say(format!(
         "{} minutes, {requests} SETs of {} B in {entries} entries, {purges} times RAFTSHRINKLOG beside the purges of the \
-         nodes' own (up to entries {purged:?}): no process ended, all three have the same {keys} keys",
+         nodes' own (up to entries {up_to:?}): no process ended, all three have the same {keys} keys",
         time.as_secs() / 60,
         LOAD.value_bytes
     ));

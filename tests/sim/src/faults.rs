@@ -316,7 +316,13 @@ impl Faults {
 
     fn begin(&mut self, world: &mut World) {
         let Ok((fault, _)) = ALL.choose_weighted(&mut self.random, |(_, weight)| *weight) else { return };
-        let fault = if *fault == Fault::Freeze && !self.clocks_stop { Fault::Pause } else { *fault };
+        // One rots at a time, and none while members change, or a majority may be gone for good.
+        let can_rot = self.replacing.is_none() && !world.has_rotten() && world.is_whole();
+        let fault = match *fault {
+            Fault::Freeze if !self.clocks_stop => Fault::Pause,
+            Fault::Rot if !can_rot => Fault::PowerCut,
+            fault => fault,
+        };
         let victim = self.victim(world);
         let is_close = self.random.random_bool(CLOSE);
         let close = CLOSE_MS[usize::from(self.random.random_bool(0.5))];
@@ -399,8 +405,7 @@ impl Faults {
                     world.crash(number, Crash::Power, keep, back);
                 }
             }
-            // One at a time, or a majority may be gone for good.
-            Fault::Rot if self.replacing.is_none() && !world.nodes.iter().any(|node| node.rotten) => {
+            Fault::Rot => {
                 world.crash(victim, Crash::Power, keep, back);
                 world.nodes[victim].rotten = world.nodes[victim].host.rot();
             }
@@ -448,7 +453,7 @@ impl Faults {
 
     /// One at a time, and only while all others are members: the faults that come meanwhile are enough.
     fn begin_replacing(&mut self, world: &mut World, victim: usize) {
-        if self.replacing.is_some() {
+        if self.replacing.is_some() || world.has_rotten() && !world.nodes[victim].refused {
             return;
         }
         let by = (victim + 1) % world.nodes.len();

@@ -149,6 +149,10 @@ fn work(options: &Options, begin: Instant, next: &AtomicU64, ran: &Mutex<Ran>) -
 fn main() -> Result<ExitCode> {
     let mut options = options()?;
     if options.alone {
+        if let Ok(filter) = std::env::var("KVNODE_LOG_FILTER") {
+            kvnode_server::telemetry::install(&filter, kvnode_server::config::LogFormat::Text)
+                .map_err(anyhow::Error::msg)?;
+        }
         print!("{}", apart::perform(&options.plan(), options.trace));
         return Ok(ExitCode::SUCCESS);
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use kvnode_server::raft::Group;
 use kvnode_server::sim::net::Net;
 
 use crate::client::Clients;
@@ -186,6 +187,19 @@ impl World {
         self.voted.take()
     }
 
+    /// Whether a bit of some node's log has flipped.
+    #[must_use]
+    pub fn has_rotten(&self) -> bool {
+        self.nodes.iter().any(|node| node.rotten)
+    }
+
+    /// Whether the leader knows that all nodes are voters, for good.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let leader = self.leader.and_then(|leader| self.nodes[leader].group());
+        leader.is_some_and(|group| is_whole(&group, self.nodes.len()))
+    }
+
     /// Ends a node's process; it starts again later.
     pub fn crash(&mut self, number: usize, how: Crash, keep: f64, back_at_ms: u64) {
         self.nodes[number].crash(how, keep);
@@ -231,18 +245,20 @@ impl World {
         let Some(first) = groups.first().filter(|_| groups.len() == self.nodes.len()) else { return false };
         let (wanted, applied) = (self.nodes.len(), first.inspect());
         let leads = groups.iter().filter(|group| group.inspect().leads).count();
-        let is_whole = |group: &kvnode_server::raft::Group| {
-            let status = group.status();
-            let voters = status.members.iter().filter(|member| member.voter).count();
-            voters == wanted && status.members.len() == wanted && !status.change_in_progress
-        };
-        let same = |group: &kvnode_server::raft::Group| {
+        let same = |group: &Group| {
             let now = group.inspect();
             now.applied == applied.applied && now.content == applied.content
         };
         leads == 1
             && applied.applied >= self.invariants.committed()
-            && groups.iter().all(is_whole)
+            && groups.iter().all(|group| is_whole(group, wanted))
             && groups.iter().all(same)
     }
+}
+
+/// Whether so many nodes are members and all of them voters, and no change is under way.
+fn is_whole(group: &Group, wanted: usize) -> bool {
+    let status = group.status();
+    let voters = status.members.iter().filter(|member| member.voter).count();
+    voters == wanted && status.members.len() == wanted && !status.change_in_progress
 }

@@ -162,6 +162,7 @@ impl MemDisk {
 
     /// One bit of an older file is another one: `pick` chooses below a limit. Not of the newest file, whose last batch may be
     /// torn for all that anybody can tell. False if there is no older one.
+    #[cfg(feature = "sim")]
     pub(crate) fn rot(&self, mut pick: impl FnMut(usize) -> usize) -> bool {
         let state = self.state.lock();
         let older: Vec<_> = state.dir.values().rev().skip(1).collect();
