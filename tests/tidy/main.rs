@@ -103,6 +103,14 @@ fn generated_files_are_fresh() {
     assert!(found.as_bytes() == output.stdout, "server/COMMANDS.md is stale: make gen");
 }
 
+/// The fuzzer is a workspace of its own, which `make fuzz` builds as its lock file says; nothing else would notice.
+#[test]
+fn the_fuzzer_locks_what_the_server_needs() {
+    let read = |file: &str| std::fs::read_to_string(binary::repository().join(file)).expect(file);
+    let (place, manifest) = ("tests/fuzz/Cargo.lock", read("server/Cargo.toml"));
+    none(&rules::locks("kvnode-server", &manifest, place, &read(place)));
+}
+
 /// The image is built without the tests: their members are cut from the manifest, those that are left must be copied.
 #[test]
 fn the_image_has_the_manifests_of_the_members_that_it_keeps() {

@@ -294,6 +294,32 @@ pub(crate) fn takes_the_lints(place: &str, manifest: &str) -> Vec<Fault> {
     vec![Fault { place: place.into(), what: "does not take the lints of the workspace".into() }]
 }
 
+/// What a crate of the workspace needs is in a lock file of another workspace that builds it, too: in `manifest` each normal
+/// dependency that is not optional.
+pub(crate) fn locks(name: &str, manifest: &str, place: &str, lock: &str) -> Vec<Fault> {
+    let section = manifest.split_once("\n[dependencies]\n").map_or("", |(_, rest)| rest);
+    let section = section.split("\n[").next().unwrap_or_default();
+    let needed = section.lines().filter(|line| !line.starts_with('#') && !line.contains("optional = true"));
+    let needed = needed.filter_map(|line| line.split_once(" = ")).map(|(dependency, _)| dependency);
+    let packages =
+        || lock.split("[[package]]").filter(|package| package.contains(&format!("name = \"{name}\"\n")));
+    let is_locked = |dependency: &str| {
+        packages().any(|package| {
+            package
+                .lines()
+                .any(|line| line.trim().trim_matches(['"', ',']).split(' ').next() == Some(dependency))
+        })
+    };
+    let missing = needed.filter(|dependency| !is_locked(dependency));
+    let what = |dependency| {
+        format!(
+            "lacks {dependency}, which {name} needs: cargo update -w --manifest-path {}",
+            place.replace(".lock", ".toml")
+        )
+    };
+    missing.map(|dependency| Fault { place: place.into(), what: what(dependency) }).collect()
+}
+
 /// No file lifts the ban for itself; the compiler says so as well, but only for what it is given.
 pub(crate) fn unsafe_is_not_allowed(source: &Source) -> Vec<Fault> {
     let lifted = ["allow(unsafe", "expect(unsafe", "warn(unsafe"];

@@ -72,7 +72,13 @@ fn are_found(bugs: &[&str]) {
 
 #[test]
 fn bugs_of_the_disk_are_found() {
-    are_found(&["sync-left-out", "vote-not-synced", "truncation-not-written", "segment-name-not-synced"]);
+    are_found(&[
+        "sync-left-out",
+        "vote-not-synced",
+        "truncation-not-written",
+        "segment-name-not-synced",
+        "checksum-not-checked",
+    ]);
 }
 
 #[test]
