@@ -26,6 +26,8 @@ const SLICE: Duration = Duration::from_mins(1);
 /// One node after the other writes a snapshot each so many slices, and the leader hands over.
 const SNAPSHOT_EVERY: u32 = 4;
 const HANDOVER_EVERY: u32 = 10;
+/// Small enough to be full in the first quarter, which caches of the usual 256 MiB need not be.
+const SETTINGS: &str = "block_cache_bytes: 16MiB\nvalue_cache_bytes: 16MiB\nmemtable_bytes: 16MiB\n";
 /// Time between two looks at the processes, and between two visitors.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const VISIT_EVERY: Duration = Duration::from_millis(50);
@@ -53,7 +55,10 @@ const FIELDS: [Field; 3] = [
 
 /// Writes, reads and visits for so long; fails if a figure of a node grew.
 pub(super) async fn run(time: Duration, report: &mut Report, section: &mut Section) -> Result<()> {
-    let mut cluster = Cluster::start(3, &[]).await?;
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("config.yaml");
+    std::fs::write(&file, SETTINGS)?;
+    let mut cluster = Cluster::start(3, &["--config", &file.display().to_string()]).await?;
     let leader = cluster.leader().await?;
     load::preload(cluster.nodes[leader].addr(), 0..KEYS, VALUE_BYTES).await?;
     cluster.await_applied().await?;
